@@ -1,0 +1,78 @@
+"""Heads, the four groups they form in the paper, and circuits: plain frozen data, to and from JSON."""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+Group = Literal["value_fetcher", "position_transmitter", "position_detector", "structure_reader"]
+GROUPS: tuple[Group, ...] = get_args(Group)
+LETTERS: dict[Group, str] = dict(zip(GROUPS, "ABCD", strict=True))
+POSITIONS: dict[Group, Literal["last", "query", "prev"]] = dict(zip(GROUPS, ("last", "last", "query", "prev"), strict=True))
+"""Where each group's heads act (paper, section 4.2)."""
+
+
+@dataclass(frozen=True, order=True)
+class Head:
+    """One attention head, both numbers counted from zero. Written `L14H5`."""
+
+    layer: int
+    head: int
+
+    def __str__(self) -> str:
+        return f"L{self.layer}H{self.head}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Head":
+        """`Head.parse("L14H5")`; a `ValueError` names what was given otherwise."""
+        match = re.fullmatch(r"L(\d+)H(\d+)", text)
+        if not match:
+            raise ValueError(f"a head is written like L14H5, not {text!r}")
+        return cls(int(match[1]), int(match[2]))
+
+
+@dataclass(frozen=True)
+class Circuit:
+    """The heads of each group, strongest first. A head may stand in several groups, at different positions.
+
+    `about` says what produced it (model, parameters, code), as plain JSON values.
+    """
+
+    groups: Mapping[Group, tuple[Head, ...]]
+    about: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.groups if name not in GROUPS]
+        if unknown:
+            raise ValueError(f"no group called {unknown[0]!r}: one of {', '.join(GROUPS)}")
+
+    def __len__(self) -> int:
+        return sum(len(heads) for heads in self.groups.values())
+
+    def to_json(self) -> str:
+        groups = {name: [str(head) for head in heads] for name, heads in self.groups.items()}
+        return json.dumps({"groups": groups, "about": dict(self.about)}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Circuit":
+        content = json.loads(text)
+        groups = {name: tuple(map(Head.parse, heads)) for name, heads in content["groups"].items()}
+        return cls(groups, content.get("about", {}))
+
+    def save(self, path: Path) -> None:
+        """Write the circuit whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        part.write_text(self.to_json() + "\n", encoding="utf-8")
+        os.replace(part, path)
+
+
+def by_layer(heads: Iterable[Head]) -> dict[int, tuple[int, ...]]:
+    """The head numbers in each layer, layers and heads ascending."""
+    found: dict[int, list[int]] = {}
+    for head in sorted(set(heads)):
+        found.setdefault(head.layer, []).append(head.head)
+    return {layer: tuple(numbers) for layer, numbers in found.items()}

@@ -1,0 +1,374 @@
+"""The definition: record a run of a model, and run it again under edits. Whole forward passes, through nnsight.
+
+An `Edit` says: in this layer, for these heads, at this position of each example, replace this activation by this
+value. Every experiment of the book is a list of edits and something read afterwards. This file is the slow, literal way
+to carry one out, and the oracle of the tests; `replay` computes the same numbers from a recording.
+
+Activations are called by the field's names. `z` is what a head adds to the input of `o_proj`; `q`, `k` and `v` are the
+outputs of the projections, before any rotary embedding, one slice a *query* head also where heads share keys and values;
+`score` is one entry of the attention matrix.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakKeyDictionary
+
+import nnsight
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .boxes import Prompts
+if TYPE_CHECKING:
+    from .models import Subject
+
+Site = Literal["z", "q", "k", "v", "score"]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Replace an activation of some heads of one layer, at one position of each example, by a value.
+
+    `position` (n,) int64, or None for every position. `value` has the dtype of the model and the shape (n, heads,
+    head_size), or (n, T, heads, head_size) where `position` is None. With `keep` (heads,) in [0, 1] the new activation is
+    keep * (what it is in this run) + (1 - keep) * value. A `v` edit with `seen_by` (n,) acts only in the outputs of its
+    heads at that later position. A `score` edit forbids `position` to attend to `key` (n,): it takes no value.
+    """
+
+    site: Site
+    layer: int
+    heads: tuple[int, ...]
+    position: Tensor | None = None
+    value: Tensor | None = None
+    keep: Tensor | None = None
+    key: Tensor | None = None
+    seen_by: Tensor | None = None
+
+    def rows(self, index: slice | Tensor) -> "Edit":
+        """The same edit for some of the examples."""
+        cut = {
+            field.name: getattr(self, field.name)[index]
+            for field in fields(self)
+            if field.name in {"position", "value", "key", "seen_by"} and getattr(self, field.name) is not None
+        }
+        return replace(self, **cut)
+
+    def mixed(self, current: Tensor) -> Tensor:
+        """What stands in place of `current` (..., heads, head_size) after the edit."""
+        assert self.value is not None
+        value = self.value.to(current.dtype)
+        if self.keep is None:
+            return value.expand_as(current)
+        keep = self.keep.to(current.dtype)[:, None]
+        return keep * current + (1 - keep) * value
+
+
+@dataclass(frozen=True)
+class Read:
+    """An activation to be read after the edits: `z`, `q`, `k` or `v` of all heads of a layer, at `position` (n,)."""
+
+    site: Site
+    layer: int
+    position: Tensor
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a list of variants led to, at `last`. Variants are lists of edits; n is the number of examples.
+
+    `logits` and `logprobs` (variants, n, targets), float32 or better, of the asked-for tokens (NaN where a token is -1),
+    `top` (variants, n) the most likely token, `reads` one tensor (variants, n, heads, head_size) for each `Read`.
+    """
+
+    logits: Tensor
+    logprobs: Tensor
+    top: Tensor
+    reads: tuple[Tensor, ...] = ()
+
+    @property
+    def logprob(self) -> Tensor:
+        """(variants, n): log-probability of the first target, which is the right answer unless others were named."""
+        return self.logprobs[..., 0]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One run of n prompts without edits: all that a replay needs, and nothing of the vocabulary's size.
+
+    `residual` (layers + 1, n, T, width) is the input of each layer and the output of the last; `z` (layers, n, T,
+    heads, head_size); `k` and `v` (layers, n, T, kv_heads, head_size). dtype and device are those of the model.
+    """
+
+    subject: "Subject"
+    prompts: Prompts
+    residual: Tensor
+    z: Tensor
+    k: Tensor
+    v: Tensor
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def at(self, site: Site, layer: int, position: Tensor) -> Tensor:
+        """(n, heads, head_size): `z`, or `k` or `v` one slice a query head, at one position of each example."""
+        rows = torch.arange(len(self), device=position.device)
+        if site == "z":
+            return self.z[layer, rows, position]
+        if site in ("k", "v"):
+            slices = getattr(self, site)[layer, rows, position]
+            return slices.repeat_interleave(self.subject.heads // self.subject.kv_heads, dim=1)
+        raise ValueError(f"{site!r} is not part of a recording: read it in a run")
+
+    def select(self, rows: Tensor) -> "Recording":
+        """The recording of some of its prompts."""
+        cut = {name: getattr(self, name)[:, rows] for name in ("residual", "z", "k", "v")}
+        return replace(self, prompts=self.prompts.select(rows), **cut)
+
+
+def record(subject: "Subject", prompts: Prompts, *, batch: int = 32) -> Recording:
+    """Run the prompts as they are and keep what a replay needs.
+
+    Takes (2 x layers + 1) x n x T x width numbers and a little more: 10 MB a prompt for the default model in float32.
+
+        p = boxes.prompts(subject, n=70)
+        recording = runs.record(subject, p)
+        print(recording.z.shape)
+    """
+    n, width = prompts.input_ids.shape
+    like = {"dtype": subject.dtype, "device": subject.device}
+    size = subject.head_size
+    residual = torch.empty(subject.layers + 1, n, width, subject.model.config.hidden_size, **like)
+    z = torch.empty(subject.layers, n, width, subject.heads, size, **like)
+    k, v = (torch.empty(subject.layers, n, width, subject.kv_heads, size, **like) for _ in range(2))
+    model = _wrapped(subject)
+    for rows in tqdm(_chunks(n, batch), desc="recording", unit="batch", disable=None, leave=False):
+        with torch.no_grad(), model.trace(**_inputs(prompts.select(torch.arange(n)[rows]))):
+            seen: list[Any] = []
+            for layer in model.model.layers:
+                attention = layer.self_attn
+                seen.append([layer.input, attention.k_proj.output, attention.v_proj.output, attention.o_proj.input])
+            seen.append([layer.output])
+            seen = nnsight.save(seen)
+        residual[-1, rows] = seen.pop()[0]
+        for index, (stream, key, value, output) in enumerate(seen):
+            residual[index, rows] = stream
+            k[index, rows] = key.unflatten(-1, (-1, size))
+            v[index, rows] = value.unflatten(-1, (-1, size))
+            z[index, rows] = output.unflatten(-1, (-1, size))
+    return Recording(subject, prompts, residual, z, k, v)
+
+
+def run(
+    subject: "Subject",
+    prompts: Prompts,
+    edits: Sequence[Edit] = (),
+    *,
+    read: Sequence[Read] = (),
+    targets: Tensor | None = None,
+    batch: int = 64,
+) -> Outcome:
+    """Run the prompts with these edits made: a whole forward pass, in the order of the list where edits overlap.
+
+    `targets` (n, k) are the tokens whose logits are wanted; the right answers unless given. The outcome has one
+    variant. Gradients are kept if a `value` or `keep` asks for them. Raises `ValueError`, before the model runs, for a
+    layer, head, position or shape that does not exist.
+
+        z = runs.record(subject, source).at("z", 20, source.last)
+        edit = runs.Edit("z", 20, tuple(range(subject.heads)), base.last, z)
+        print(runs.run(subject, base, [edit]).logprob)
+    """
+    for edit in edits:
+        check(edit, subject, prompts)
+    targets = prompts.answer_ids[:, None] if targets is None else targets
+    grad = any(t is not None and t.requires_grad for edit in edits for t in (edit.value, edit.keep))
+    parts = []
+    for rows in _chunks(len(prompts), batch):
+        index = torch.arange(len(prompts))[rows]
+        part, seen = prompts.select(index), [replace(r, position=r.position[rows]) for r in read]
+        with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
+            parts.append(_forward(subject, part, _resolved(subject, part, [e.rows(rows) for e in edits]), seen, targets[rows]))
+    reads = tuple(torch.cat(kind, dim=1) for kind in zip(*(part.reads for part in parts), strict=True))
+    return Outcome(*(torch.cat([getattr(p, name) for p in parts], dim=1) for name in ("logits", "logprobs", "top")), reads)
+
+
+def rerun(
+    recording: Recording,
+    variants: Sequence[Sequence[Edit]],
+    *,
+    frozen: bool = False,
+    read: Sequence[Read] = (),
+    targets: Tensor | None = None,
+    answer: bool = True,
+    **_: Any,
+) -> Outcome:
+    """Run a recording's prompts again, once for each variant: the definition behind `replay.replay`, same signature.
+
+    With `frozen`, all heads of all layers keep their recorded z at every position, except where a variant edits them, so
+    that a change travels down the residual stream and through the MLPs alone (paper: section 4.1, pass 1 of path
+    patching). `answer=False` says that only the reads are wanted, which here saves nothing.
+
+        edits = [[runs.Edit("z", 3, (h,), p.last, value)] for h in range(subject.heads)]
+        outcome = runs.rerun(recording, edits, frozen=True)
+        print(outcome.logprob)   # (variants, n)
+    """
+    subject, everything = recording.subject, tuple(range(recording.subject.heads))
+    held = [Edit("z", layer, everything, None, recording.z[layer]) for layer in range(subject.layers)] if frozen else []
+    outcomes = [
+        run(subject, recording.prompts, [*held, *edits], read=read, targets=targets)
+        for edits in tqdm(variants, desc="forward passes", disable=None, leave=False)
+    ]
+    reads = tuple(torch.cat(kind) for kind in zip(*(outcome.reads for outcome in outcomes), strict=True))
+    return Outcome(*(torch.cat([getattr(o, name) for o in outcomes]) for name in ("logits", "logprobs", "top")), reads)
+
+
+def check(edit: Edit, subject: "Subject", prompts: Prompts) -> None:
+    """Raise `ValueError` if an edit names a layer, head or position that is not there, or has the wrong shape."""
+    n, width = prompts.input_ids.shape
+    if not 0 <= edit.layer < subject.layers:
+        raise ValueError(f"layer {edit.layer} of an edit: this model has layers 0 to {subject.layers - 1}")
+    if not edit.heads or not all(0 <= head < subject.heads for head in edit.heads):
+        raise ValueError(f"heads {edit.heads} of an edit: this model has heads 0 to {subject.heads - 1}")
+    for name in ("position", "key", "seen_by"):
+        where = getattr(edit, name)
+        if where is not None and (where.shape != (n,) or bool(((where < 0) | (where > prompts.last)).any())):
+            raise ValueError(f"{name} of an edit must be {n} indices from 0 to each prompt's last token, got {where}")
+    if edit.site == "score":
+        if edit.position is None or edit.key is None or edit.value is not None or edit.keep is not None:
+            raise ValueError("a score edit forbids one position to attend to one key: it has both and no value")
+        return
+    if edit.key is not None or (edit.seen_by is not None and (edit.site != "v" or edit.position is None)):
+        raise ValueError("`key` belongs to score edits, `seen_by` to v edits at one position")
+    shape = (n, len(edit.heads), subject.head_size)
+    shape = shape if edit.position is not None else (n, width, *shape[1:])
+    if edit.value is None or tuple(edit.value.shape) != shape:
+        got = None if edit.value is None else tuple(edit.value.shape)
+        raise ValueError(f"the value of this {edit.site} edit must have shape {shape}, got {got}")
+    if edit.keep is not None and edit.keep.shape != (len(edit.heads),):
+        raise ValueError(f"`keep` must be one number a head, {len(edit.heads)}, got shape {tuple(edit.keep.shape)}")
+
+
+def _resolved(subject: "Subject", prompts: Prompts, edits: list[Edit]) -> list[Edit]:
+    """Turn every v edit with `seen_by` into the z edit it amounts to, layer by layer upwards.
+
+    What its heads output at that position is read from a run in which everybody sees the changed value: in that layer
+    itself, nothing else can have changed by it yet.
+    """
+    while narrow := [edit for edit in edits if edit.seen_by is not None]:
+        layer = min(edit.layer for edit in narrow)
+        now = [edit for edit in narrow if edit.layer == layer]
+        below = [edit for edit in edits if edit.layer <= layer and edit not in now]
+        for edit in now:
+            assert edit.seen_by is not None
+            seen = Read("z", layer, edit.seen_by)
+            wide = [*below, *(replace(e, seen_by=None) for e in now)]
+            z = _forward(subject, prompts, wide, [seen], prompts.answer_ids[:, None]).reads[0][0]
+            edits = [*(e for e in edits if e is not edit), Edit("z", layer, edit.heads, edit.seen_by, z[:, list(edit.heads)])]
+    return edits
+
+
+def _forward(subject: "Subject", prompts: Prompts, edits: Sequence[Edit], read: Sequence[Read], targets: Tensor) -> Outcome:
+    """One traced forward pass of one batch."""
+    shape, rows = (subject.heads, subject.head_size), torch.arange(len(prompts), device=prompts.last.device)
+    here: list[dict[str, list[Edit]]] = [{} for _ in range(subject.layers)]
+    for edit in edits:
+        here[edit.layer].setdefault(edit.site, []).append(edit)
+    wanted: list[dict[str, list[tuple[int, Tensor]]]] = [{} for _ in range(subject.layers)]
+    for index, item in enumerate(read):
+        wanted[item.layer].setdefault(item.site, []).append((index, item.position))
+    shared = subject.heads // subject.kv_heads
+    apart = {layer for layer, sites in enumerate(here) if shared > 1 and ({"k", "v"} & sites.keys())}
+    ends = torch.unique(prompts.last)
+    model = _wrapped(subject)
+    with _ungrouped(subject, apart), model.trace(**_inputs(prompts), logits_to_keep=ends):
+        taken: dict[int, Any] = {}
+        for layer, block in enumerate(model.model.layers):
+            attention = block.self_attn
+            if "score" in here[layer]:
+                arguments, options = attention.inputs
+                attention.inputs = (arguments, {**options, "attention_mask": _mask(subject, prompts, here[layer]["score"])})
+            for site, place in (("q", attention.q_proj), ("k", attention.k_proj), ("v", attention.v_proj)):
+                group = 1 if site == "q" else shared
+                if here[layer].get(site) or wanted[layer].get(site) or (group > 1 and layer in apart):
+                    slices = place.output.unflatten(-1, (-1, shape[1])).repeat_interleave(group, dim=2)
+                    slices = _edited(slices, here[layer].get(site, ()), rows)
+                    for index, position in wanted[layer].get(site, ()):
+                        taken[index] = slices[rows, position]
+                    if here[layer].get(site) or (group > 1 and layer in apart):
+                        place.output = slices.flatten(-2)
+            if "z" in here[layer] or "z" in wanted[layer]:
+                slices = _edited(attention.o_proj.input.unflatten(-1, shape), here[layer].get("z", ()), rows)
+                for index, position in wanted[layer].get("z", ()):
+                    taken[index] = slices[rows, position]
+                if "z" in here[layer]:
+                    attention.o_proj.input = slices.flatten(-2)
+        logits = nnsight.save(model.output.logits)
+        taken = nnsight.save(taken)
+    final = logits[rows, torch.searchsorted(ends, prompts.last)]
+    final = final.to(torch.promote_types(final.dtype, torch.float32))
+    chosen = final.gather(1, targets.clamp(min=0)).masked_fill(targets < 0, torch.nan)
+    total = final.logsumexp(-1, keepdim=True)
+    reads = tuple(taken[index][None] for index in range(len(read)))
+    return Outcome(chosen[None], (chosen - total)[None], final.argmax(-1)[None], reads)
+
+
+def _edited(slices: Tensor, edits: Sequence[Edit], rows: Tensor) -> Tensor:
+    """The activations (n, T, heads, head_size) with these edits made, in a copy."""
+    for edit in edits:
+        slices, heads = slices.clone(), torch.tensor(edit.heads, device=rows.device)
+        if edit.position is None:
+            slices[:, :, heads] = edit.mixed(slices[:, :, heads])
+        else:
+            index = (rows[:, None], edit.position[:, None], heads)
+            slices[index] = edit.mixed(slices[index])
+    return slices
+
+
+def _mask(subject: "Subject", prompts: Prompts, edits: Sequence[Edit]) -> Tensor:
+    """The additive attention mask (n, heads, T, T) of a layer: causal, blind to padding, and with the scores edited."""
+    n, width = prompts.input_ids.shape
+    allowed = torch.ones(width, width, dtype=torch.bool, device=subject.device).tril()
+    allowed = (allowed & prompts.attention_mask[:, None, :].bool())[:, None].repeat(1, subject.heads, 1, 1)
+    rows = torch.arange(n, device=subject.device)[:, None]
+    for edit in edits:
+        assert edit.position is not None and edit.key is not None
+        heads = torch.tensor(edit.heads, device=subject.device)
+        allowed[rows, heads, edit.position[:, None], edit.key[:, None]] = False
+    lowest = torch.finfo(subject.dtype).min
+    return torch.zeros(allowed.shape, dtype=subject.dtype, device=subject.device).masked_fill_(~allowed, lowest)
+
+
+@contextlib.contextmanager
+def _ungrouped(subject: "Subject", layers: set[int]) -> Iterator[None]:
+    """In these layers, take keys and values as they come: one for each query head, none shared by a group."""
+    modules = [subject.model.model.layers[layer].self_attn for layer in layers]
+    before = [module.num_key_value_groups for module in modules]
+    try:
+        for module in modules:
+            module.num_key_value_groups = 1
+        yield
+    finally:
+        for module, groups in zip(modules, before, strict=True):
+            module.num_key_value_groups = groups
+
+
+def _inputs(prompts: Prompts) -> dict[str, Any]:
+    """Unpadded prompts go in without a mask: then the attention kernel is the causal one, edits or none."""
+    full = bool((prompts.last == prompts.input_ids.shape[1] - 1).all())
+    mask = {} if full else {"attention_mask": prompts.attention_mask}
+    return {"input_ids": prompts.input_ids, "use_cache": False, **mask}
+
+
+def _chunks(n: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+
+
+_WRAPPERS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+
+
+def _wrapped(subject: "Subject") -> Any:
+    """The nnsight view of a model, made once a model (wrapping anew would leave hooks behind each time)."""
+    if subject.model not in _WRAPPERS:
+        _WRAPPERS[subject.model] = nnsight.NNsight(subject.model)
+    return _WRAPPERS[subject.model]
