@@ -12,7 +12,7 @@ import itertools
 import json
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
@@ -79,19 +79,19 @@ context and copying what followed it there is enough."""
 
 @dataclass(frozen=True, eq=False)
 class Prompts:
-    """n prompts of one template, tokenised, with their positions. Tensors are int64, one row a prompt.
+    """n prompts about equally many boxes, tokenised, with their positions. Tensors are int64, one row a prompt.
 
-    `input_ids` is (n, T), padded on the right after `last`; `attention_mask` is its mask. `answer_ids` (n,) is the token
-    of the queried object, -1 where the asked label belongs to no box. `object_ids` (n, boxes) are the tokens of all
-    objects in order of mention. Positions are indices into a row: `last` the final token, `query` the asked label in
-    the query, `prev` the label of box `queries[i]` in the context (the same label, unless the asked one belongs to no
-    box), `object` the object of that box. `contexts` numbers the worlds: prompts with the same number share a world.
+    `input_ids` is (n, T), padded on the right after `last`; `attention_mask` is its mask. `answer_ids` (n,) is the
+    token of the queried object, -1 where the asked label belongs to no box. `object_ids` (n, boxes) are the tokens of
+    all objects in order of mention. Positions are indices into a row: `last` the final token, `query` the asked label
+    in the query, `prev` the label of box `queries[i]` in the context (the same label, unless the asked one belongs to
+    no box), `object` the object of that box. `contexts` numbers the worlds: prompts with the same number share a world.
     """
 
     worlds: tuple[World, ...]
     queries: tuple[int, ...]
     asked: tuple[str, ...]
-    template: Template
+    templates: tuple[Template, ...]
     contexts: Tensor
     input_ids: Tensor
     answer_ids: Tensor
@@ -114,8 +114,8 @@ class Prompts:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        rows = zip(self.worlds, self.asked, strict=True)
-        return tuple(self.template.text(world, label) for world, label in rows)
+        rows = zip(self.templates, self.worlds, self.asked, strict=True)
+        return tuple(template.text(world, label) for template, world, label in rows)
 
     def position(self, name: Position) -> Tensor:
         """The (n,) positions of that name."""
@@ -197,13 +197,13 @@ def from_worlds(
     queries: Sequence[int],
     *,
     asked: Sequence[str] | None = None,
-    template: str | Template = "object_first",
+    template: str | Template | Sequence[Template] = "object_first",
 ) -> Prompts:
     """Write and tokenise one prompt a world: it asks for box `queries[i]`, or for the label `asked[i]` instead.
 
-    An asked label that no box has makes the answer -1; `prev` and `object` are then those of box `queries[i]`. Prompts
-    may differ in length. Raises `ValueError` if the asked label is another box's, or if a position cannot be found from
-    the token ids.
+    An asked label that no box has makes the answer -1; `prev` and `object` are then those of box `queries[i]`. With one
+    template a world, prompts may differ in length. Raises `ValueError` if the asked label is another box's, or if a
+    position cannot be found from the token ids.
 
         world = boxes.World(("apple", "cup"), ("F", "Q"))
         p = boxes.from_worlds(subject, [world], [0])
@@ -213,6 +213,7 @@ def from_worlds(
         if template not in TEMPLATES:
             raise ValueError(f"no template called {template!r}: one of {', '.join(TEMPLATES)}, or a Template")
         template = TEMPLATES[template]
+    templates = (template,) * len(worlds) if isinstance(template, Template) else tuple(template)
     if not worlds or len(worlds) != len(queries) or len({len(world.objects) for world in worlds}) != 1:
         raise ValueError("one query a world is needed, and worlds with equally many boxes")
     asked = tuple(asked) if asked else tuple(world.labels[box] for world, box in zip(worlds, queries, strict=True))
@@ -223,7 +224,10 @@ def from_worlds(
     words = {word for world in worlds for word in world.objects}
     letters = {label for world in worlds for label in world.labels} | set(asked)
     tokens = vocabulary.require(tokenizer, sorted(words | letters), len(words | letters), "words of these worlds")
-    ids = [tokenizer(template.text(world, label))["input_ids"] for world, label in zip(worlds, asked, strict=True)]
+    ids = [
+        tokenizer(written.text(world, label))["input_ids"]
+        for written, world, label in zip(templates, worlds, asked, strict=True)
+    ]
     if any(row[-1] == tokenizer.eos_token_id for row in ids):
         raise ValueError("this tokenizer ends every text with an end token: the answer would not be what comes next")
     found = [
@@ -243,7 +247,7 @@ def from_worlds(
         worlds=tuple(worlds),
         queries=tuple(queries),
         asked=asked,
-        template=template,
+        templates=templates,
         contexts=torch.tensor([numbers.setdefault(world, len(numbers)) for world in worlds]),
         input_ids=torch.tensor([list(row) + [pad] * (width - len(row)) for row in ids], device=device),
         answer_ids=torch.tensor(answers, device=device),
@@ -296,17 +300,25 @@ def noise(subject: "Subject", base: Prompts, seed: int = 0) -> Prompts:
         drawn.append(_draw(draw, other_words, other_letters, count, world.split))
         asked.append(draw.choice([letter for letter in other_letters if letter not in drawn[-1].labels]))
         stand_in.append(draw.randrange(count))
-    return from_worlds(subject, drawn, stand_in, asked=asked, template=base.template)
+    return from_worlds(subject, drawn, stand_in, asked=asked, template=base.templates)
 
 
 def to_dataset(prompts: Prompts) -> "Dataset":
-    """The prompts as a Hugging Face dataset: structured worlds, the text, the answer, the split. `from_dataset` undoes it.
+    """The prompts as a Hugging Face dataset: worlds, text, answer and split. `from_dataset` undoes it.
 
     boxes.to_dataset(p).to_json("prompts.jsonl")
     """
     from datasets import Dataset
 
-    rows = zip(prompts.worlds, prompts.queries, prompts.asked, prompts.contexts.tolist(), prompts.texts, strict=True)
+    rows = zip(
+        prompts.worlds,
+        prompts.queries,
+        prompts.asked,
+        prompts.contexts.tolist(),
+        prompts.texts,
+        prompts.templates,
+        strict=True,
+    )
     return Dataset.from_list(
         [
             {
@@ -318,9 +330,9 @@ def to_dataset(prompts: Prompts) -> "Dataset":
                 "text": text,
                 "answer": world.objects[world.labels.index(label)] if label in world.labels else None,
                 "split": world.split,
-                "template": json.dumps({f.name: getattr(prompts.template, f.name) for f in fields(Template)}),
+                "template": asdict(template),
             }
-            for world, box, label, context, text in rows
+            for world, box, label, context, text, template in rows
         ]
     )
 
@@ -328,13 +340,10 @@ def to_dataset(prompts: Prompts) -> "Dataset":
 def from_dataset(subject: "Subject", dataset: "Dataset") -> Prompts:
     """Prompts for this model from a dataset written by `to_dataset`; the text is written anew from the worlds."""
     rows = dataset.to_list()
-    templates = {row["template"] for row in rows}
-    if len(templates) != 1:
-        raise ValueError(f"a dataset of one template is needed, this one has {len(templates)}")
     return from_worlds(
         subject,
         [World(tuple(row["objects"]), tuple(row["labels"])) for row in rows],
         [row["query"] for row in rows],
         asked=[row["asked"] for row in rows],
-        template=Template(**json.loads(templates.pop())),
+        template=[Template(**row["template"]) for row in rows],
     )

@@ -11,7 +11,9 @@ from typing import Literal, get_args
 Group = Literal["value_fetcher", "position_transmitter", "position_detector", "structure_reader"]
 GROUPS: tuple[Group, ...] = get_args(Group)
 LETTERS: dict[Group, str] = dict(zip(GROUPS, "ABCD", strict=True))
-POSITIONS: dict[Group, Literal["last", "query", "prev"]] = dict(zip(GROUPS, ("last", "last", "query", "prev"), strict=True))
+POSITIONS: dict[Group, Literal["last", "query", "prev"]] = dict(
+    zip(GROUPS, ("last", "last", "query", "prev"), strict=True)
+)
 """Where each group's heads act (paper, section 4.2)."""
 
 

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from . import boxes, heads, replay, results, runs
+from . import blocks, boxes, edits, heads, replay, results, runs
 from .boxes import Prompts
+from .edits import Edit, Outcome, Read
 from .heads import GROUPS, Circuit, Group, Head
 from .replay import Executor
 from .results import Store
-from .runs import Edit, Outcome, Read, Recording
+from .runs import Recording
 
 if TYPE_CHECKING:
     from .models import Subject
@@ -32,7 +33,7 @@ Method = Literal["replay", "definition"]
 Statistic = Literal["mean", "median", "ratio_of_means", "mean_log"]
 
 _EXECUTORS: dict[Method, Executor] = {"replay": replay.replay, "definition": runs.rerun}
-_CODE: tuple[ModuleType, ...] = (runs, replay, boxes, results)
+_CODE: tuple[ModuleType, ...] = (edits, runs, blocks, replay, boxes, results)
 
 
 @dataclass(frozen=True)
@@ -103,19 +104,21 @@ def sweep(
 ) -> Scores:
     """Replace each sender's z at `position` of the base prompts by its z at that position of the source prompts.
 
-    Without `receivers` the answer is read directly (then `position` is "last"); with them, the change acts through their
-    q or v (`composition`) at that position alone. `reach="query"` lets changed values at `prev` act only in the
-    receivers' outputs at `query`, not at every later position. `senders` defaults to all heads. Scores are NaN where no
-    path exists. Both methods give the same numbers. Finished layers of senders are kept in `store` and not run again;
-    `recordings` of base and source are made unless given. Raises `ValueError` before any model runs.
-    Paper: section 4.1; the official protocol reads round 4 with `reach="all"`.
+    Without `receivers` the answer is read directly (then `position` is "last"); with them, the change acts through
+    their q or v (`composition`) at that position alone. `reach="query"` lets changed values at `prev` act only in the
+    receivers' outputs at `query`, not at every later position. `senders` defaults to all heads. Scores are NaN where
+    no path exists. Both methods give the same numbers. Finished layers of senders are kept in `store` and not run
+    again; `recordings` of base and source are made unless given. Raises `ValueError` before any model runs. Paper:
+    section 4.1; the official protocol reads round 4 with `reach="all"`.
 
         base = boxes.prompts(subject, n=70)
         scores = path_patching.sweep(subject, base, boxes.noise(subject, base), position="last")
         print(scores.ranking()[:5])
     """
     _check(subject, base, source, position, receivers, composition, reach)
-    wanted = senders if senders is not None else [Head(i, j) for i in range(subject.layers) for j in range(subject.heads)]
+    wanted = (
+        senders if senders is not None else [Head(i, j) for i in range(subject.layers) for j in range(subject.heads)]
+    )
     top = max((head.layer for head in receivers), default=0) if receivers is not None else subject.layers
     able = heads.by_layer(head for head in wanted if head.layer < top)
     store = Store(None) if store is None else store
@@ -251,9 +254,9 @@ def discover(
 ) -> Discovery:
     """Run the four rounds on `n` base prompts of the discovery split, each head compared under the same sources.
 
-    `k` heads of each group, the most negative by `statistic`, are the receivers of the next round; by default the paper's
-    numbers scaled to the model's heads, at least one. Groups keep the paper's order of precedence: nothing is dropped
-    here. Paper: section 4.2.
+    `k` heads of each group, the most negative by `statistic`, are the receivers of the next round; by default the
+    paper's numbers scaled to the model's heads, at least one. Groups keep the paper's order of precedence: nothing is
+    dropped here. Paper: section 4.2.
 
         found = path_patching.discover(subject, n=70)
         print(found.circuit.groups["value_fetcher"])
@@ -265,6 +268,10 @@ def discover(
     scores: dict[Group, Scores] = {}
     found: dict[Group, tuple[Head, ...]] = {}
     for group, (position, receiving, composition) in ROUNDS.items():
+        if receiving and not found[receiving]:  # the receivers before these sit in the lowest layer: nothing reaches them
+            scores[group] = replace(scores[receiving], change=torch.full_like(scores[receiving].change, torch.nan))
+            found[group] = ()
+            continue
         scores[group] = sweep(
             subject,
             base,
@@ -301,8 +308,8 @@ def screen(
 ) -> Tensor:
     """(layers, heads): a first-order estimate of every sender's mean change of log p(answer), from one backward pass.
 
-    Attribution patching along the same path as `sweep`: the gradient with respect to every head's z at `position`, times
-    the difference between source and base. It ranks heads before the exact sweep; it does not replace it.
+    Attribution patching along the same path as `sweep`: the gradient with respect to every head's z at `position`,
+    times the difference between source and base. It ranks heads before the exact sweep; it does not replace it.
 
         estimate = path_patching.screen(recording, source_recording, position="last")
         print(estimate.flatten().argsort()[:5])
@@ -320,7 +327,9 @@ def screen(
         assert composition is not None
         groups = heads.by_layer(receivers)
         read = [Read(composition, layer, here) for layer in groups]
-        values = [replay.recorded(base, item)[:, list(numbers)] for item, numbers in zip(read, groups.values(), strict=True)]
+        values = [
+            replay.recorded(base, item)[:, list(numbers)] for item, numbers in zip(read, groups.values(), strict=True)
+        ]
         values = [value.clone().requires_grad_(True) for value in values]
         seen_by = base.prompts.query if reach == "query" else None
         edits = [

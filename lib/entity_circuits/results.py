@@ -5,7 +5,7 @@ import inspect
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
@@ -21,7 +21,7 @@ from . import places
 class Store:
     """A folder of results. `Store()` is the book's own; `Store(path)` another; `Store(None)` keeps nothing."""
 
-    folder: Path | None = None if os.environ.get("ENTITY_CIRCUITS_RESULTS") == "" else places.results()
+    folder: Path | None = field(default_factory=places.results)
 
     def keep(
         self, name: str, inputs: Mapping[str, object], compute: Callable[[], dict[str, Tensor]]
@@ -47,7 +47,9 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f"{path.name}.{os.getpid()}.part")
         try:
-            save_file({key: value.detach().contiguous().cpu() for key, value in tensors.items()}, part, {"inputs": text})
+            save_file(
+                {key: value.detach().contiguous().cpu() for key, value in tensors.items()}, part, {"inputs": text}
+            )
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)

