@@ -1,6 +1,7 @@
 """Claims about path patching: what a score is, where it must be zero or NaN, and that both methods give it."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import tiny
@@ -118,16 +119,16 @@ def test_statistics_of_scores_follow_their_definitions():
 
 def test_discovery_runs_four_rounds_and_hands_the_strongest_heads_on():
     subject = tiny.subject("qwen2", layers=6)
-    found = path_patching.discover(subject, n=3, boxes_=3, k=dict(zip(GROUPS, (8, 8, 4, 2), strict=True)))
+    found = path_patching.discover(subject, n=3, boxes=3, k=dict(zip(GROUPS, (8, 8, 4, 2), strict=True)))
     assert [len(found.circuit.groups[group]) for group in GROUPS] == [8, 8, 4, 2]
-    for group, following in zip(GROUPS, GROUPS[1:], strict=False):
+    for group, following in pairwise(GROUPS):
         highest = max(head.layer for head in found.circuit.groups[group])
         assert all(head.layer < highest for head in found.circuit.groups[following])
         assert found.scores[following].change[highest:].isnan().all()
 
 
 def test_discovery_ends_with_empty_groups_when_nothing_can_reach_the_receivers():
-    found = path_patching.discover(tiny.subject("llama", layers=1), n=3, boxes_=3)
+    found = path_patching.discover(tiny.subject("llama", layers=1), n=3, boxes=3)
     assert [len(found.circuit.groups[group]) for group in GROUPS] == [1, 0, 0, 0]
     assert found.scores["structure_reader"].change.isnan().all()
 

@@ -4,7 +4,8 @@ import pytest
 import tiny
 import torch
 from entity_circuits import boxes, replay, runs
-from entity_circuits.runs import Edit, Read
+from entity_circuits.edits import Edit, Read
+from entity_circuits.heads import Head
 
 FAMILIES = ("llama", "qwen2", "qwen3")
 FLOATS = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -146,3 +147,16 @@ def test_the_matrix_setting_is_put_back():
     base, source = setting(dtype=torch.float32)
     replay.replay(base, list(variants(base, source).values()))
     assert torch.get_float32_matmul_precision() == before
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_attention_from_a_recording_is_that_of_the_model(family):
+    base, _ = setting(family)
+    subject, p = base.subject, base.prompts
+    subject.model.set_attn_implementation("eager")
+    weights = subject.model(input_ids=p.input_ids, output_attentions=True).attentions
+    rows = torch.arange(len(base))
+    for head in (Head(0, 1), Head(2, 6)):
+        for position in (p.query, p.last, p.prev):
+            found = replay.attention(base, head, position)
+            assert torch.allclose(found, weights[head.layer][rows, head.head, position].double(), atol=1e-6)

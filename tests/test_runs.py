@@ -30,15 +30,13 @@ def test_replacing_an_activation_by_itself_changes_nothing(site):
     read = [Read(site, 1, base.query)]
     clean = runs.run(subject, base, read=read, targets=words(subject, base))
     every = tuple(range(subject.heads))
-    same = runs.run(
-        subject, base, [Edit(site, 1, every, base.query, clean.reads[0][0])], targets=words(subject, base)
-    )
+    same = runs.run(subject, base, [Edit(site, 1, every, base.query, clean.reads[0][0])], targets=words(subject, base))
     assert torch.equal(same.logits, clean.logits)
 
 
 @pytest.mark.parametrize("site", ["k", "v"])
 def test_a_key_or_value_of_one_head_of_a_group_changes_that_head_alone(site):
-    subject, base, recording, source = setting("qwen2", torch.float64)
+    subject, base, _, source = setting("qwen2", torch.float64)
     assert subject.kv_heads < subject.heads
     read = [Read("z", 1, base.last)]
     clean = runs.run(subject, base, read=read).reads[0][0]

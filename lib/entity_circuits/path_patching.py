@@ -7,7 +7,7 @@ everything after it is recomputed (pass 2). A sender's score says how much of th
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from . import blocks, boxes, edits, heads, replay, results, runs
+from . import blocks, edits, heads, replay, results, runs
+from . import boxes as task
 from .boxes import Prompts
 from .edits import Edit, Outcome, Read
 from .heads import GROUPS, Circuit, Group, Head
@@ -33,7 +34,7 @@ Method = Literal["replay", "definition"]
 Statistic = Literal["mean", "median", "ratio_of_means", "mean_log"]
 
 _EXECUTORS: dict[Method, Executor] = {"replay": replay.replay, "definition": runs.rerun}
-_CODE: tuple[ModuleType, ...] = (edits, runs, blocks, replay, boxes, results)
+_CODE: tuple[ModuleType, ...] = (edits, runs, blocks, replay, task, results)
 
 
 @dataclass(frozen=True)
@@ -234,17 +235,18 @@ SHARE: dict[Group, float] = dict(zip(GROUPS, (20 / 1024, 5 / 1024, 10 / 1024, 5 
 
 @dataclass(frozen=True)
 class Discovery:
-    """The scores of the four rounds, and the heads that each handed to the next."""
+    """The scores of the four rounds, the heads that each handed to the next, and the runs it all was computed from."""
 
     scores: dict[Group, Scores]
     circuit: Circuit
+    recordings: tuple[Recording, Recording] = field(repr=False)
 
 
 def discover(
     subject: "Subject",
     *,
     n: int = 70,
-    boxes_: int = 7,
+    boxes: int = 7,
     seed: int = 0,
     k: dict[Group, int] | None = None,
     statistic: Statistic = "ratio_of_means",
@@ -261,14 +263,16 @@ def discover(
         found = path_patching.discover(subject, n=70)
         print(found.circuit.groups["value_fetcher"])
     """
-    base = boxes.prompts(subject, n, boxes_, seed, split="discovery")
-    source = boxes.noise(subject, base, seed)
+    base = task.prompts(subject, n, boxes, seed, split="discovery")
+    source = task.noise(subject, base, seed)
     recordings = (runs.record(subject, base), runs.record(subject, source))
     k = k or {group: max(1, round(share * subject.layers * subject.heads)) for group, share in SHARE.items()}
     scores: dict[Group, Scores] = {}
     found: dict[Group, tuple[Head, ...]] = {}
     for group, (position, receiving, composition) in ROUNDS.items():
-        if receiving and not found[receiving]:  # the receivers before these sit in the lowest layer: nothing reaches them
+        if (
+            receiving and not found[receiving]
+        ):  # the receivers before these sit in the lowest layer: nothing reaches them
             scores[group] = replace(scores[receiving], change=torch.full_like(scores[receiving].change, torch.nan))
             found[group] = ()
             continue
@@ -289,12 +293,12 @@ def discover(
         "model": subject.name,
         "fingerprint": subject.fingerprint,
         "n": n,
-        "boxes": boxes_,
+        "boxes": boxes,
         "seed": seed,
         "statistic": statistic,
         "reach": reach,
     }
-    return Discovery(scores, Circuit(found, about))
+    return Discovery(scores, Circuit(found, about), recordings)
 
 
 def screen(

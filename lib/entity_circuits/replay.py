@@ -24,6 +24,8 @@ from torch import Tensor
 
 from . import blocks, edits
 from .edits import Edit, Outcome, Read
+from .heads import Head
+from .precision import fast_float32
 from .runs import Recording
 
 Executor = Callable[..., Outcome]
@@ -58,7 +60,7 @@ def replay(
         edits.check(edit, subject, prompts)
         if frozen and edit.site != "z":
             raise ValueError(f"a {edit.site} edit does nothing while all z are held: use z edits, or frozen=False")
-    with blocks.fast_float32(subject):
+    with fast_float32(subject):
         _check_once(recording)
         return _replay(recording, variants, frozen, read, targets, answer, memory)
 
@@ -303,10 +305,32 @@ def recorded_answers(recording: Recording, targets: Tensor | None = None) -> Out
     """The outcome of the recorded run itself: one variant without edits."""
     rows = torch.arange(len(recording), device=recording.prompts.last.device)
     targets = recording.prompts.answer_ids[:, None] if targets is None else targets
-    with blocks.fast_float32(recording.subject):
+    with fast_float32(recording.subject):
         return blocks.readout(
             recording.subject, recording.residual[-1, rows, recording.prompts.last][None], targets, ()
         )
+
+
+def attention(recording: Recording, head: Head, position: Tensor) -> Tensor:
+    """(n, T): where one head looks from `position` (n,) in the recorded run; each row sums to 1, float32 or better.
+
+        where = replay.attention(recording, Head(14, 5), prompts.query)
+        print(where.argmax(-1) == prompts.prev)
+    """
+    subject, prompts = recording.subject, recording.prompts
+    module, width = subject.model.model.layers[head.layer].self_attn, prompts.input_ids.shape[1]
+    places = torch.arange(width, device=position.device)
+    rotation = subject.model.model.rotary_emb(recording.residual[0, :1], places[None])
+    shared = head.head // (subject.heads // subject.kv_heads)
+    keys = recording.k[head.layer][:, :, [shared]]
+    queries = recorded(recording, Read("q", head.layer, position))[:, [head.head]]
+    # Each prompt's query stands at its own position: rotate it once for every position, take the one that is its own.
+    queries = queries[:, None].expand(-1, width, -1, -1)
+    k = blocks.rotated(module, "k_norm", keys, rotation, slice(0, width))[:, :, 0]
+    q = blocks.rotated(module, "q_norm", queries, rotation, slice(0, width))[torch.arange(len(recording)), position, 0]
+    scores = torch.einsum("nd,ntd->nt", q, k) * module.scaling
+    scores = scores.masked_fill(places[None] > position[:, None], -torch.inf)
+    return scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
 
 
 _CHECKED: WeakSet[Any] = WeakSet()

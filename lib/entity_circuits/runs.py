@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from .boxes import Prompts
 from .edits import Edit, Outcome, Read, Site, check
+from .precision import fast_float32
 
 if TYPE_CHECKING:
     from .models import Subject
@@ -73,7 +74,7 @@ def record(subject: "Subject", prompts: Prompts, *, batch: int = 32) -> Recordin
     k, v = (torch.empty(subject.layers, n, width, subject.kv_heads, size, **like) for _ in range(2))
     model = _wrapped(subject)
     for rows in tqdm(_chunks(n, batch), desc="recording", unit="batch", disable=None, leave=False):
-        with torch.no_grad(), model.trace(**_inputs(prompts.select(torch.arange(n)[rows]))):
+        with fast_float32(subject), torch.no_grad(), model.trace(**_inputs(prompts.select(torch.arange(n)[rows]))):
             seen: list[Any] = []
             for layer in model.model.layers:
                 attention = layer.self_attn
@@ -116,7 +117,7 @@ def run(
     for rows in _chunks(len(prompts), batch):
         index = torch.arange(len(prompts))[rows]
         part, seen = prompts.select(index), [replace(r, position=r.position[rows]) for r in read]
-        with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
+        with fast_float32(subject), torch.set_grad_enabled(grad and torch.is_grad_enabled()):
             parts.append(
                 _forward(subject, part, _resolved(subject, part, [e.rows(rows) for e in edits]), seen, targets[rows])
             )
@@ -272,7 +273,9 @@ def _inputs(prompts: Prompts) -> dict[str, Any]:
 
 
 def _chunks(n: int, size: int) -> list[slice]:
-    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+    """Equal parts, none larger than `size`."""
+    parts = -(-n // size)
+    return [slice(part * n // parts, (part + 1) * n // parts) for part in range(parts)]
 
 
 _WRAPPERS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()

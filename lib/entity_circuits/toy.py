@@ -76,7 +76,13 @@ def subject() -> Subject:
 
 
 def _head(
-    attention: Any, head: int, reader: int, source: tuple[int, ...], read: tuple[int, int], write: tuple[int, int], by: float
+    attention: Any,
+    head: int,
+    reader: int,
+    source: tuple[int, ...],
+    read: tuple[int, int],
+    write: tuple[int, int],
+    by: float,
 ) -> None:
     """At the word `reader`, look at the words in `source` and copy two channels to two others, times `by`."""
     first = head * _SIZE
