@@ -20,55 +20,49 @@ _PLACES = ("object", "prev", "query", "last")
 
 def path_drawing() -> alt.LayerChart:
     """What path patching does, drawn: the sender's change goes down one residual stream, past heads that are held."""
-    streams = pd.DataFrame([{"x": x, "y": y, "place": place} for x, place in enumerate(_PLACES) for y in (0, 4)])
+    hold, again = "keeps its output of the base run", "computed anew"
+    heads = [(1, 0.6, "held", hold), (1, 2.2, "held", hold), (2, 2.2, "held", hold), (3, 1.4, "held", hold)]
+    heads += [(3, 3.0, "held", hold), (2, 0.6, "sender", "its output comes from the source run")]
+    heads += [(2, 3.8, "receiver", "its q or v is read here, and put into pass 2")]
     nodes = pd.DataFrame(
-        [
-            {"x": 2, "y": 1, "what": "sender", "note": "its z comes from the source prompt"},
-            {"x": 2, "y": 2, "what": "held", "note": "keeps its z of the base prompt"},
-            {"x": 2, "y": 3, "what": "receiver", "note": "its q or v is read here, then put into pass 2"},
-            {"x": 3, "y": 1.5, "what": "held", "note": "keeps its z of the base prompt"},
-            {"x": 3, "y": 2.5, "what": "held", "note": "keeps its z of the base prompt"},
-            {"x": 1, "y": 1, "what": "held", "note": "keeps its z of the base prompt"},
-            {"x": 1, "y": 2, "what": "held", "note": "keeps its z of the base prompt"},
-        ]
+        [{"x": x + 0.3, "y": y, "what": what, "note": note, "stream": x} for x, y, what, note in heads]
+        + [{"x": 2, "y": y, "what": "MLP on the path", "note": again, "stream": 2} for y in (1.4, 3.0)]
     )
-    line = alt.Chart(streams).encode(
-        x=alt.X("x:Q", scale=alt.Scale(domain=[-0.4, 3.9]), axis=None),
-        y=alt.Y("y:Q", scale=alt.Scale(domain=[-0.6, 4.4]), axis=None),
-    )
-    stream = line.mark_line(strokeWidth=2, color=NEUTRAL).encode(detail="place:N", tooltip=alt.value(None))
-    named = (
-        line.transform_filter("datum.y == 0")
-        .mark_text(dy=16, fontWeight="bold", color=NEUTRAL)
-        .encode(text="place:N", tooltip=alt.value(None))
-    )
+    streams = pd.DataFrame([{"x": x, "y": y, "place": place} for x, place in enumerate(_PLACES) for y in (0.0, 4.4)])
+    axes = {
+        "x": alt.X("x:Q", scale=alt.Scale(domain=[-0.4, 3.6]), axis=None),
+        "y": alt.Y("y:Q", scale=alt.Scale(domain=[-0.5, 4.5]), axis=None),
+    }
+    quiet = {"tooltip": alt.value(None)}
+    stream = alt.Chart(streams).mark_line(strokeWidth=2, color=NEUTRAL).encode(**axes, detail="place:N", **quiet)
+    names = alt.Chart(streams).transform_filter("datum.y == 0").mark_text(dy=16, fontWeight="bold", color=NEUTRAL)
+    arms = alt.Chart(nodes).mark_rule(strokeWidth=1.5, color=NEUTRAL).encode(**axes, x2="stream:Q", **quiet)
+    path = pd.DataFrame({"x": [2.3, 2, 2, 2.3], "y": [0.6, 0.6, 3.8, 3.8], "order": range(4)})
     changed = (
-        alt.Chart(pd.DataFrame({"x": [2, 2], "y": [1, 2.85]}))
-        .mark_line(strokeWidth=6, color=VERMILLION, opacity=0.85)
-        .encode(x="x:Q", y="y:Q", tooltip=alt.value(None))
+        alt.Chart(path).mark_line(strokeWidth=6, color=VERMILLION, opacity=0.8).encode(**axes, order="order:Q", **quiet)
     )
-    kinds = ["sender", "held", "receiver"]
+    kinds = {"sender": (VERMILLION, "circle"), "held": (NEUTRAL, "square"), "receiver": (BLUE, "diamond")}
+    kinds["MLP on the path"] = (GREEN, "triangle-up")
+    colour = alt.Scale(domain=list(kinds), range=[colour for colour, _ in kinds.values()])
+    shape = alt.Scale(domain=list(kinds), range=[shape for _, shape in kinds.values()])
     point = (
         alt.Chart(nodes)
-        .mark_point(filled=True, size=260, opacity=1)
+        .mark_point(filled=True, size=200, opacity=1)
         .encode(
-            x="x:Q",
-            y="y:Q",
-            color=alt.Color(
-                "what:N",
-                scale=alt.Scale(domain=kinds, range=[VERMILLION, NEUTRAL, BLUE]),
-                legend=alt.Legend(title="heads", orient="top"),
-            ),
-            shape=alt.Shape("what:N", scale=alt.Scale(domain=kinds, range=["circle", "square", "diamond"])),
+            **axes,
+            color=alt.Color("what:N", scale=colour, legend=alt.Legend(title=None, orient="top", columns=2)),
+            shape=alt.Shape("what:N", scale=shape),
             tooltip=["what", "note"],
         )
     )
-    return alt.LayerChart(layer=[stream, named, changed, point]).properties(
+    return alt.LayerChart(
+        layer=[stream, names.encode(**axes, text="place:N", **quiet), arms, changed, point]
+    ).properties(
         width=300,
         height=250,
         description="Drawing of pass 1 of path patching: four residual streams, one for each position, going up. At "
-        "query, a sender head's output is replaced; the change goes up this stream alone, past heads that are held at "
-        "their recorded outputs, to a receiver head in a higher layer at the same position.",
+        "query, a sender head's output is replaced; the change goes up this stream alone, through the MLPs, past heads "
+        "that are held at their recorded outputs, to a receiver head in a higher layer at the same position.",
     )
 
 
@@ -136,11 +130,12 @@ def attention(table: pd.DataFrame) -> alt.Chart:
 
 def circuit_graph(circuit: Circuit, layers: int) -> alt.LayerChart:
     """The circuit across positions, in the paper's manner: heads where they act, and who passes what to whom."""
-    column = {"structure_reader": 0.0, "position_detector": 1.0, "position_transmitter": 2.0, "value_fetcher": 2.0}
+    column = {"structure_reader": 0.0, "position_detector": 1.0, "position_transmitter": 1.85, "value_fetcher": 2.15}
     nodes = []
     for group, heads in circuit.groups.items():
-        for place, head in enumerate(heads):
-            shift = 0.09 * (place % 7) - 0.27  # side by side, so that heads of one layer stay apart
+        for head in heads:
+            beside = [other for other in heads if other.layer == head.layer]
+            shift = 0.09 * (beside.index(head) - (len(beside) - 1) / 2)  # so that heads of one layer stay apart
             nodes.append({"x": column[group] + shift, "layer": head.layer, "head": str(head), "group": NAMES[group]})
     middle = {
         group: (column[group], sum(head.layer for head in heads) / len(heads))
@@ -163,7 +158,7 @@ def circuit_graph(circuit: Circuit, layers: int) -> alt.LayerChart:
             values=[0, 1, 2], labelExpr="['prev', 'query', 'last'][datum.value]", grid=False, labelFontWeight="bold"
         ),
     )
-    y = alt.Y("layer:Q", title="layer", scale=alt.Scale(domain=[0, layers - 1]))
+    y = alt.Y("layer:Q", title="layer", scale=alt.Scale(domain=[0, layers]), axis=alt.Axis(tickMinStep=1, format="d"))
     arrows = (
         alt.Chart(edges)
         .mark_rule(strokeWidth=3, color=NEUTRAL, opacity=0.6)
@@ -202,7 +197,7 @@ def depths(table: pd.DataFrame) -> alt.Chart:
         .encode(
             x=alt.X("depth:Q", title="layer / number of layers", scale=alt.Scale(domain=[0, 1])),
             y=alt.Y("model:N", title=None),
-            row=alt.Row("group:N", title=None, header=alt.Header(labelAngle=0, labelAlign="left", labelOrient="top")),
+            row=alt.Row("group:N", title=None, header=alt.Header(labelAngle=0, labelAnchor="start", labelOrient="top")),
             color=alt.Color("model:N", scale=alt.Scale(range=[BLUE, VERMILLION]), legend=None),
             tooltip=["head", "model", alt.Tooltip("depth:Q", format=".2f")],
         )
