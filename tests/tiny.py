@@ -102,7 +102,7 @@ def save(folder: Path, family: Family = "qwen2", *, seed: int = 0, layers: int =
 
 def save_gguf(file: Path, *, seed: int = 0, layers: int = 2, tied: bool = False) -> Any:
     """Write a tiny Qwen2 as an unquantised GGUF file with a tokenizer of single words; gives back the model written."""
-    config = transformers.Qwen2Config(
+    config: Any = transformers.Qwen2Config(
         vocab_size=len(words()),
         hidden_size=64,
         intermediate_size=96,

@@ -29,6 +29,6 @@ def cache() -> Path:
 
 
 def results() -> Path:
-    """The folder of stored results (`ENTITY_CIRCUITS_RESULTS`, or `build/results` of the checkout). Not created here."""
+    """The folder of stored results (`ENTITY_CIRCUITS_RESULTS`, or the checkout's `build/results`). Not created here."""
     chosen = os.environ.get("ENTITY_CIRCUITS_RESULTS")
     return Path(chosen).expanduser() if chosen else ROOT / "build" / "results"

@@ -314,8 +314,8 @@ def recorded_answers(recording: Recording, targets: Tensor | None = None) -> Out
 def attention(recording: Recording, head: Head, position: Tensor) -> Tensor:
     """(n, T): where one head looks from `position` (n,) in the recorded run; each row sums to 1, float32 or better.
 
-        where = replay.attention(recording, Head(14, 5), prompts.query)
-        print(where.argmax(-1) == prompts.prev)
+    where = replay.attention(recording, Head(14, 5), prompts.query)
+    print(where.argmax(-1) == prompts.prev)
     """
     subject, prompts = recording.subject, recording.prompts
     module, width = subject.model.model.layers[head.layer].self_attn, prompts.input_ids.shape[1]

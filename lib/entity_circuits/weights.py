@@ -231,7 +231,7 @@ def hub_download(
     They are kept in the hub's own cache, which other programs share, unless `local_dir` is given. `HF_ENDPOINT` names
     another host. Raises `FetchError` that says what the hub said (not found, gated, no connection).
     """
-    from httpx import HTTPError
+    from httpx2 import HTTPError
     from huggingface_hub import hf_hub_download, snapshot_download  # slow to import
 
     options: dict[str, Any] = {"revision": revision, "endpoint": os.environ.get("HF_ENDPOINT"), "local_dir": local_dir}

@@ -1,0 +1,96 @@
+# `make` lists what can be made. Needed beforehand: Python 3.11 (3.12 and 3.13 should do), pip, make, a POSIX shell.
+
+# Variables to give on the command line, as in `make book MODEL=qwen2.5-0.5b`. They are set here, so that a variable of
+# the same name in your environment changes nothing.
+MODEL =
+DEFAULT_MODEL = qwen2.5-coder-0.5b
+PARAMETERS =
+CHAPTERS =
+JOBS = 1
+PORT = 8000
+TESTS = -m "not fetch"
+BENCH =
+# On Linux the package index has torch with CUDA, several gigabytes of it. This index has it without.
+TORCH_INDEX = https://download.pytorch.org/whl/cpu
+# The first Python that fits; 3.11 before others, because the book is made with it.
+PYTHON = $(shell for python in python3.11 python3 python3.12 python3.13 python; do \
+	$$python -c 'import sys; sys.exit(not (3, 11, 5) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$python && break; done)
+
+VENV = .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check --no-input
+READY = $(VENV)/.ready
+HALF_MADE = $(VENV)/.half-made
+BOOK = $(BIN)/entity-circuits book --jobs $(JOBS) \
+	$(foreach chapter,$(CHAPTERS),--only $(chapter)) $(if $(MODEL),-p model $(MODEL)) $(PARAMETERS)
+
+.DEFAULT_GOAL = help
+.PHONY: help test book chapters serve lint bench clean pristine
+
+help:
+	@echo 'make book      environment, model, execute the chapters that need it, build the site into _build/html'
+	@echo '               MODEL=NAME  PARAMETERS="-p seed 7 -p contexts 20"  CHAPTERS="01 02"  JOBS=2'
+	@echo 'make chapters  the same without building the site'
+	@echo 'make serve     show the site at http://127.0.0.1:8000/   PORT=8001'
+	@echo 'make test      environment, test suite                  TESTS="-k boxes"; TESTS="-m fetch" uses the network'
+	@echo 'make lint      ruff, mypy, notebooks in their stored form'
+	@echo 'make bench     how fast the replay is against the definition   BENCH="arguments"'
+	@echo 'make clean     remove the site and the executed chapters; stored results, environment and models stay'
+	@echo 'make pristine  remove the stored results and the environment too'
+	@echo 'Each works first thing in a fresh clone. PYTHON=... chooses the interpreter; TORCH_INDEX= takes torch with CUDA.'
+
+# HALF_MADE, with the number of the make that put it there, stands while packages are being installed: an environment in
+# which it was left behind was interrupted and is thrown away. READY is touched last.
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo 'Python 3.11.5 to 3.13 is needed and was not found; name one: make PYTHON=...' >&2; exit 1; }
+	@if kill -0 "$$(cat $(HALF_MADE) 2>/dev/null)" 2>/dev/null; then \
+		echo 'another make is installing into $(VENV); wait for it, or remove $(VENV) if that is not so' >&2; exit 1; fi
+	@if test -e $(HALF_MADE); then rm -rf $(VENV); fi
+	@mkdir -p $(VENV) && echo $$PPID > $(HALF_MADE) && rm -f $(READY)
+	@echo 'environment: installing the pinned packages into $(VENV) (minutes, the first time)'
+	@$(PYTHON) -m venv $(VENV)
+	@test -z "$(TORCH_INDEX)" || { $(torch-without-cuda); } || \
+		echo 'environment: $(TORCH_INDEX) cannot be reached; torch comes from the usual index, on Linux with CUDA' >&2
+	@$(PIP) install -qq -c constraints.txt -e '.[book,dev]'
+	@rm $(HALF_MADE) && touch $(READY)
+	@echo 'environment: ready'
+
+# Torch goes first and alone; the next step finds it installed and looks no further. Before the index is relied on, it is
+# asked what it has: an unreachable one must not cost minutes, so an alarm (it outlives exec) ends that after 15 s.
+within-15-s = $(BIN)/python -c 'import os, signal, sys; signal.alarm(15); os.execv(sys.argv[1], sys.argv[1:])'
+from-torch-index = --index-url $(TORCH_INDEX) --retries 1
+torch-without-cuda = $(within-15-s) $(PIP) index versions torch $(from-torch-index) >/dev/null 2>&1 && \
+	$(PIP) install -qq --no-deps $(from-torch-index) $(shell grep '^torch==' constraints.txt)
+
+test: $(READY)
+	$(BIN)/python -m pytest $(TESTS)
+
+# Chapters are executed without a network, so their model is fetched before them (nothing to do if it is there).
+chapters: $(READY)
+	$(BIN)/entity-circuits fetch $(or $(MODEL),$(DEFAULT_MODEL))
+	$(BOOK) --execute-only
+
+book: $(READY)
+	$(BIN)/entity-circuits fetch $(or $(MODEL),$(DEFAULT_MODEL))
+	$(BOOK)
+
+serve: $(READY)
+	$(BIN)/entity-circuits serve --port $(PORT)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/entity-circuits strip --check
+
+bench: $(READY)
+	$(BIN)/entity-circuits fetch $(DEFAULT_MODEL)
+	$(BIN)/python benchmarks/replay.py $(BENCH)
+
+# Stored results took long to compute and are used again only where they are still right, so `clean` leaves them.
+clean:
+	rm -rf _build build/executed build/site.json .mypy_cache .ruff_cache .hypothesis .pytest_cache
+	find lib tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+pristine: clean
+	rm -rf build $(VENV) lib/*.egg-info

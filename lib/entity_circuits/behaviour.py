@@ -1,0 +1,239 @@
+"""What a model says: the most likely next token after each prompt, and the probability of the right one.
+
+The queries of a context differ only in their last few tokens. `evaluate` runs what they have in common once, keeps its
+keys and values, and continues from there once for each query.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import DynamicCache
+
+from .boxes import Prompts
+
+if TYPE_CHECKING:
+    from .models import Subject
+
+Kind = Literal["the right object", "another object", "a label", "something else"]
+
+ROWS = 64  # rows of logits held at once: 64 x 151,936 x 4 bytes = 39 MB
+RESCALED = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+
+
+@dataclass(frozen=True, eq=False)
+class Behaviour:
+    """What a model says after n prompts. Log-probabilities are float32 over the whole vocabulary.
+
+    `top` (n,) is the most likely token and `said` the same as text; `answer_logprob` (n,) belongs to the right object
+    (NaN where the asked label has none), `object_logprob` (n, boxes) to each object of the context in order of mention.
+    `rank` (n,) is the number of tokens more likely than the right one, -1 where there is none. `tokens_computed` were
+    run through the model; `tokens_without_sharing` is what whole prompts would have taken.
+    """
+
+    prompts: Prompts
+    top: Tensor
+    said: tuple[str, ...]
+    answer_logprob: Tensor
+    object_logprob: Tensor
+    rank: Tensor
+    tokens_computed: int
+    tokens_without_sharing: int
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def correct(self) -> Tensor:
+        """(n,) bool: whether the most likely token of the whole vocabulary is the right object."""
+        return self.top == self.prompts.answer_ids
+
+    def table(self) -> pd.DataFrame:
+        """One row a prompt, for figures and `statistics.by`.
+
+        `position` (from 1) is the place of the queried box in the context; `kind` says what was said, see `Kind`. If an
+        object of the context was said, `said_position` is its place and `distance` how many boxes too late it is
+        (negative: too early). `answer_prob` and `objects_prob` are the probabilities of the right object and of all
+        objects of the context together.
+
+            table = behaviour.evaluate(subject, p).table()
+            print(table.kind.value_counts())
+        """
+        prompts = self.prompts
+        hit = prompts.object_ids == self.top[:, None]
+        place = torch.where(hit.any(1), hit.int().argmax(1), -1).tolist()
+        rows = []
+        for i, (world, query) in enumerate(zip(prompts.worlds, prompts.queries, strict=True)):
+            kind = _kind(bool(self.correct[i]), place[i] >= 0, self.said[i].strip() in world.labels)
+            rows.append(
+                {
+                    "prompt": i,
+                    "context": int(prompts.contexts[i]),
+                    "boxes": prompts.boxes,
+                    "position": query + 1,
+                    "asked": prompts.asked[i],
+                    "object": world.objects[query],
+                    "said": self.said[i],
+                    "kind": kind,
+                    "correct": bool(self.correct[i]),
+                    "said_position": place[i] + 1 if place[i] >= 0 else None,
+                    "distance": place[i] - query if place[i] >= 0 else None,
+                    "answer_prob": float(self.answer_logprob[i].exp()),
+                    "objects_prob": float(self.object_logprob[i].exp().sum()),
+                    "rank": int(self.rank[i]),
+                }
+            )
+        table = pd.DataFrame(rows).astype({"said_position": "Int64", "distance": "Int64"})
+        return table.assign(kind=pd.Categorical(table["kind"], categories=get_args(Kind)))
+
+
+def evaluate(subject: "Subject", prompts: Prompts, *, share_context: bool = True, batch: int = 70) -> Behaviour:
+    """Run the prompts as they are and read the prediction at `last`.
+
+    With `share_context`, the tokens that all prompts of a context begin with go through the model once,
+    and only the rest of each prompt after it. The result is that of whole prompts up to rounding. `batch` bounds the
+    prompts that are run together, but a context is never split. Raises `NotImplementedError` for a model that
+    rescales its logits after the output matrix. Paper: section 3, and the full-model column of Table 1.
+
+        p = boxes.prompts(subject, n=70, split="evaluation")
+        result = behaviour.evaluate(subject, p)
+        print(statistics.estimate(result.correct, p.contexts))
+    """
+    if batch < 1:
+        raise ValueError(f"batch={batch}: at least one prompt has to be run at a time")
+    if rescaled := [name for name in RESCALED if getattr(subject.model.config, name, None) not in (None, 1.0)]:
+        raise NotImplementedError(f"{subject.name} rescales its logits ({rescaled[0]}), which is not followed here")
+    plan = list(_plan(prompts, share_context, batch))
+    n, device = len(prompts), prompts.last.device
+    top, rank = (torch.empty(n, dtype=torch.long, device=device) for _ in range(2))
+    answer, objects = torch.empty(n, device=device), torch.empty(prompts.object_ids.shape, device=device)
+    computed = 0
+    with torch.no_grad():
+        for rows, prefix in tqdm(plan, desc="prompts", unit="batch", disable=None, leave=False):
+            part = prompts.select(rows)
+            hidden = _final(subject, part, prefix)
+            computed += int((part.last + 1 - prefix).sum()) + prefix * len(set(part.contexts.tolist()))
+            for some in torch.arange(len(part)).split(ROWS):
+                found = _read(subject, hidden[some], part.select(some))
+                for whole, piece in zip((top, answer, objects, rank), found, strict=True):
+                    whole[rows[some].to(device)] = piece
+    said = tuple(subject.tokenizer.decode([token]) for token in top.tolist())
+    return Behaviour(prompts, top, said, answer, objects, rank, computed, int((prompts.last + 1).sum()))
+
+
+def distances(table: pd.DataFrame) -> pd.DataFrame:
+    """Where a wrong object of the context was said: how far it stands from the right one, and how far a guess would.
+
+    `table` is `Behaviour.table()` for one number of boxes. One row a distance (in boxes, negative: before the right
+    one), with the number `n` of such errors, their `share`, and the share `guess` expected if every other object of the
+    same prompts were equally likely.
+
+        print(distances(behaviour.evaluate(subject, p).table()))
+    """
+    (boxes,) = table["boxes"].unique()
+    wrong = table[table["kind"] == "another object"]
+    places = range(1, boxes + 1)
+    guess = pd.Series([other - right for right in wrong["position"] for other in places if other != right], dtype=int)
+    rows = [step for step in range(1 - boxes, boxes) if step]
+    counts = wrong["distance"].astype(int).value_counts().reindex(rows, fill_value=0)
+    expected = guess.value_counts().reindex(rows, fill_value=0)
+    return pd.DataFrame(
+        {
+            "distance": rows,
+            "n": counts.to_numpy(),
+            "share": (counts / max(len(wrong), 1)).to_numpy(),
+            "guess": (expected / max(len(guess), 1)).to_numpy(),
+        }
+    )
+
+
+def sharing(subject: "Subject", prompts: Prompts, batch: int = 70) -> pd.DataFrame:
+    """What sharing the context saves: tokens run and seconds taken, with and without, and how far the results differ.
+
+    One row each way; `largest_difference` is in log-probability of the right object, `same_answer` the share of prompts
+    with the same most likely token. Seconds depend on the machine and on what else it does.
+
+        print(behaviour.sharing(subject, boxes.prompts(subject, n=21)))
+    """
+    rows, results = [], []
+    for share in (False, True):
+        start = time.perf_counter()
+        results.append(evaluate(subject, prompts, share_context=share, batch=batch))
+        seconds = time.perf_counter() - start
+        tokens, name = results[-1].tokens_computed, "shared" if share else "repeated"
+        rows.append({"context": name, "tokens": tokens, "tokens_per_prompt": tokens / len(prompts), "seconds": seconds})
+    whole, shared = results
+    same = (whole.top == shared.top).double().mean().item()
+    apart = (whole.answer_logprob - shared.answer_logprob).abs().max().item()
+    return pd.DataFrame(rows).assign(same_answer=same, largest_difference=apart)
+
+
+def _plan(prompts: Prompts, share_context: bool, batch: int) -> Iterator[tuple[Tensor, int]]:
+    """The batches: rows of prompts, and the number of tokens that those of one context have in common (0: not used)."""
+    if not share_context:
+        yield from ((rows, 0) for rows in torch.arange(len(prompts)).split(batch))
+        return
+    members: dict[int, list[int]] = {}
+    for row, context in enumerate(prompts.contexts.tolist()):
+        members.setdefault(context, []).append(row)
+    alike: dict[tuple[int, int], list[list[int]]] = {}
+    for rows in members.values():
+        alike.setdefault((_common(prompts, rows), len(rows)), []).append(rows)
+    for (prefix, size), groups in alike.items():
+        yield from ((some.flatten(), prefix) for some in torch.tensor(groups).split(max(batch // size, 1)))
+
+
+def _common(prompts: Prompts, rows: list[int]) -> int:
+    """How many tokens these prompts begin with together, short of the first `last`, which stays to be run."""
+    if len(rows) == 1:
+        return 0
+    ids = prompts.input_ids[rows]
+    same = (ids == ids[0]).all(0).int().cumprod(0).sum()
+    return min(int(same), int(prompts.last[rows].min()))
+
+
+def _final(subject: "Subject", part: Prompts, prefix: int) -> Tensor:
+    """(rows, width): the normed residual at `last`, contiguous. Rows of one context share the run of its prefix.
+
+    Padding is on the right, behind everything that is read, so that causality alone keeps it out.
+    """
+    body, cache = subject.model.base_model, DynamicCache(config=subject.model.config)
+    if prefix:
+        numbers = part.contexts.tolist()
+        spokesman = {number: row for row, number in enumerate(numbers)}
+        body(input_ids=part.input_ids[list(spokesman.values()), :prefix], past_key_values=cache, use_cache=True)
+        order = {number: i for i, number in enumerate(spokesman)}
+        cache.batch_select_indices(torch.tensor([order[number] for number in numbers], device=part.last.device))
+    ids = part.input_ids[:, prefix : int(part.last.max()) + 1]
+    hidden = body(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
+    return hidden[torch.arange(len(part), device=hidden.device), part.last - prefix].contiguous()
+
+
+def _read(subject: "Subject", hidden: Tensor, part: Prompts) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`top`, `answer_logprob`, `object_logprob` and `rank` of a few rows, from hidden states (rows, width).
+
+    Two-dimensional on purpose: a linear layer on a strided (rows, 1, width) slice copies its matrix for each row.
+    """
+    logits = subject.model.get_output_embeddings()(hidden).float()
+    known = part.answer_ids >= 0
+    right = logits.gather(1, part.answer_ids.clamp(min=0)[:, None])
+    total = logits.logsumexp(1, keepdim=True)
+    return (
+        logits.argmax(1),
+        (right - total).squeeze(1).masked_fill(~known, torch.nan),
+        logits.gather(1, part.object_ids) - total,
+        (logits > right).sum(1).masked_fill(~known, -1),
+    )
+
+
+def _kind(right: bool, in_context: bool, is_label: bool) -> Kind:
+    if right:
+        return "the right object"
+    if in_context:
+        return "another object"
+    return "a label" if is_label else "something else"

@@ -1,0 +1,122 @@
+"""How a chart is shown: its theme, its colours, its text for those who cannot see it, and its static picture.
+
+A chapter calls `enable()` once. From then on every Altair chart that ends a cell is shown as three things: the
+Vega-Lite specification (the book makes it interactive), a PNG picture (Jupyter, Colab and PDF show it) and the
+description in words.
+"""
+
+import base64
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import altair as alt
+import vl_convert
+
+MIME = "application/vnd.vegalite.v6+json"
+"""The media type of the specification. The suffix `+json` is what makes it legal in a notebook file."""
+
+VEGA_LITE = "6.4"
+"""The Vega-Lite version that Altair writes and that pictures and scripts are made with."""
+
+BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+PALETTE = (BLUE, VERMILLION, GREEN, PURPLE)
+"""Four colours that people with any common colour blindness tell apart, on white and on the dark page alike.
+
+There is no fifth one as good: a chart with more than four categories needs labels, facets or shapes.
+"""
+
+NEUTRAL = "#767676"
+"""Grey for chance lines, references and what is not the point; readable on white and on the dark page."""
+
+_NAME = "entity_circuits"
+
+
+def theme() -> dict[str, Any]:
+    """The Vega-Lite configuration of every chart: `{"config": {...}}`.
+
+    No colour of text, axis or grid is set here: a specification's own configuration wins over the page's, and the page
+    has to choose these by light or dark. All text is 12 pixels or larger.
+
+    >>> theme()["config"]["background"]
+    'transparent'
+    """
+    text = {"labelFontSize": 12, "titleFontSize": 13, "titleFontWeight": "normal"}
+    return {
+        "config": {
+            "background": "transparent",
+            "font": "Arial, Helvetica, sans-serif",
+            "view": {"continuousWidth": 420, "continuousHeight": 260, "stroke": None},
+            "axis": {**text, "labelLimit": 260, "gridOpacity": 0.5},
+            "legend": {**text, "labelLimit": 260, "symbolStrokeWidth": 2},
+            "header": {**text, "labelFontSize": 13},
+            "title": {"fontSize": 15, "subtitleFontSize": 13, "anchor": "start", "fontWeight": "bold"},
+            "text": {"fontSize": 12},
+            "mark": {"tooltip": True},
+            **{mark: {"color": BLUE} for mark in ("area", "bar", "circle", "line", "point", "square", "tick", "trail")},
+            "rule": {"color": NEUTRAL},
+            "range": {
+                "category": list(PALETTE),
+                "diverging": {"scheme": "blueorange"},
+                "heatmap": {"scheme": "viridis"},
+                "ramp": {"scheme": "viridis"},
+            },
+        }
+    }
+
+
+def enable() -> None:
+    """Show every Altair chart of this session with our theme and renderer. Call it in a chapter's first code cell.
+
+    From then on displaying a chart that has no description raises `ValueError`.
+
+    >>> enable()
+    >>> chart = alt.Chart(alt.Data(values=[{"x": 1}])).mark_point().encode(x="x:Q")
+    >>> sorted(render(chart.properties(description="One point at 1.").to_dict()))
+    ['application/vnd.vegalite.v6+json', 'image/png', 'text/plain']
+    """
+    alt.theme.register(_NAME, enable=True)(lambda: alt.theme.ThemeConfig(theme()))  # type: ignore[misc]
+    alt.renderers.register(_NAME, render)
+    alt.renderers.enable(_NAME)
+
+
+def render(spec: Mapping[str, Any], **_: Any) -> dict[str, Any]:
+    """A chart's specification -> what a notebook stores of it: specification, PNG (base64) and description.
+
+    Raises `ValueError` if the chart has no description: then it would not exist for a reader who cannot see it.
+    """
+    words = description(spec)
+    png = base64.b64encode(picture(spec, "png")).decode()
+    return {MIME: dict(spec), "image/png": png, "text/plain": words}
+
+
+def description(spec: Mapping[str, Any]) -> str:
+    """The chart in words, one or two sentences. Raises `ValueError` if it is missing or blank."""
+    words = spec.get("description")
+    if not isinstance(words, str) or not words.strip():
+        raise ValueError(
+            "this chart has no description. Say in a sentence or two what it shows, with its main numbers: "
+            '.properties(description="Accuracy falls from ... to ...")'
+        )
+    return words
+
+
+def picture(spec: Mapping[str, Any], kind: Literal["svg", "png"]) -> bytes:
+    """The static picture of a specification, on white so that it is readable wherever it is put.
+
+    The same specification gives the same bytes on one machine; fonts differ between machines.
+    """
+    text = json.dumps({**spec, "background": "white"})
+    if kind == "png":
+        return vl_convert.vegalite_to_png(text, scale=2, vl_version=VEGA_LITE)
+    return vl_convert.vegalite_to_svg(text, vl_version=VEGA_LITE).encode()
+
+
+def script() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one JavaScript file (0.9 MB) that defines `window.vegaEmbed` and nothing else.
+
+    It comes out of the installed vl-convert, so nothing is fetched. The function around it keeps the bundle's own
+    names (one is `_`) away from those of the page.
+    """
+    bundle = vl_convert.javascript_bundle(vl_version=VEGA_LITE)  # type: ignore[call-arg]  # the stub is wrong
+    return "(function(){" + bundle + "})();\n"

@@ -1,0 +1,149 @@
+"""The command line: `entity-circuits COMMAND`. `entity-circuits COMMAND --help` tells the rest."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; 0 if it did what was asked, 1 if it could not, 2 if it was asked in a wrong way.
+
+    Errors are one clear message on standard error; `--debug` shows where they come from.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.command(arguments) or 0)
+    except KeyboardInterrupt:
+        print("\nentity-circuits: stopped", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if arguments.debug or not _expected(error):
+            raise
+        print(f"entity-circuits: {error or type(error).__name__}", file=sys.stderr)
+        return 1
+
+
+def _expected(error: Exception) -> bool:
+    """Whether an error is one that the library raises on purpose, with a message for the reader."""
+    from .book import BookError
+
+    return isinstance(error, BookError | OSError | ValueError | RuntimeError | LookupError)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="entity-circuits", description="A runnable book on entity tracking.")
+    parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, function: Any, words: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=words, description=words)
+        added.set_defaults(command=function)
+        return added
+
+    command("models", _models, "list the models that have a name here")
+    fetch = command("fetch", _fetch, "fetch models, verify them and keep them in the cache")
+    fetch.add_argument("name", nargs="+", help="a name that `models` lists")
+
+    book = command("book", _book, "execute the chapters that need it and build the site")
+    half = book.add_mutually_exclusive_group()
+    half.add_argument("--execute-only", action="store_true", help="do not build the site")
+    half.add_argument("--build-only", action="store_true", help="do not execute chapters")
+    words = "execute this chapter (01_dataset, or its beginning 01); repeatable"
+    book.add_argument("--only", action="append", metavar="CHAPTER", help=words)
+    book.add_argument("--force", action="store_true", help="execute and build although nothing changed")
+    book.add_argument("--jobs", type=_positive, default=1, metavar="N", help="chapters executed at a time (default 1)")
+    words = "give a parameter to every chapter that declares it; repeatable"
+    book.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help=words)
+
+    command("check-site", _check_site, "check the built site: links, pictures, charts, other hosts")
+    serve = command("serve", _serve, "show the built site on this machine")
+    serve.add_argument("--port", type=int, default=8000, help="default 8000; 0 takes any free port")
+    strip = command("strip", _strip, "bring notebooks to their normal form: no outputs, no counts, fixed ids")
+    strip.add_argument("--check", action="store_true", help="change nothing; fail if a notebook is not in normal form")
+    strip.add_argument("notebook", nargs="*", type=Path, help="default: all chapters")
+    return parser
+
+
+def _models(_: argparse.Namespace) -> None:
+    from . import models
+
+    print(models.describe())
+
+
+def _fetch(arguments: argparse.Namespace) -> None:
+    from . import models
+
+    for name in arguments.name:
+        print(models.fetch(name))
+
+
+def _book(arguments: argparse.Namespace) -> None:
+    from . import book
+
+    if not arguments.build_only:
+        given = {name: _value(text) for name, text in arguments.parameter}
+        book.execute(arguments.only, given, jobs=arguments.jobs, force=arguments.force)
+    if not arguments.execute_only:
+        from . import site
+
+        site.build(force=arguments.force)
+
+
+def _check_site(_: argparse.Namespace) -> int:
+    from . import places, site
+
+    report = site.check(places.ROOT / "_build" / "html")
+    for page, weight in sorted(report.weights.items(), key=lambda item: -item[1]):
+        print(f"{weight / 1e6:8.2f} MB  {page}")
+    for problem in report.problems:
+        print(f"problem: {problem}", file=sys.stderr)
+    print(f"{len(report.weights)} pages, {len(report.problems)} problems")
+    return 1 if report.problems else 0
+
+
+def _serve(arguments: argparse.Namespace) -> None:
+    import threading
+
+    from . import places, site
+
+    html = places.ROOT / "_build" / "html"
+    if not (html / "index.html").is_file():
+        raise FileNotFoundError("there is no site yet; build it with `entity-circuits book`")
+    with site.server(html, arguments.port) as address:
+        print(f"{address}/ (stop with Ctrl+C)", flush=True)
+        threading.Event().wait()
+
+
+def _strip(arguments: argparse.Namespace) -> int:
+    from . import notebooks, places
+
+    wrong = 0
+    for path in arguments.notebook or sorted((places.ROOT / "chapters").glob("*.ipynb")):
+        plain = notebooks.text(notebooks.stripped(notebooks.read(path)))
+        if path.read_text(encoding="utf-8") == plain:
+            continue
+        wrong += 1
+        if arguments.check:
+            print(f"{path.name} is not in normal form; `entity-circuits strip` brings it there", file=sys.stderr)
+        else:
+            path.write_text(plain, encoding="utf-8")
+            print(f"{path.name} stripped")
+    return 1 if arguments.check and wrong else 0
+
+
+def _value(text: str) -> Any:
+    """A parameter as it is written: numbers, true, false, null and lists as in JSON, anything else as text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number

@@ -1,0 +1,187 @@
+"""Intervals for accuracies and scores. Prompts of a context are not independent: contexts are resampled."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+Statistic = Literal["mean", "median"]
+Values = Tensor | np.ndarray | Sequence[Any]
+
+DRAWS = 2000
+CHUNK = 4_000_000  # numbers held at once while medians are resampled (32 MB)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95% interval, the prompts `n` and the independent `contexts` it rests on.
+
+    The bounds are NaN where there is nothing to estimate the spread from: a single context.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    contexts: int
+
+    def __str__(self) -> str:
+        if np.isnan(self.low):
+            return f"{self.value:.2f}, n = {self.n}"
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}], n = {self.n}"
+
+    @property
+    def width(self) -> float:
+        """Upper bound minus lower bound."""
+        return self.high - self.low
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """`value`, `low` and `high` for every cell of a score table: float64 arrays of one shape, from n examples each."""
+
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    n: int
+
+
+def estimate(
+    values: Values, contexts: Values | None = None, *, statistic: Statistic = "mean", draws: int = DRAWS, seed: int = 0
+) -> Estimate:
+    """The mean (or median) of values (n,), with the 95% percentile interval of a bootstrap over contexts.
+
+    Contexts are drawn with replacement, each with all its prompts. Without `contexts` every value counts as one of its
+    own. Where all values agree the interval has no width; `wilson` is the safer choice there. Raises `ValueError` for
+    empty input, values that are not finite, or lengths that differ.
+
+        correct = torch.tensor([1, 1, 0, 0, 1, 0])
+        print(estimate(correct, contexts=[0, 0, 1, 1, 2, 2]))
+        # 0.50 [0.00, 1.00], n = 6
+    """
+    numbers = _array(values)
+    if numbers.ndim != 1 or not np.isfinite(numbers).all():
+        raise ValueError("an estimate needs one finite value a prompt; for a table of scores use `intervals`")
+    cells = intervals(numbers, contexts, statistic=statistic, draws=draws, seed=seed)
+    clusters = len(numbers) if contexts is None else len(np.unique(_array(contexts)))
+    return Estimate(float(cells.value), float(cells.low), float(cells.high), len(numbers), clusters)
+
+
+def difference(
+    first: Values, second: Values, contexts: Values | None = None, *, draws: int = DRAWS, seed: int = 0
+) -> Estimate:
+    """Mean of `first - second` for the same prompts in the same order, so that what they share cancels.
+
+    The interval comes from the bootstrap over contexts of `estimate`. Raises `ValueError` if the two differ in length.
+
+        before, after = torch.tensor([0, 1, 0, 1]), torch.tensor([1, 1, 0, 1])
+        print(difference(after, before, contexts=[0, 0, 1, 1]))
+        # 0.25 [0.00, 0.50], n = 4
+    """
+    one, other = _array(first), _array(second)
+    if one.shape != other.shape:
+        raise ValueError(f"a paired difference needs the same prompts twice, not {one.shape} and {other.shape}")
+    return estimate(one - other, contexts, draws=draws, seed=seed)
+
+
+def wilson(successes: int, n: int, level: float = 0.95) -> Estimate:
+    """Wilson's interval for a proportion of `n` independent trials, in [0, 1]. It has a width even at 0 and at 1.
+
+    It knows nothing of contexts: for prompts that share one it is too narrow, or too wide, by as much as they agree.
+    Raises `ValueError` unless 0 <= successes <= n and n > 0.
+
+        print(wilson(10, 10))
+        # 1.00 [0.72, 1.00], n = 10
+    """
+    if not 0 <= successes <= n or n == 0:
+        raise ValueError(f"{successes} successes in {n} trials")
+    z = NormalDist().inv_cdf(0.5 + level / 2)
+    share, scale = successes / n, 1 + z**2 / n
+    middle = (share + z**2 / (2 * n)) / scale
+    half = z / scale * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
+    return Estimate(share, max(middle - half, 0.0), min(middle + half, 1.0), n, n)
+
+
+def intervals(
+    per_example: Values,
+    contexts: Values | None = None,
+    *,
+    statistic: Statistic = "mean",
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Intervals:
+    """For each cell of scores (..., n), the mean or median of its n examples with a 95% bootstrap interval, each (...).
+
+    One set of draws serves all cells, so that cells can be compared. A cell with a NaN (a head with no path) stays NaN.
+    Raises `ValueError` for empty input, an unknown statistic, or contexts (n,) of another length.
+
+        table = intervals(scores.per_example, statistic="median")     # (layers, heads, n)
+        surely_negative = table.high < 0
+    """
+    values = _array(per_example)
+    if values.ndim == 0 or values.size == 0:
+        raise ValueError("there is nothing to estimate from: no examples")
+    if statistic not in ("mean", "median"):
+        raise ValueError(f"no statistic called {statistic!r}: mean or median")
+    n = values.shape[-1]
+    groups = np.arange(n) if contexts is None else np.unique(_array(contexts), return_inverse=True)[1]
+    if len(groups) != n:
+        raise ValueError(f"{n} examples, but {len(groups)} context numbers")
+    clusters = int(groups.max()) + 1
+    cells = values.reshape(-1, n)
+    random = np.random.default_rng(seed)
+    picked = random.integers(clusters, size=(draws, clusters))
+    if statistic == "mean":
+        value, resampled = cells.mean(axis=1), _means(cells, groups, picked)
+    else:
+        value, resampled = np.median(cells, axis=1), _medians(cells, groups, picked)
+    low, high = np.quantile(resampled, [0.025, 0.975], axis=1)
+    if clusters == 1:
+        low, high = np.full_like(value, np.nan), np.full_like(value, np.nan)
+    shape = values.shape[:-1]
+    return Intervals(value.reshape(shape), low.reshape(shape), high.reshape(shape), n)
+
+
+def by(frame: pd.DataFrame, columns: str | list[str], value: str = "correct") -> pd.DataFrame:
+    """One row a group of `columns`, with `value`, `low`, `high`, `n` and `contexts`: the table that a figure shows.
+
+    `frame` has one row a prompt and a column `context`; groups keep their order of appearance.
+
+        accuracy = by(behaviour.table(), "position")
+    """
+    names = [columns] if isinstance(columns, str) else columns
+    rows = []
+    for key, part in frame.groupby(names, sort=False, observed=True):
+        found = estimate(part[value].to_numpy(), part["context"].to_numpy())
+        rows.append(dict(zip(names, key, strict=True)) | vars(found))
+    return pd.DataFrame(rows)
+
+
+def _means(cells: np.ndarray, groups: np.ndarray, picked: np.ndarray) -> np.ndarray:
+    """(cells, draws): each draw's mean, from sums and sizes of the contexts, so that no example is copied."""
+    clusters = picked.shape[1]
+    member = np.equal.outer(groups, np.arange(clusters)).astype(float)
+    times = np.stack([np.bincount(row, minlength=clusters) for row in picked], axis=1).astype(float)
+    sums = cells @ member @ times
+    return sums / (member.sum(axis=0) @ times)
+
+
+def _medians(cells: np.ndarray, groups: np.ndarray, picked: np.ndarray) -> np.ndarray:
+    """(cells, draws): each draw's median. Draws differ in length where contexts do, so they go one by one."""
+    members = [np.flatnonzero(groups == cluster) for cluster in range(picked.shape[1])]
+    if len({len(rows) for rows in members}) > 1:
+        return np.stack([np.median(cells[:, np.concatenate([members[i] for i in row])], axis=1) for row in picked], 1)
+    rows = np.stack(members)[picked].reshape(len(picked), -1)
+    step = max(CHUNK // rows.size, 1)
+    return np.concatenate([np.median(cells[i : i + step][:, rows], axis=2) for i in range(0, len(cells), step)])
+
+
+def _array(values: Values) -> np.ndarray:
+    """Any of tensor, array or sequence as float64 in memory."""
+    if isinstance(values, Tensor):
+        values = values.detach().cpu().double().numpy()
+    return np.asarray(values, dtype=float)

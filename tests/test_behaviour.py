@@ -1,0 +1,172 @@
+"""What a model says: sharing a context changes nothing but the work, and every answer is sorted into the right kind."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import tiny
+import torch
+from entity_circuits import behaviour, boxes
+
+
+@pytest.fixture(scope="module", params=["qwen2", "llama", "mistral"])
+def subject(request):
+    return tiny.subject(request.param, seed=0)
+
+
+def plainly(subject, prompts):
+    """By definition: one whole forward pass a prompt, no batch, no padding, no cache."""
+    tops, logprobs = [], []
+    with torch.no_grad():
+        for row in range(len(prompts)):
+            ids = prompts.input_ids[row : row + 1, : int(prompts.last[row]) + 1]
+            logits = subject.model(input_ids=ids).logits[0, -1].log_softmax(-1)
+            tops.append(logits.argmax())
+            logprobs.append(logits)
+    return torch.stack(tops), torch.stack(logprobs)
+
+
+def agrees(subject, prompts, **options):
+    """The behaviour, after checking it against the definition."""
+    found = behaviour.evaluate(subject, prompts, **options)
+    top, logprobs = plainly(subject, prompts)
+    assert torch.equal(found.top, top)
+    answers = logprobs.gather(1, prompts.answer_ids.clamp(min=0)[:, None]).squeeze(1)
+    known = prompts.answer_ids >= 0
+    assert torch.allclose(found.answer_logprob[known], answers[known], atol=1e-5, rtol=0)
+    assert found.answer_logprob[~known].isnan().all()
+    assert torch.allclose(found.object_logprob, logprobs.gather(1, prompts.object_ids), atol=1e-5, rtol=0)
+    better = (logprobs > answers[:, None] + 1e-5).sum(1)
+    assert torch.equal(found.rank[known], better[known]) and (found.rank[~known] == -1).all()
+    return found
+
+
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("template", sorted(boxes.TEMPLATES))
+def test_both_ways_equal_the_plain_forward_pass(subject, share, template):
+    agrees(subject, boxes.prompts(subject, n=21, template=template), share_context=share)
+
+
+@pytest.mark.parametrize("batch", [1, 7, 10, 1000])
+def test_the_batch_does_not_matter(subject, batch):
+    prompts = boxes.prompts(subject, n=21)
+    for share in (True, False):
+        agrees(subject, prompts, share_context=share, batch=batch)
+
+
+def test_prompts_and_prefixes_of_unequal_length_are_kept_apart(subject):
+    drawn = boxes.prompts(subject, n=20, boxes=5)
+    wordy = boxes.Template(statement="there is a {object} in Box {label}", query="In Box {label} there is the")
+    templates = [*drawn.templates[:10], *[wordy] * 10]
+    mixed = boxes.from_worlds(subject, drawn.worlds, drawn.queries, template=templates)
+    assert len(set(mixed.last.tolist())) == 2
+    assert len({prefix for _, prefix in behaviour._plan(mixed, True, 70)}) == 2
+    agrees(subject, mixed)
+
+
+def test_continuations_of_unequal_length_are_read_each_at_its_own_last(subject):
+    drawn = boxes.prompts(subject, n=6, boxes=3)
+    templates = [boxes.Template(query="Box {label} " + ("holds a", "has")[row % 2]) for row in range(6)]
+    mixed = boxes.from_worlds(subject, drawn.worlds, drawn.queries, template=templates)
+    assert len(set(mixed.last.tolist())) == 2
+    found = agrees(subject, mixed)
+    assert found.tokens_computed < found.tokens_without_sharing / 1.5
+
+
+def test_scattered_and_incomplete_contexts_come_back_in_their_rows(subject):
+    prompts = boxes.prompts(subject, n=28)
+    agrees(subject, prompts.select([20, 3, 27, 14, 4, 0, 21, 6, 15]), batch=3)
+
+
+def test_prompts_without_an_answer_have_none(subject):
+    noise = boxes.noise(subject, boxes.prompts(subject, n=7))
+    found = agrees(subject, noise)
+    assert not found.correct.any()
+
+
+def test_the_prefix_is_found_from_the_tokens_not_from_the_context_number(subject):
+    """Prompts that are numbered alike but begin with different words share only what they have in common."""
+    prompts = boxes.prompts(subject, n=14)
+    mislabelled = replace(prompts, contexts=torch.zeros(14, dtype=torch.long))
+    (plan,) = behaviour._plan(mislabelled, True, 70)
+    assert plan[1] == 1  # "The"
+    agrees(subject, mislabelled)
+
+
+def test_the_tokens_of_shared_contexts_are_counted(subject):
+    prompts = boxes.prompts(subject, n=21)
+    whole, shared = (behaviour.evaluate(subject, prompts, share_context=share) for share in (False, True))
+    assert whole.tokens_computed == whole.tokens_without_sharing == shared.tokens_without_sharing == 21 * 53
+    assert shared.tokens_computed == 3 * (50 + 7 * 3)
+
+
+def test_the_model_really_runs_fewer_tokens(subject):
+    seen = []
+    hook = subject.model.model.layers[0].register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0].shape[:2].numel())
+    )
+    try:
+        found = behaviour.evaluate(subject, boxes.prompts(subject, n=21))
+    finally:
+        hook.remove()
+    assert sum(seen) == found.tokens_computed
+
+
+def test_bad_requests_fail_before_the_model_runs(subject):
+    prompts = boxes.prompts(subject, n=7)
+    with pytest.raises(ValueError, match="batch=0"):
+        behaviour.evaluate(subject, prompts, batch=0)
+    capped = SimpleNamespace(name="capped", model=SimpleNamespace(config=SimpleNamespace(final_logit_softcapping=30.0)))
+    with pytest.raises(NotImplementedError, match="final_logit_softcapping"):
+        behaviour.evaluate(capped, prompts)
+
+
+def said(prompts, *answers):
+    """A behaviour in which these words were the most likely ones."""
+    tokenizer = tiny.tokenizer()
+    top = torch.tensor([tokenizer(" " + word)["input_ids"][0] for word in answers])
+    logprob = torch.full((len(prompts),), 0.25).log()
+    objects = torch.full((len(prompts), prompts.boxes), 0.1).log()
+    return behaviour.Behaviour(
+        prompts, top, tuple(f" {word}" for word in answers), logprob, objects, torch.zeros(len(prompts)), 0, 0
+    )
+
+
+def world_prompts():
+    world = boxes.World(("apple", "cup", "bell"), ("F", "Q", "A"))
+    reader = SimpleNamespace(tokenizer=tiny.tokenizer(), device=torch.device("cpu"))
+    return boxes.from_worlds(reader, [world] * 3, [0, 1, 2])
+
+
+def test_every_answer_is_sorted_into_its_kind_with_its_distance():
+    table = said(world_prompts(), "apple", "bell", "Q").table()
+    assert table["kind"].tolist() == ["the right object", "another object", "a label"]
+    assert table["distance"].tolist()[:2] == [0, 1] and pd.isna(table["distance"][2])
+    assert table["said_position"].tolist()[:2] == [1, 3]
+    assert table["correct"].tolist() == [True, False, False]
+    assert table["position"].tolist() == [1, 2, 3]
+    assert table["answer_prob"].tolist() == pytest.approx([0.25] * 3)
+    assert table["objects_prob"].tolist() == pytest.approx([0.3] * 3)
+    other = said(world_prompts(), "dog", "cup", "apple").table()
+    assert other["kind"].tolist() == ["something else", "the right object", "another object"]
+    assert other["distance"].tolist()[1:] == [0, -2]
+
+
+def test_a_guess_is_worked_out_for_the_prompts_that_went_wrong():
+    table = behaviour.distances(said(world_prompts(), "cup", "cup", "apple").table()).set_index("distance")
+    assert table["n"].to_dict() == {-2: 1, -1: 0, 1: 1, 2: 0}
+    assert table["guess"].to_dict() == pytest.approx({-2: 0.25, -1: 0.25, 1: 0.25, 2: 0.25})
+    assert table["share"].sum() == pytest.approx(1)
+
+
+def test_distances_of_a_model_without_such_errors_are_zero():
+    table = behaviour.distances(said(world_prompts(), "apple", "cup", "bell").table())
+    assert (table[["n", "share", "guess"]] == 0).all(axis=None)
+
+
+def test_the_saving_is_reported_with_the_agreement(subject):
+    table = behaviour.sharing(subject, boxes.prompts(subject, n=14))
+    assert table["tokens"].tolist() == [14 * 53, 2 * (50 + 7 * 3)]
+    assert (table["same_answer"] == 1).all() and (table["largest_difference"] < 1e-5).all()
+    assert (table["seconds"] > 0).all()

@@ -1,0 +1,239 @@
+"""Executing chapters, with tiny notebooks in a folder of their own that looks like the repository."""
+
+import json
+from pathlib import Path
+from textwrap import dedent
+
+import nbformat
+import pytest
+from entity_circuits import book, cli, notebooks
+from entity_circuits.book import BookError
+
+PARAMETERS = ("boxes = 7\nseed = 0", ["parameters"])
+
+
+def notebook(*cells) -> str:
+    """The text of a notebook with these code cells; a cell is its source, or its source and tags."""
+    made = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
+    for cell in cells:
+        source, tags = (cell, []) if isinstance(cell, str) else cell
+        made.cells.append(nbformat.v4.new_code_cell(dedent(source), metadata={"tags": tags}))
+    return notebooks.text(notebooks.stripped(made))
+
+
+@pytest.fixture
+def house(tmp_path):
+    """A repository with one chapter, a library of one file and a data file."""
+    for folder in ("chapters", "lib", "data"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "_toc.yml").write_text("root: intro\nchapters:\n- file: chapters/01_one\n- file: page\n")
+    (tmp_path / "chapters" / "01_one.ipynb").write_text(notebook(PARAMETERS, "print(boxes + seed)"))
+    (tmp_path / "lib" / "one.py").write_text("ONE = 1\n")
+    (tmp_path / "data" / "words.csv").write_text("apple\n")
+    return tmp_path
+
+
+def add(house: Path, name: str, *cells) -> None:
+    (house / "chapters" / f"{name}.ipynb").write_text(notebook(*cells))
+    with (house / "_toc.yml").open("a") as contents:
+        contents.write(f"- file: chapters/{name}\n")
+
+
+def executed(house: Path, name: str = "01_one") -> Path:
+    return house / "build" / "executed" / "chapters" / f"{name}.ipynb"
+
+
+def outputs(house: Path, name: str = "01_one") -> str:
+    cells = json.loads(executed(house, name).read_text("utf-8"))["cells"]
+    return "".join("".join(output.get("text", "")) for cell in cells for output in cell.get("outputs", []))
+
+
+def ran(house: Path, **options) -> list[str]:
+    return [run.chapter for run in book.execute(root=house, **options)]
+
+
+@pytest.fixture
+def pretend(monkeypatch):
+    """Chapters count as executed without a kernel: for the tests of what is run, not of how."""
+
+    def run(jobs, _, root):
+        for job in jobs:
+            executed(root, job.chapter).write_text(json.dumps({"metadata": {"book": job.record}}))
+        return [book.Run(job.chapter, "", 0, 0, job.parameters) for job in jobs]
+
+    monkeypatch.setattr(book, "_execute", run)
+
+
+def test_a_chapter_is_executed_noted_and_then_left_alone(house, capfd):
+    add(house, "02_two", "import os\nfrom entity_circuits import book", "book.note(model='tiny', fingerprint='ab12')")
+    assert ran(house) == ["01_one", "02_two"]
+    assert outputs(house) == "7\n"
+    run = book.runs(house)["02_two"]
+    assert run.notes == {"model": "tiny", "fingerprint": "ab12"}
+    assert "ab12" not in json.dumps([cell.get("outputs") for cell in notebooks.read(executed(house, "02_two")).cells])
+    assert run.peak_bytes > 10 * 2**20
+    assert run.machine["cores"] >= 1
+    assert "torch" in run.versions
+    told = capfd.readouterr().err
+    assert "01_one: code cell 2 of 2 (print(boxes + seed))" in told
+    assert "02_two: done in" in told
+    assert ran(house) == []
+    assert ran(house, only=["02"], force=True) == ["02_two"]
+
+
+def test_a_failing_cell_is_told_and_leaves_no_executed_copy(house):
+    add(house, "02_two", "fine = 1", "left = 1\nright = 0\nleft / right")
+    executed(house, "02_two").parent.mkdir(parents=True)
+    executed(house, "02_two").write_text("an earlier copy")
+    with pytest.raises(BookError, match=r"02_two: code cell 2 of 2 \(left = 1\) failed: ZeroDivisionError") as caught:
+        book.execute(["02"], root=house)
+    assert "left / right" in str(caught.value)
+    assert not executed(house, "02_two").exists()
+    assert executed(house, "02_two").with_suffix(".partial.ipynb").exists()
+    assert "02_two" not in book.runs(house)
+
+
+def test_two_at_a_time_give_the_same_bytes_as_one(house):
+    for name in ("02_two", "03_three"):
+        cells = "import sys, time\nfor i in range(3):\n    print(i, flush=True); time.sleep(0.02)", "{'a', 'b', 'c'}"
+        add(house, name, PARAMETERS, *cells, "print('no' + 'ise', file=sys.stderr)")
+    book.execute(["02", "03"], {"seed": 3}, root=house)
+    before = [executed(house, name).read_bytes() for name in ("02_two", "03_three")]
+    book.execute(["02", "03"], {"seed": 3}, jobs=2, force=True, root=house)
+    assert [executed(house, name).read_bytes() for name in ("02_two", "03_three")] == before
+    assert b"noise" not in before[0]
+    assert sum(b"injected-parameters" in text for text in before) == 2
+
+
+def test_a_parameter_reaches_the_chapter(house):
+    book.execute(parameters={"boxes": 3}, root=house)
+    assert outputs(house) == "3\n"
+    assert book.runs(house)["01_one"].parameters == {"boxes": 3}
+
+
+def test_a_path_of_this_machine_in_an_output_is_refused(house):
+    (house / "chapters" / "01_one.ipynb").write_text(notebook("import pathlib\nprint(pathlib.Path('x').resolve())"))
+    with pytest.raises(BookError, match="cell 1 shows a path of this machine"):
+        book.execute(root=house)
+    assert not executed(house).exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"boxs": 3}, "no chapter has a parameter 'boxs'; there are boxes, seed"),
+        ({"boxes": "three"}, "parameter 'boxes' has to be of type int like its default 7, not 'three'"),
+    ],
+)
+def test_an_unknown_or_unfitting_parameter_stops_before_anything_runs(house, given, message):
+    with pytest.raises(BookError, match=message):
+        book.execute(parameters=given, root=house)
+    assert not executed(house).parent.exists()
+
+
+def test_a_parameter_goes_to_every_chapter_that_declares_it_and_to_no_other(house, pretend):
+    add(house, "02_two", ("seed = 0", ["parameters"]))
+    add(house, "03_three", "1 + 1")
+    runs = book.execute(parameters={"seed": 4, "boxes": 2}, root=house)
+    assert [run.parameters for run in runs] == [{"boxes": 2, "seed": 4}, {"seed": 4}, {}]
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("chapters/01_one.ipynb", None),
+        ("lib/one.py", "ONE = 2\n"),
+        ("lib/deeper/two.py", "TWO = 2\n"),
+        ("data/words.csv", "pear\n"),
+        ("constraints.txt", "torch==2.13.0\n"),
+    ],
+)
+def test_a_change_of_anything_a_chapter_rests_on_executes_it_again(house, pretend, path, text):
+    assert ran(house) == ["01_one"]
+    assert ran(house) == []
+    (house / path).parent.mkdir(exist_ok=True)
+    (house / path).write_text(text or notebook(PARAMETERS, "print(boxes)"))
+    assert ran(house) == ["01_one"]
+    assert ran(house) == []
+
+
+def test_other_parameters_execute_again_and_the_command_line_does_not(house, pretend):
+    assert ran(house) == ["01_one"]
+    (house / "lib" / "cli.py").write_text("# only the command line\n")
+    assert ran(house) == []
+    assert ran(house, parameters={"seed": 1}) == ["01_one"]
+    assert ran(house, parameters={"seed": 1}) == []
+    assert ran(house) == ["01_one"]
+
+
+def test_a_chapter_that_is_not_there_is_named(house):
+    with pytest.raises(BookError, match="there is no chapter '09'; there are 01_one"):
+        book.execute(["09"], root=house)
+    with (house / "_toc.yml").open("a") as contents:
+        contents.write("- file: chapters/07_lost\n")
+    with pytest.raises(BookError, match="do not exist: 07_lost"):
+        book.chapters(house)
+
+
+def test_an_address_or_an_error_in_an_output_is_a_problem(tmp_path):
+    shown = nbformat.v4.new_output("execute_result", {"text/plain": "<object at 0x7f3a11c2>"})
+    error = nbformat.v4.new_output("error", ename="ValueError", evalue="no", traceback=[])
+    picture = nbformat.v4.new_output("display_data", {"image/png": "0xabcdef0123"})
+    cells = [nbformat.v4.new_code_cell("x", outputs=[output]) for output in (shown, error, picture)]
+    found = notebooks.problems(nbformat.v4.new_notebook(cells=cells), tmp_path)
+    assert len(found) == 2
+    assert "cell 1 shows a memory address" in found[0]
+    assert "cell 2 stores an error: ValueError: no" in found[1]
+
+
+def test_a_path_that_the_reader_gave_may_be_shown(tmp_path):
+    output = nbformat.v4.new_output("stream", text=f"model {tmp_path}/mine")
+    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x", outputs=[output])])
+    assert notebooks.problems(made, tmp_path) != []
+    assert notebooks.problems(made, tmp_path, [f"{tmp_path}/mine"]) == []
+
+
+def test_the_normal_form_keeps_what_was_written_and_drops_what_was_computed(tmp_path):
+    cell = nbformat.v4.new_code_cell("x = 1  \n", metadata={"tags": ["parameters"], "collapsed": True})
+    cell.outputs, cell.execution_count = [nbformat.v4.new_output("stream", text="1")], 9
+    page = {"myst": {"html_meta": {"description": "A page."}}, "widgets": {}}
+    made = nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_markdown_cell("# Title")], metadata=page)
+    plain = notebooks.stripped(made)
+    assert plain.metadata["myst"] == page["myst"]
+    assert "widgets" not in plain.metadata
+    assert plain.cells[0].source == "x = 1"
+    assert plain.cells[0].outputs == []
+    assert plain.cells[0].execution_count is None
+    assert plain.cells[0].metadata == {"tags": ["parameters"]}
+    assert plain.cells[0].id == cell.id
+    assert notebooks.text(notebooks.stripped(plain)) == notebooks.text(plain)
+    assert notebooks.text(plain) == notebooks.text(nbformat.reads(notebooks.text(plain), as_version=4))
+    nbformat.validate(plain)
+
+
+def test_each_line_of_a_cell_is_a_line_of_the_file():
+    made = notebooks.stripped(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x = 1\ny = 2")]))
+    assert [line.strip() for line in notebooks.text(made).splitlines()].count('"x = 1\\n",') == 1
+
+
+def test_the_chapters_of_the_book_are_in_normal_form(capsys):
+    assert cli.main(["strip", "--check"]) == 0, capsys.readouterr().err
+
+
+def test_a_mistake_on_the_command_line_is_one_line_without_a_traceback(capsys):
+    assert cli.main(["book", "--only", "nowhere", "--execute-only"]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("entity-circuits: there is no chapter 'nowhere'")
+    assert told.count("\n") == 1
+    with pytest.raises(SystemExit) as wrong:
+        cli.main(["book", "--jobs", "0"])
+    assert wrong.value.code == 2
+
+
+def test_help_does_not_load_torch_or_papermill(capsys):
+    import subprocess
+    import sys
+
+    script = "import sys, entity_circuits.cli as c\ntry: c.main(['book', '--help'])\nexcept SystemExit: pass\n"
+    script += "assert not {'torch', 'papermill', 'sphinx', 'altair'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)

@@ -1,0 +1,305 @@
+"""The house holds together: floors, dependencies, stored notebooks, and what the documents promise."""
+
+import ast
+import datetime
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires, version
+from pathlib import Path
+
+import pytest
+import yaml
+from entity_circuits import cli, places
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+LIB = places.ROOT / "lib" / "entity_circuits"
+CHAPTERS = sorted((places.ROOT / "chapters").glob("*.ipynb"))
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "book/how_to.md"]
+
+FLOORS = {
+    1: "places vocabulary charts paper statistics results heads",
+    2: "boxes weights subjects models precision",
+    3: "toy edits runs behaviour desiderata",
+    4: "blocks replay",
+    5: "path_patching ablation knockout dcm cmap",
+    6: "summaries cost figures circuit_figures finetune official",
+    7: "notebooks book site sphinx_ext cli",
+}
+FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}
+
+# Declared, and used otherwise than by an import.
+NOT_IMPORTED = {
+    "jupyter-book": "started as a program",
+    "ipykernel": "runs the notebooks",
+    "sphinx-exercise": "named in _config.yml",
+    "sphinx-mathjax-offline": "read as files",
+    "accelerate": "for training, which is to come",
+    "playwright": "imported by name, where it is installed",
+    "pytest-timeout": "a plugin of pytest",
+    "ruff": "started as a program",
+    "mypy": "started as a program",
+    "pandas-stubs": "types",
+    "types-tqdm": "types",
+}
+
+
+# The floors
+
+
+def within(name: str) -> set[str]:
+    """The files of the library that a file of it imports, those for types only left out."""
+    found: set[str] = set()
+    known = {path.stem for path in LIB.glob("*.py")}
+    for node in runtime_nodes(ast.parse((LIB / f"{name}.py").read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("entity_circuits")):
+            module = (node.module or "").removeprefix("entity_circuits").strip(".")
+            found |= {module} if module else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("entity_circuits.")}
+    return (found & known) - {"__init__"}
+
+
+def runtime_nodes(node: ast.AST) -> Iterator[ast.AST]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        yield child
+        yield from runtime_nodes(child)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in LIB.glob("*.py") if path.stem != "__init__"))
+def test_a_file_of_the_library_has_a_floor_and_imports_from_no_higher_one(name):
+    assert name in FLOOR, "a new file: give it a floor in tests/test_house.py"
+    higher = {other: FLOOR.get(other) for other in within(name) if FLOOR.get(other, 0) > FLOOR[name]}
+    assert not higher, f"{name} is on floor {FLOOR[name]}"
+
+
+def test_the_library_imports_in_no_circles():
+    graph = {path.stem: within(path.stem) for path in LIB.glob("*.py")}
+    assert graph["replay"], "no imports were found at all"
+    try:
+        list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(f"a circle: {' -> '.join(error.args[1])}")
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    program = "import sys, entity_circuits, entity_circuits.cli; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "transformers", "pandas", "altair"} & set(loaded)
+
+
+# Dependencies
+
+
+def project() -> dict:
+    return tomllib.loads((places.ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def declared() -> dict[str, Requirement]:
+    """Every dependency of pyproject.toml, of the extras too, by name."""
+    table = project()["project"]
+    lines = table["dependencies"] + [line for extra in table["optional-dependencies"].values() for line in extra]
+    return {canonicalize_name(requirement.name): requirement for requirement in map(Requirement, lines)}
+
+
+def pins() -> dict[str, str]:
+    lines = (places.ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    found = [line.split("==") for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(name): pinned for name, pinned in found}
+
+
+def imported(*folders: str) -> dict[str, set[str]]:
+    """The packages imported under these folders (and by the chapters), each with the files that do."""
+    sources = {path: path.read_text(encoding="utf-8") for folder in folders for path in Path(folder).rglob("*.py")}
+    for path in CHAPTERS:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        sources[path] = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    own = {"entity_circuits"} | {path.stem for path in sources}
+    found: dict[str, set[str]] = {}
+    for path, source in sources.items():
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            else:
+                modules = [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for package in {module.partition(".")[0] for module in modules} - own - sys.stdlib_module_names:
+                found.setdefault(package, set()).add(path.name)
+    return found
+
+
+def all_imports() -> dict[str, set[str]]:
+    return imported(*(str(places.ROOT / folder) for folder in ("lib", "tests", "benchmarks")))
+
+
+def test_every_imported_package_is_declared():
+    named = packages_distributions()
+    missing = {
+        package: files
+        for package, files in all_imports().items()
+        if not {canonicalize_name(name) for name in named.get(package, [package])} & declared().keys()
+    }
+    assert not missing
+
+
+def test_every_declared_package_is_used():
+    named = packages_distributions()
+    used = {canonicalize_name(name) for package in all_imports() for name in named.get(package, [package])}
+    assert declared().keys() - used == NOT_IMPORTED.keys()
+
+
+def test_constraints_pin_every_declared_dependency_at_a_version_it_allows():
+    pinned = pins()
+    assert declared().keys() <= pinned.keys()
+    refused = {name for name, wanted in declared().items() if not wanted.specifier.contains(Version(pinned[name]))}
+    assert not refused
+
+
+def test_constraints_pin_all_that_the_dependencies_bring():
+    todo, seen = [(name, frozenset(wanted.extras)) for name, wanted in declared().items()], set()
+    while todo:
+        name, extras = todo.pop()
+        if (name, extras) in seen:
+            continue
+        seen.add((name, extras))
+        try:
+            lines = requires(name) or []
+        except PackageNotFoundError:
+            continue  # of an extra that is not installed here
+        for wanted in map(Requirement, lines):
+            if not wanted.marker or any(wanted.marker.evaluate({"extra": extra}) for extra in {"", *extras}):
+                todo.append((canonicalize_name(wanted.name), frozenset(wanted.extras)))
+    assert len({name for name, _ in seen}) > 100, "the dependencies were not followed"
+    assert {name for name, _ in seen} <= pins().keys()
+
+
+def test_constraints_hold_plain_versions_only():
+    for line in (places.ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
+        assert line.startswith("#") or re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", line), line
+
+
+def test_what_builds_the_package_is_pinned_too():
+    assert project()["build-system"]["requires"] == [f"setuptools=={pins()['setuptools']}"]
+
+
+def test_the_environment_has_the_pinned_versions():
+    installed = {}
+    for name in pins():
+        try:
+            installed[name] = version(name).partition("+")[0]
+        except PackageNotFoundError:
+            continue
+    assert {name: pins()[name] for name in installed} == installed
+
+
+# What is stored
+
+
+def stored() -> list[Path]:
+    """Every file that is or would be committed."""
+    if shutil.which("git") is None or not (places.ROOT / ".git").exists():
+        pytest.skip("not a clone")
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=places.ROOT, capture_output=True, text=True, check=True).stdout
+    return [path for name in listed.split("\0") if name and (path := places.ROOT / name).is_file()]
+
+
+def test_no_file_names_a_folder_of_one_machine_or_the_host_of_a_registry():
+    hosts = ["pypi" + r"\.org", "python" + r"hosted\.org", "npm" + r"js\.org", "deb" + r"ian\.org"]
+    folders = [rf"(?<![\w.~$}}*-])/{folder}/" for folder in ("root", "work", "opt", "home", "Users", "mnt")]
+    forbidden = re.compile("|".join(hosts + folders).encode())
+    found = {
+        str(path.relative_to(places.ROOT)): sorted(set(forbidden.findall(content)))
+        for path in stored()
+        if forbidden.search(content := path.read_bytes())
+    }
+    assert not found
+
+
+def test_no_stored_file_is_large_or_made_by_a_build():
+    for path in stored():
+        name = path.relative_to(places.ROOT).as_posix()
+        assert path.stat().st_size < 8_000_000, name
+        assert not name.startswith(("build/", "_build/", ".venv/")), name
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_a_chapter_is_stored_without_outputs_with_fixed_ids_and_parameters(path):
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    assert notebook["metadata"]["kernelspec"]["name"] == "python3"
+    ids = [cell["id"] for cell in notebook["cells"]]
+    assert len(ids) == len(set(ids))
+    assert all(re.fullmatch(r"[a-z][a-z0-9-]*", name) for name in ids), ids
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
+    assert sum("parameters" in cell["metadata"].get("tags", []) for cell in code) == 1
+
+
+def test_the_chapters_are_those_of_the_table_of_contents():
+    contents = (places.ROOT / "_toc.yml").read_text(encoding="utf-8")
+    assert re.findall(r"chapters/(\w+)", contents) == [path.stem for path in CHAPTERS] != []
+
+
+# What the documents promise
+
+
+def test_the_citation_names_the_paper_its_five_authors_and_a_full_date():
+    citation = yaml.safe_load((places.ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["message"]
+    assert citation["authors"]
+    datetime.date.fromisoformat(str(citation["date-released"]))
+    paper = citation["preferred-citation"]
+    assert [author["family-names"] for author in paper["authors"]] == ["Prakash", "Shaham", "Haklay", "Belinkov", "Bau"]
+    assert (paper["year"], paper["type"]) == (2024, "conference-paper")
+
+
+def test_version_and_date_are_the_same_everywhere():
+    citation = yaml.safe_load((places.ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    released = re.search(r"^## \[(\d.*?)\] - (\S+)$", (places.ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    assert released
+    assert released.groups() == (citation["version"], str(citation["date-released"]))
+    assert citation["version"] == project()["project"]["version"]
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_commands_in_a_document_exist(name):
+    text = (places.ROOT / name).read_text(encoding="utf-8")
+    code = "\n".join(re.findall(r"^\$ .*$|`[^`\n]+`", text, re.MULTILINE))
+    targets = set(re.findall(r"^([a-z]+):", (places.ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    asked = set(re.findall(r"\bmake ([a-z]+)", code))
+    assert {"book", "test"} <= asked <= targets
+    for command in set(re.findall(r"\bentity-circuits ([a-z][a-z-]*)", code)):
+        with pytest.raises(SystemExit) as ended:
+            cli.main([command, "--help"])
+        assert ended.value.code == 0, command
+
+
+def test_the_readme_has_a_row_for_every_chapter():
+    rows = re.findall(
+        r"^\| \d+ \| \[.+\]\((.+)\) \| .+ \|$", (places.ROOT / "README.md").read_text("utf-8"), re.MULTILINE
+    )
+    assert rows == [path.relative_to(places.ROOT).as_posix() for path in CHAPTERS]
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md"])
+def test_links_of_a_document_to_files_lead_somewhere(name):
+    path = places.ROOT / name
+    links = re.findall(r"\]\(([^)#\s]+)", path.read_text(encoding="utf-8"))
+    assert [link for link in links if "://" not in link and not (path.parent / link).exists()] == []
+
+
+def test_variables_of_make_in_the_readme_exist():
+    makefile = (places.ROOT / "Makefile").read_text(encoding="utf-8")
+    known = set(re.findall(r"^([A-Z_]+) =", makefile, re.MULTILINE))
+    asked = set(re.findall(r"\b([A-Z_]+)=", (places.ROOT / "README.md").read_text(encoding="utf-8")))
+    assert asked <= known
+    assert asked

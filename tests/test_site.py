@@ -1,0 +1,130 @@
+"""The check of a built site, on small sites with one fault each; and the Sphinx side of charts."""
+
+import urllib.request
+
+import pytest
+from docutils import nodes
+from entity_circuits import charts, places, site, sphinx_ext
+from entity_circuits.book import BookError
+
+CHART = '<div class="book-chart"><img class="book-chart-static" src="c.svg" alt="One bar."/>{}</div>'
+SPEC = '<script type="application/json">{}</script>'
+
+
+def problems(tmp_path, body: str, head: str = "") -> tuple[str, ...]:
+    (tmp_path / "c.svg").write_text("<svg/>")
+    (tmp_path / "other.html").write_text('<html><body><h1 id="there">Other</h1></body></html>')
+    (tmp_path / "index.html").write_text(f"<html><head>{head}</head><body>{body}</body></html>")
+    return site.check(tmp_path).problems
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '<a href="other.html#there">x</a> <a href="#here">y</a><p id="here"></p>',
+        '<a href="https://arxiv.org/abs/2402.14811">paper</a>',
+        '<img src="c.svg" alt="A bar and a line"/>',
+        CHART.format(SPEC.format("{}")),
+    ],
+)
+def test_a_sound_page_has_no_problem(tmp_path, body):
+    assert problems(tmp_path, body) == ()
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ('<a href="nowhere.html">x</a>', "nowhere.html, which does not exist"),
+        ('<a href="other.html#elsewhere">x</a>', "no such place"),
+        ('<a href="../outside.html">x</a>', "which does not exist"),
+        ('<p id="a"></p><p id="a"></p>', "id 'a' is used 2 times"),
+        ('<img src="c.svg"/>', "no alternative text"),
+        ('<img src="c.svg" alt="../_images/chart.svg"/>', "a file name as its alternative text"),
+        ('<a href="https://example.org/">x</a>', "not in LINKED_HOSTS"),
+        ('<script src="https://arxiv.org/x.js"></script>', "loads https://arxiv.org/x.js"),
+        ('<img src="//arxiv.org/x.png" alt="A bar"/>', "loads //arxiv.org/x.png"),
+        ("<style>@import 'https://arxiv.org/x.css';</style>", "loads https://arxiv.org/x.css"),
+        (CHART.format(""), "no readable specification"),
+        (CHART.format(SPEC.format("{")), "no readable specification"),
+        ('<div class="book-chart">' + SPEC.format("{}") + "</div>", "no static picture"),
+    ],
+)
+def test_a_fault_of_a_page_is_told(tmp_path, body, said):
+    found = problems(tmp_path, body)
+    assert len(found) == 1
+    assert found[0].startswith("index.html: ")
+    assert said in found[0]
+
+
+def test_a_style_or_font_from_another_host_is_told(tmp_path):
+    sheet = '<link rel="stylesheet" href="https://doi.org/x.css">'
+    assert problems(tmp_path, "", sheet) == ("index.html: loads https://doi.org/x.css",)
+    (tmp_path / "a.css").write_text("@font-face { src: url(https://doi.org/f.woff2) } p { background: url(local.png) }")
+    assert problems(tmp_path, "") == ("a.css: loads https://doi.org/f.woff2",)
+
+
+def test_the_weight_of_a_page_counts_what_it_loads_once(tmp_path):
+    (tmp_path / "a.js").write_text("x" * 1000)
+    problems(tmp_path, '<script src="a.js"></script>' * 2)
+    page = (tmp_path / "index.html").stat().st_size
+    assert site.check(tmp_path).weights["index.html"] == page + 1000
+
+
+def test_a_site_that_is_not_there_is_said_to_be_missing(tmp_path):
+    with pytest.raises(BookError, match="no site at"):
+        site.check(tmp_path)
+
+
+def test_the_server_gives_the_pages_on_this_machine_only(tmp_path):
+    (tmp_path / "index.html").write_text("here")
+    with site.server(tmp_path) as address:
+        assert address.startswith("http://127.0.0.1:")
+        assert urllib.request.urlopen(address).read() == b"here"
+
+
+class Renderer:
+    """What the MIME plugin asks of myst-nb: a place to put a file."""
+
+    def __init__(self):
+        self.files = {}
+
+    def write_file(self, path, content, overwrite):
+        self.files[path[-1]] = content
+        return path[-1]
+
+
+class Data:
+    mime_type = charts.MIME
+    content = {  # noqa: RUF012
+        "$schema": "https://vega.github.io/schema/vega-lite/v6.4.1.json",
+        "description": "One bar </script> of 3.",
+        "data": {"values": [{"a": 3}]},
+        "mark": "bar",
+        "encoding": {"x": {"field": "a", "type": "quantitative"}},
+    }
+
+
+def test_a_chart_becomes_a_picture_with_words_and_a_specification_that_cannot_end_its_script():
+    renderer = Renderer()
+    before, picture, after = sphinx_ext.VegaLiteMime.handle_mime(renderer, Data, False)
+    assert isinstance(picture, nodes.image)
+    assert picture["alt"] == Data.content["description"]
+    assert renderer.files[picture["uri"]].startswith(b"<svg")
+    assert before.astext() == '<div class="book-chart">'
+    assert after.astext().count("</script>") == 1
+
+
+def test_other_outputs_are_left_to_the_book_engine():
+    class Plain:
+        mime_type = "text/plain"
+
+    assert sphinx_ext.VegaLiteMime.handle_mime(Renderer(), Plain, False) is None
+
+
+def test_every_page_of_the_contents_is_there_and_every_prose_page_is_in_the_contents():
+    import yaml
+
+    contents = yaml.safe_load((places.ROOT / "_toc.yml").read_text("utf-8"))
+    listed = {contents["root"]} | {entry["file"] for part in contents["parts"] for entry in part["chapters"]}
+    pages = {f"book/{path.stem}" for path in (places.ROOT / "book").glob("*.md")}
+    assert {name for name in listed if name.startswith("book/")} == pages
