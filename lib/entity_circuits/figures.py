@@ -14,6 +14,7 @@ from .charts import BLUE, GREEN, NEUTRAL, PURPLE, VERMILLION
 
 WIDTH, HEIGHT = 280, 220
 CELL, LINE = 47, 40
+INK = "currentColor"  # the page's own text colour, on white and on the dark page; black in a picture
 
 POSITIONS: dict[Position, str] = {"object": GREEN, "prev": VERMILLION, "query": PURPLE, "last": BLUE}
 """The colour of each of the four positions, in every figure that shows them."""
@@ -46,10 +47,10 @@ def tokens(prompts: Prompts, row: int, tokenizer: Any) -> alt.LayerChart:
             )
         )
     )
-    word = base.mark_text(dy=-6, fontSize=12, color=NEUTRAL).encode(text="token")
+    word = base.mark_text(dy=-6, fontSize=12, color=INK).encode(text="token")
     role = (
         base.transform_filter("datum.name != null")
-        .mark_text(dy=10, fontSize=12, fontWeight="bold", color=NEUTRAL)
+        .mark_text(dy=10, fontSize=12, fontWeight="bold", color=INK)
         .encode(text="name")
     )
     found = ", ".join(f"{name} at {index} ({table.token[index]})" for index, name in sorted(names.items()))

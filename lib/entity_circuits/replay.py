@@ -6,8 +6,7 @@ variants are rows of one batch:
 - *frozen* (pass 1 of path patching): all attention outputs are held, so one position changes at a time and no attention
   is computed at all: the recorded residual, plus o_proj of the changed z, and then up through the MLPs.
 - *free*: the tokens from the first edited position to `last` go up from the first edited layer, against the recorded
-keys
-  and values of the tokens before them, which all variants share.
+  keys and values of the tokens before them, which all variants share.
 
 It calls the model's own submodules and knows one form of block, that of Llama (Llama, Mistral, Qwen2, Qwen3, SmolLM2);
 for any other it says so, and `runs.rerun`, which has the same signature, is the way out.
@@ -29,7 +28,7 @@ from .precision import fast_float32
 from .runs import Recording
 
 Executor = Callable[..., Outcome]
-"""What `replay` and `runs.rerun` both are: (recording, variants, *, frozen, read, targets, answer) -> Outcome."""
+"""What `replay` and `runs.rerun` both are: a recording and variants in, an `Outcome` out, with the same keywords."""
 
 
 def replay(

@@ -1,0 +1,242 @@
+"""What a reader's browser makes of the built site: every page, in headless Chromium, on a wide screen and on a phone.
+
+Skipped where there is no browser or no site; with `REQUIRE_BROWSER=1` (continuous integration) that is a failure.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from entity_circuits import places, site
+
+HTML = places.ROOT / "_build" / "html"
+PAGES = [path.relative_to(HTML).as_posix() for path in site.pages(HTML) if path != HTML / "index.html"] or ["none"]
+CHART_PAGES = [name for name in PAGES if name != "none" and 'class="book-chart"' in (HTML / name).read_text("utf-8")]
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+# The smallest contrast between a text and what lies behind it, over all texts that match: [ratio, text, colours].
+CONTRAST = """selector => {
+  const channel = v => { v /= 255; return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; };
+  const light = c => 0.2126 * channel(c[0]) + 0.7152 * channel(c[1]) + 0.0722 * channel(c[2]);
+  const numbers = s => (s.match(/[\\d.]+/g) || [0, 0, 0, 0]).map(Number);
+  const parse = s => { const v = numbers(s); return v.length < 4 ? [...v, 1] : v; };
+  const over = (a, b) => [0, 1, 2].map(i => a[i] * a[3] + b[i] * (1 - a[3]));
+  const behind = element => {
+    const layers = [];
+    for (let e = element; e; e = e.parentElement) {
+      const colour = parse(getComputedStyle(e).backgroundColor);
+      layers.push(colour);
+      if (colour[3] === 1) break;
+    }
+    return layers.reverse().reduce((below, layer) => over(layer, below), [255, 255, 255]);
+  };
+  let worst = [99, "", ""], count = 0;
+  for (const element of document.querySelectorAll(selector)) {
+    const own = [...element.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
+    const style = getComputedStyle(element);
+    if (!own || !element.getClientRects().length || style.visibility !== "visible") continue;
+    count += 1;
+    const svg = element instanceof SVGElement;
+    const ground = behind(svg ? element.closest("svg").parentElement : element);
+    const ink = over(parse(svg ? style.fill : style.color), ground);
+    const [x, y] = [light(ink), light(ground)].sort((a, b) => b - a);
+    const ratio = (x + 0.05) / (y + 0.05);
+    if (ratio < worst[0]) worst = [ratio, element.textContent.trim().slice(0, 60), `${ink} on ${ground}`];
+  }
+  return { count, worst };
+}"""
+PROSE = "article :is(p, li, h1, h2, h3, h4, td, th, dt, dd, a, span, em, strong, code), nav :is(a, p, span)"
+GUIDES = ".book-chart-live svg :is(.role-axis, .role-legend, .role-title, .role-header, .role-column-header) text"
+
+# A point of the chart at which a mark lies uppermost, tried one after the other by the caller.
+MARKS = """chart => {
+  chart.scrollIntoView({ block: "center" });
+  const kinds = ["symbol", "rect", "arc", "rule", "text", "line", "area", "trail"];
+  const points = [];
+  for (const kind of kinds)
+    for (const mark of chart.querySelectorAll(`.book-chart-live .mark-${kind}.role-mark :is(path, line, text)`)) {
+      const box = mark.getBoundingClientRect();
+      const x = box.x + box.width / 2, y = box.y + box.height / 2;
+      if (document.elementFromPoint(x, y) === mark) points.push([x, y]);
+      if (points.length >= 20) return points;
+    }
+  return points;
+}"""
+
+
+def missing(reason: str) -> None:
+    if os.environ.get("REQUIRE_BROWSER"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    if not (HTML / "index.html").is_file():
+        missing("the site is not built: `entity-circuits book`")
+    with site.server(HTML) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api")
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        missing(f"no browser is installed (looked for {', '.join(names)})")
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=found, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+class Visit:
+    """A page opened in a context of its own, with what it asked for and what it complained about."""
+
+    def __init__(self, browser, address: str, name: str, **options):
+        self.complaints: list[str] = []
+        self.strangers: list[str] = []
+        self.context = browser.new_context(viewport={"width": 1300, "height": 900}, **options)
+        self.context.route("**/*", lambda route: self._pass(route, address))
+        self.page = self.context.new_page()
+        self.page.on("console", self._heard)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.goto(f"{address}/{name}", wait_until="load")
+
+    def _pass(self, route, address: str) -> None:
+        if route.request.url.startswith((address, "data:", "blob:")):
+            route.continue_()
+        else:
+            self.strangers.append(route.request.url)
+            route.abort()
+
+    def _heard(self, message) -> None:
+        if message.type in ("error", "warning"):
+            self.complaints.append(message.text)
+
+    def charts(self) -> list:
+        """The charts of the page, once each of them is drawn."""
+        boxes = self.page.query_selector_all(".book-chart")
+        self.page.wait_for_function("!document.querySelector('.book-chart:not(.is-live)')", timeout=20_000)
+        return boxes
+
+    def __enter__(self) -> "Visit":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.context.close()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_loads_without_a_complaint_and_without_asking_another_host(browser, address, name):
+    with Visit(browser, address, name) as visit:
+        charts = visit.charts()
+        visit.page.wait_for_timeout(200)
+        assert visit.strangers == []
+        assert visit.complaints == []
+        assert bool(charts) == (name in CHART_PAGES)
+
+
+@pytest.mark.parametrize("name", CHART_PAGES)
+def test_every_chart_is_drawn_over_its_picture_and_shows_a_tooltip(browser, address, name):
+    with Visit(browser, address, name) as visit:
+        for number, chart in enumerate(visit.charts(), 1):
+            assert chart.query_selector(".book-chart-live svg [aria-label]"), f"chart {number} is not labelled"
+            assert not chart.query_selector("img").is_visible(), f"chart {number} shows its picture too"
+            points = chart.evaluate(MARKS)
+            assert points, f"chart {number} has no mark that the pointer can reach"
+            for x, y in points:
+                visit.page.mouse.move(0, 0)
+                visit.page.mouse.move(x, y)
+                if visit.page.query_selector("#vg-tooltip-element.visible"):
+                    break
+            tooltip = visit.page.query_selector("#vg-tooltip-element.visible")
+            assert tooltip, f"chart {number} shows no tooltip"
+            assert tooltip.inner_text().strip()
+
+
+@pytest.mark.parametrize("name", CHART_PAGES)
+def test_without_javascript_every_chart_is_a_picture_with_words(browser, address, name):
+    with Visit(browser, address, name, java_script_enabled=False) as visit:
+        pictures = visit.page.query_selector_all(".book-chart img.book-chart-static")
+        assert len(pictures) == (HTML / name).read_text("utf-8").count('class="book-chart"')
+        for picture in pictures:
+            picture.scroll_into_view_if_needed()
+            box = picture.bounding_box()
+            assert box is not None
+            assert min(box["width"], box["height"]) > 50
+            assert len(picture.get_attribute("alt")) > 20
+            assert "none" not in picture.evaluate("p => getComputedStyle(p).display")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_phone_never_scrolls_sideways(browser, address, name):
+    with Visit(browser, address, name) as visit:
+        visit.page.set_viewport_size({"width": 390, "height": 844})
+        visit.charts()
+        visit.page.wait_for_timeout(100)
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", PAGES)
+def test_text_stands_out_from_what_lies_behind_it(browser, address, name, scheme):
+    with Visit(browser, address, name, color_scheme=scheme) as visit:
+        charts = visit.charts()
+        assert visit.page.evaluate("document.documentElement.dataset.theme") == scheme
+        prose = visit.page.evaluate(CONTRAST, PROSE)
+        assert prose["count"] > 3
+        assert prose["worst"][0] >= 4.5, prose["worst"]
+        if charts:
+            guides = visit.page.evaluate(CONTRAST, GUIDES)
+            assert guides["count"] > 0
+            assert guides["worst"][0] >= 4.5, guides["worst"]
+
+
+@pytest.mark.parametrize("name", CHART_PAGES[:1])
+def test_charts_follow_the_reader_who_switches_to_dark(browser, address, name):
+    with Visit(browser, address, name, color_scheme="light") as visit:
+        visit.charts()
+        before = visit.page.evaluate(CONTRAST, GUIDES)["worst"][2]
+        visit.page.evaluate("document.documentElement.dataset.theme = 'dark'")
+        visit.page.wait_for_timeout(1500)
+        after = visit.page.evaluate(CONTRAST, GUIDES)
+        assert after["worst"][2] != before
+        assert after["worst"][0] >= 4.5
+        lives = "document.querySelectorAll('.book-chart-live').length"
+        assert visit.page.evaluate(lives) == len(visit.page.query_selector_all(".book-chart"))
+
+
+def test_the_search_finds_a_word_of_the_book(browser, address):
+    with Visit(browser, address, "search.html?q=circuit") as visit:
+        visit.page.wait_for_selector("#search-results li a", timeout=10_000)
+        assert visit.strangers == []
+
+
+def test_formulas_are_drawn_with_local_fonts(browser, address):
+    with Visit(browser, address, "book/intro.html") as visit:
+        visit.page.wait_for_selector("mjx-container", timeout=10_000)
+        fonts = "document.fonts.ready.then(f => [...f].filter(x => /MJX/.test(x.family) && x.status == 'error').length)"
+        assert visit.page.evaluate(fonts) == 0
+        assert visit.strangers == []
+
+
+def test_the_front_door_leads_to_the_book(browser, address):
+    with Visit(browser, address, "index.html") as visit:
+        visit.page.wait_for_url("**/book/intro.html", timeout=10_000)
+
+
+def test_nothing_is_broken_in_the_built_pages(address):
+    assert site.check(Path(HTML)).problems == ()

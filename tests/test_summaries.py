@@ -1,0 +1,101 @@
+"""Claims about the tables and figures of circuit discovery, and about costs."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+import torch
+from entity_circuits import boxes, charts, circuit_figures, cost, path_patching, runs, summaries
+from entity_circuits.heads import GROUPS, Circuit, Head
+from entity_circuits.paper import paper
+from entity_circuits.path_patching import Scores
+
+
+@pytest.fixture(scope="module")
+def found():
+    subject = tiny.subject("qwen2", layers=6)
+    return path_patching.discover(subject, n=6, boxes=3, k=dict(zip(GROUPS, (8, 8, 4, 2), strict=True)))
+
+
+def test_a_score_table_ranks_the_heads_with_a_path_and_leaves_the_others_empty(found):
+    scores = found.scores["position_detector"]
+    table = summaries.score_table(scores)
+    known = table.dropna(subset=["score"])
+    assert 0 < len(known) < len(table)
+    assert known.sort_values("rank")["score"].is_monotonic_increasing
+    assert list(known.sort_values("rank")["head"]) == [str(head) for head in scores.ranking()]
+    assert table[table["score"].isna()][["low", "high", "rank"]].isna().all(axis=None)
+    assert ((known["low"] <= known["score"] + 1e-9) & (known["score"] <= known["high"] + 1e-9)).all()
+
+
+@pytest.mark.parametrize("statistic", ["mean", "median", "ratio_of_means", "mean_log"])
+def test_the_table_shows_the_statistic_that_ranks(statistic):
+    torch.manual_seed(0)
+    scores = Scores(torch.randn(2, 3, 9), -torch.rand(9), torch.ones(9, dtype=torch.bool), torch.arange(9) // 3)
+    table = summaries.score_table(scores, statistic)
+    assert np.allclose(table["score"], scores.statistic(statistic).flatten(), atol=1e-6)
+    assert ((table["low"] <= table["score"]) & (table["score"] <= table["high"])).all()
+
+
+def test_a_head_is_told_to_look_where_it_looks():
+    subject = tiny.subject("llama")
+    recording = runs.record(subject, boxes.prompts(subject, 6, boxes=3))
+    p = recording.prompts
+    every = [Head(layer, head) for layer in range(2) for head in range(3)]
+    table = summaries.attention_table(recording, every, p.last)
+    assert np.allclose(table.groupby("head")["weight"].sum(), 1)
+    from entity_circuits import replay
+
+    weights = replay.attention(recording, Head(1, 2), p.last)
+    rows = torch.arange(len(p))
+    mine = table[table["head"] == "L1H2"].set_index("role")["weight"]
+    assert mine["queried label"] == pytest.approx(float(weights[rows, p.prev].mean()), abs=1e-6)
+    assert mine["queried object"] == pytest.approx(float(weights[rows, p.object].mean()), abs=1e-6)
+    assert mine["query"] == pytest.approx(float(weights[:, int(p.query[0]) - 1 :].sum(-1).mean()), abs=1e-6)
+
+
+def test_agreement_counts_shared_heads_and_what_chance_would_share():
+    table = pd.DataFrame({"head": list("abcdef"), "score": [0, 1, 2, 3, 4, np.nan], "other": [1, 0, 2, 3, 4, 5]})
+    row = summaries.agreement({"A": table}, {"A": 2}).iloc[0]
+    assert (row["heads"], row["shared"], row["chance"]) == (5, 2, 4 / 5)
+    assert row["spearman"] == pytest.approx(0.9)
+
+
+def test_every_figure_says_in_words_what_it_shows_and_can_be_drawn(found):
+    tables = {group: summaries.score_table(scores) for group, scores in found.scores.items()}
+    first = tables["value_fetcher"]
+    looks = summaries.attention_table(found.recordings[0], [Head(2, 1)], found.recordings[0].prompts.last)
+    figures = [
+        circuit_figures.path_drawing(),
+        circuit_figures.head_map(first, "value_fetcher"),
+        circuit_figures.head_map(first.assign(score=np.nan), "structure_reader"),
+        circuit_figures.attention(looks),
+        circuit_figures.circuit_graph(found.circuit, 6),
+        circuit_figures.circuit_graph(Circuit({"value_fetcher": (Head(1, 1),), "position_detector": ()}), 6),
+        circuit_figures.depths(summaries.depth_table(found.circuit, 6, paper())),
+        circuit_figures.scatter(summaries.beside(first, first), "one", "other", "Scores"),
+        circuit_figures.cost_ratio(
+            pd.DataFrame({"round": ["A"], "ratio": [9.0], "replay_s": [1.0], "definition_s": [9.0]})
+        ),
+    ]
+    for figure in figures:
+        spec = figure.to_dict()
+        assert len(charts.description(spec)) > 40
+        assert charts.picture(spec, "svg").startswith(b"<svg")
+    best = first.nsmallest(1, "score")["head"].item()
+    assert best in charts.description(figures[1].to_dict())
+
+
+def test_both_methods_are_timed_on_the_same_work_and_give_the_same_scores(found):
+    table = cost.rounds(found.recordings, found.circuit, layers=(0, 2))
+    assert list(table["round"]) == list("ABCD")
+    assert (table["definition_gflop_per_head"] > table["replay_gflop_per_head"]).all()
+    assert (table[["replay_s", "definition_s", "ratio"]] > 0).all(axis=None)
+    same = cost.both_methods(found.recordings, found.circuit, senders=4)
+    assert (same["largest_difference"] < 1e-4).all()
+    assert (same["largest_effect"] > 1e-3).any()
+
+
+def test_operations_are_those_of_the_matrix_products():
+    a, b = torch.randn(8, 16), torch.randn(16, 4)
+    assert cost.measure(lambda: a @ b).operations == 2 * 8 * 16 * 4
