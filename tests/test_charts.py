@@ -30,7 +30,7 @@ def linear(colour: str) -> np.ndarray:
 
 def contrast(one: str, other: str) -> float:
     low, high = sorted(linear(colour) @ [0.2126, 0.7152, 0.0722] for colour in (one, other))
-    return (high + 0.05) / (low + 0.05)
+    return float((high + 0.05) / (low + 0.05))
 
 
 def lab(colour: str, sight: str) -> np.ndarray:

@@ -151,7 +151,7 @@ def test_a_sweep_that_is_interrupted_and_started_again_ends_with_the_same_scores
     subject, base, source = pair(dtype=torch.float32, n=3)
     whole = path_patching.sweep(subject, base, source, position="last")
     calls = []
-    real = path_patching._layer
+    real = path_patching.patched
 
     def dies_at_the_third_layer(*given):
         calls.append(given[2])
@@ -159,7 +159,7 @@ def test_a_sweep_that_is_interrupted_and_started_again_ends_with_the_same_scores
             raise KeyboardInterrupt
         return real(*given)
 
-    monkeypatch.setattr(path_patching, "_layer", dies_at_the_third_layer)
+    monkeypatch.setattr(path_patching, "patched", dies_at_the_third_layer)
     with pytest.raises(KeyboardInterrupt):
         path_patching.sweep(subject, base, source, position="last", store=Store(tmp_path))
     resumed = path_patching.sweep(subject, base, source, position="last", store=Store(tmp_path))

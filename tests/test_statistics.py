@@ -132,7 +132,7 @@ def test_groups_are_estimated_each_on_their_own():
         lambda: estimate([[0.0, 1.0]]),
         lambda: estimate([0, 1], contexts=[0]),
         lambda: difference([0, 1], [0]),
-        lambda: intervals(torch.zeros(2, 3), statistic="mode"),
+        lambda: intervals(torch.zeros(2, 3), statistic="mode"),  # type: ignore[arg-type]
         lambda: wilson(3, 2),
         lambda: wilson(0, 0),
     ],

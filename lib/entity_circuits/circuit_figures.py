@@ -107,7 +107,13 @@ def attention(table: pd.DataFrame) -> alt.Chart:
         alt.Chart(table)
         .mark_bar()
         .encode(
-            x=alt.X("weight:Q", title="share of its attention", axis=alt.Axis(format=".0%"), stack="zero"),
+            x=alt.X(
+                "weight:Q",
+                title="share of its attention",
+                axis=alt.Axis(format=".0%"),
+                stack="zero",
+                scale=alt.Scale(domain=[0, 1]),
+            ),
             y=alt.Y("head:N", sort=order, title=None),
             color=alt.Color(
                 "role:N",

@@ -76,25 +76,16 @@ def peak_memory() -> float:
 def round_cost(
     recordings: tuple[Recording, Recording], circuit: Circuit, group: Group, senders: Sequence[Head], method: Method
 ) -> Cost:
-    """Sweep some senders of the round that finds `group`, with this circuit's heads as receivers; nothing is stored.
+    """Patch some senders of one layer in the round that finds `group`, with this circuit's heads as receivers.
 
     In round 4 the definition is timed in its cheapest form, two passes with `reach="all"`; replay confines the reach.
     """
     position, receiving, composition = ROUNDS[group]
-    base, source = recordings
+    receivers = circuit.groups[receiving] if receiving else None
+    reach: path_patching.Reach = "query" if group == "structure_reader" and method == "replay" else "all"
+    ((layer, numbers),) = heads.by_layer(senders).items()
     return measure(
-        lambda: path_patching.sweep(
-            base.subject,
-            base.prompts,
-            source.prompts,
-            position=position,
-            receivers=circuit.groups[receiving] if receiving else None,
-            composition=composition,
-            senders=senders,
-            reach="query" if group == "structure_reader" and method == "replay" else "all",
-            method=method,
-            recordings=recordings,
-        )
+        lambda: path_patching.patched(*recordings, layer, numbers, position, receivers, composition, reach, method)
     )
 
 
@@ -151,7 +142,7 @@ def rounds(
 
 
 def growth(
-    subject: "Subject", examples: Sequence[int] = (14, 35, 70), boxes: Sequence[int] = (3, 5, 7, 10), prompts: int = 30
+    subject: "Subject", examples: Sequence[int] = (7, 14, 28), boxes: Sequence[int] = (3, 5, 7, 10), prompts: int = 20
 ) -> pd.DataFrame:
     """How the time of a layer of senders grows: with the examples, the length of the context, and the receivers.
 
@@ -159,26 +150,31 @@ def growth(
     the middle one; queries at `last` received by heads of the last layer for the third. Seconds of replay.
     """
     middle = [Head(subject.layers // 2, head) for head in range(subject.heads)]
-    last = [Head(subject.layers - 1, head) for head in range(subject.heads)]
-    settings = [("examples", n, n, 7, 0) for n in examples]
-    settings += [("boxes", count, prompts // count * count, count, 0) for count in boxes]
-    settings += [("receivers", count, 35, 7, count) for count in (1, subject.heads // 2, subject.heads)]
+    last = tuple(Head(subject.layers - 1, head) for head in range(subject.heads))
     rows = []
-    for varied, size, n, count, receiving in settings:
-        base = task.prompts(subject, n, count)
-        recordings = (runs.record(subject, base), runs.record(subject, task.noise(subject, base)))
+
+    def add(varied: str, size: int, recordings: tuple[Recording, Recording], receiving: int = 0) -> None:
         group: Group = "position_transmitter" if receiving else "value_fetcher"
-        cost = round_cost(recordings, Circuit({"value_fetcher": tuple(last[:receiving])}), group, middle, "replay")
+        cost = round_cost(recordings, Circuit({"value_fetcher": last[:receiving]}), group, middle, "replay")
+        n, tokens = len(recordings[0]), recordings[0].prompts.input_ids.shape[1]
+        each = 1000 * cost.seconds / n / subject.heads
         rows.append(
-            {
-                "varied": varied,
-                "size": size,
-                "examples": n,
-                "tokens": base.input_ids.shape[1],
-                "seconds": cost.seconds,
-                "ms_per_head_and_example": 1000 * cost.seconds / n / subject.heads,
-            }
+            {"varied": varied, "size": size, "examples": n, "tokens": tokens}
+            | {"seconds": cost.seconds, "ms_per_head_and_example": each}
         )
+
+    def recorded(n: int, count: int) -> tuple[Recording, Recording]:
+        base = task.prompts(subject, n, count)
+        return runs.record(subject, base), runs.record(subject, task.noise(subject, base))
+
+    base, source = recorded(max(examples), 7)
+    for n in examples:
+        first = torch.arange(n)
+        add("examples", n, (base.select(first), source.select(first)))
+    for receivers in (1, subject.heads // 2, subject.heads):
+        add("receivers", receivers, (base, source), receivers)
+    for count in boxes:
+        add("boxes", count, recorded(prompts // count * count, count))
     return pd.DataFrame(rows)
 
 

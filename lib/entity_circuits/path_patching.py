@@ -153,14 +153,25 @@ def sweep(
             f"sweep-{position}-{layer:02d}",
             {**inputs, "senders": [layer, *numbers]},
             lambda layer=layer, numbers=numbers: {  # type: ignore[misc]
-                "logprob": _layer(*recorded(), layer, numbers, position, receivers, composition, reach, method)
+                "logprob": patched(*recorded(), layer, numbers, position, receivers, composition, reach, method),
+                "same": unchanged(*recorded(), layer, numbers, position),
             },
         )
-        change[layer, list(numbers)] = (shard["logprob"] - before["logprob"]).cpu()
+        effect = (shard["logprob"] - before["logprob"]).masked_fill(shard["same"], 0.0)
+        change[layer, list(numbers)] = effect.cpu()
     return Scores(change, before["logprob"].cpu(), before["correct"].cpu(), base.contexts.cpu())
 
 
-def _layer(
+def unchanged(
+    base: Recording, source: Recording, layer: int, senders: tuple[int, ...], position: Literal["last", "query", "prev"]
+) -> Tensor:
+    """(senders, n) bool: where the source's z is the base's own. Nothing is replaced there: exactly no effect."""
+    was = base.at("z", layer, base.prompts.position(position))
+    given = source.at("z", layer, source.prompts.position(position))
+    return (was == given).all(-1)[:, list(senders)].T.contiguous()
+
+
+def patched(
     base: Recording,
     source: Recording,
     layer: int,
@@ -171,30 +182,26 @@ def _layer(
     reach: Reach,
     method: Method,
 ) -> Tensor:
-    """(senders, n): log p(answer) after replacing each sender of one layer."""
+    """(senders, n): log p(answer) after replacing each sender of one layer, as `sweep` does for all layers."""
     execute = _EXECUTORS[method]
     here, there = base.prompts.position(position), source.prompts.position(position)
-    was, given = base.at("z", layer, here), source.at("z", layer, there)
+    given = source.at("z", layer, there)
     changed = [[Edit("z", layer, (head,), here, given[:, [head]])] for head in senders]
     if receivers is None:
-        outcome = execute(base, changed, frozen=True)
-    else:
-        assert composition is not None
-        above = {above: numbers for above, numbers in heads.by_layer(receivers).items() if above > layer}
-        read = [Read(composition, above_layer, here) for above_layer in above]
-        reads = execute(base, changed, frozen=True, read=read, answer=False).reads
-        seen_by = base.prompts.query if reach == "query" else None
-        variants = [
-            [
-                Edit(composition, at, numbers, here, values[index][:, list(numbers)], seen_by=seen_by)
-                for (at, numbers), values in zip(above.items(), reads, strict=True)
-            ]
-            for index in range(len(senders))
+        return execute(base, changed, frozen=True).logprob
+    assert composition is not None
+    above = {above: numbers for above, numbers in heads.by_layer(receivers).items() if above > layer}
+    read = [Read(composition, above_layer, here) for above_layer in above]
+    reads = execute(base, changed, frozen=True, read=read, answer=False).reads
+    seen_by = base.prompts.query if reach == "query" else None
+    variants = [
+        [
+            Edit(composition, at, numbers, here, values[index][:, list(numbers)], seen_by=seen_by)
+            for (at, numbers), values in zip(above.items(), reads, strict=True)
         ]
-        outcome = execute(base, variants)
-    # Where the source's z is the base's own, nothing was replaced: exactly no effect, not rounding.
-    same = (was == given).all(-1)[:, list(senders)].T
-    return torch.where(same, execute(base, [[]]).logprob, outcome.logprob)
+        for index in range(len(senders))
+    ]
+    return execute(base, variants).logprob
 
 
 def _check(
