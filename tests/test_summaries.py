@@ -9,6 +9,7 @@ from entity_circuits import boxes, charts, circuit_figures, cost, path_patching,
 from entity_circuits.heads import GROUPS, Circuit, Head
 from entity_circuits.paper import paper
 from entity_circuits.path_patching import Scores
+from entity_circuits.results import Store
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +100,34 @@ def test_both_methods_are_timed_on_the_same_work_and_give_the_same_scores(found)
 def test_operations_are_those_of_the_matrix_products():
     a, b = torch.randn(8, 16), torch.randn(16, 4)
     assert cost.measure(lambda: a @ b).operations == 2 * 8 * 16 * 4
+
+
+def test_tables_of_a_discovery_compare_what_they_say_they_compare(found):
+    tables = {group: summaries.score_table(scores) for group, scores in found.scores.items()}
+    parts = summaries.sizes(found.circuit)
+    assert parts == dict(zip("ABCD", (8, 8, 4, 2), strict=True))
+    itself = summaries.agreement(summaries.against(tables, tables), parts)
+    assert np.allclose(itself["spearman"], 1)
+    assert (itself["shared"] == itself["top"]).all()
+    ranks = summaries.statistics_table(found, tables)
+    assert list(ranks.columns) == list("ABCD")
+    assert ranks.loc["mean (the paper)"].between(-1, 1).all()
+    assert summaries.dominance(found).between(1 / 6, 1).all()
+    assert list(summaries.strongest_table(tables, paper())["group"]) == list("AAABBBCCCDDD")
+
+
+def test_the_reach_is_compared_on_the_strongest_heads_and_as_many_others(found):
+    table = summaries.reach_table(found, Store(None), strongest=2)
+    ranking = found.scores["structure_reader"].ranking()
+    assert list(table["head"][:2]) == [str(head) for head in ranking[:2]]
+    assert list(table["chosen"]) == ["strongest"] * 2 + ["at random"] * min(2, len(ranking) - 2)
+    assert (table["only at query"] - table["everywhere"]).abs().max() > 0
+    narrow = found.scores["structure_reader"].statistic("ratio_of_means")
+    assert table["only at query"][0] == pytest.approx(float(narrow[ranking[0].layer, ranking[0].head]))
+
+
+def test_screens_stand_beside_the_exact_change_of_the_same_heads(found):
+    for letter, table in summaries.screens(found).items():
+        known = table.dropna(subset=["score"])
+        assert known["other"].notna().all(), letter
+        assert np.corrcoef(known["score"], known["other"])[0, 1] > 0.3

@@ -29,6 +29,9 @@ There is no fifth one as good: a chart with more than four categories needs labe
 NEUTRAL = "#767676"
 """Grey for chance lines, references and what is not the point; readable on white and on the dark page."""
 
+INK = "currentColor"
+"""For text inside a chart: the page's own text colour, on white and on the dark page; black in a picture."""
+
 _NAME = "entity_circuits"
 
 

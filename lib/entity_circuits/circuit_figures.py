@@ -6,7 +6,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from .charts import BLUE, GREEN, NEUTRAL, PURPLE, VERMILLION
+from .charts import BLUE, GREEN, INK, NEUTRAL, PURPLE, VERMILLION
 from .heads import GROUPS, LETTERS, Circuit, Group
 from .summaries import ROLES
 
@@ -35,7 +35,7 @@ def path_drawing() -> alt.LayerChart:
     }
     quiet = {"tooltip": alt.value(None)}
     stream = alt.Chart(streams).mark_line(strokeWidth=2, color=NEUTRAL).encode(**axes, detail="place:N", **quiet)
-    names = alt.Chart(streams).transform_filter("datum.y == 0").mark_text(dy=16, fontWeight="bold", color=NEUTRAL)
+    names = alt.Chart(streams).transform_filter("datum.y == 0").mark_text(dy=16, fontWeight="bold", color=INK)
     arms = alt.Chart(nodes).mark_rule(strokeWidth=1.5, color=NEUTRAL).encode(**axes, x2="stream:Q", **quiet)
     path = pd.DataFrame({"x": [2.3, 2, 2, 2.3], "y": [0.6, 0.6, 3.8, 3.8], "order": range(4)})
     changed = (
@@ -256,7 +256,7 @@ def cost_ratio(table: pd.DataFrame) -> alt.LayerChart:
             alt.Tooltip("definition_s:Q", format=".0f"),
         ],
     )
-    text = base.mark_text(align="left", dx=4, color=NEUTRAL).encode(text=alt.Text("ratio:Q", format=".0f"))
+    text = base.mark_text(align="left", dx=4, color=INK).encode(text=alt.Text("ratio:Q", format=".0f"))
     words = ", ".join(f"{row.round} {row.ratio:.0f}" for row in table.itertuples())
     return alt.LayerChart(layer=[base.mark_bar(), text]).properties(
         width=260, height=120, description=f"Times faster than the definition, by round: {words}."

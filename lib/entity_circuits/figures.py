@@ -10,11 +10,10 @@ import altair as alt
 import pandas as pd
 
 from .boxes import Position, Prompts
-from .charts import BLUE, GREEN, NEUTRAL, PURPLE, VERMILLION
+from .charts import BLUE, GREEN, INK, NEUTRAL, PURPLE, VERMILLION
 
 WIDTH, HEIGHT = 280, 220
 CELL, LINE = 47, 40
-INK = "currentColor"  # the page's own text colour, on white and on the dark page; black in a picture
 
 POSITIONS: dict[Position, str] = {"object": GREEN, "prev": VERMILLION, "query": PURPLE, "last": BLUE}
 """The colour of each of the four positions, in every figure that shows them."""

@@ -1,5 +1,6 @@
 """Tidy tables of what path patching found: one row a head, with its score, its interval, and where it looks."""
 
+import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -8,13 +9,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from . import replay, statistics
-from .heads import GROUPS, POSITIONS, Circuit, Group, Head
-from .path_patching import Scores, Statistic
+from . import path_patching, replay, statistics
+from .heads import GROUPS, LETTERS, POSITIONS, Circuit, Group, Head
+from .path_patching import ROUNDS, Discovery, Scores, Statistic
+from .results import Store
 from .runs import Recording
 
 if TYPE_CHECKING:
     from .paper import Paper
+
+LLAMA_LAYERS = 32
 
 ROLES = ("queried object", "queried label", "other objects", "other labels", "first token", "query", "the rest")
 """What a head can look at, in the order of the figure: tokens of the context, then of the query."""
@@ -106,7 +110,7 @@ def agreement(tables: dict[str, pd.DataFrame], top: dict[str, int]) -> pd.DataFr
                 "chance": k * k / max(len(both), 1),
             }
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["group", "heads", "spearman", "top", "shared", "chance"])
 
 
 def beside(table: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
@@ -135,9 +139,6 @@ def depth_table(circuit: Circuit, layers: int, paper: "Paper", strongest: int = 
     return pd.DataFrame(rows)
 
 
-LLAMA_LAYERS = 32
-
-
 def circuit_table(circuit: Circuit, tables: dict[Group, pd.DataFrame]) -> pd.DataFrame:
     """The heads that the rounds handed on, one row each: group, position, head, score with interval."""
     parts = []
@@ -146,3 +147,105 @@ def circuit_table(circuit: Circuit, tables: dict[Group, pd.DataFrame]) -> pd.Dat
         parts.append(found.assign(group=group, position=POSITIONS[group]))
     columns = ["group", "position", "head", "layer", "score", "low", "high", "n"]
     return pd.concat(parts, ignore_index=True)[columns]
+
+
+def strongest_table(tables: dict[Group, pd.DataFrame], paper: "Paper", n: int = 3) -> pd.DataFrame:
+    """The `n` strongest heads of each round with their scores: the paper's Llama-7B beside ours."""
+    rows = []
+    for group, table in tables.items():
+        ours = table.nsmallest(n, "score").to_dict("records")
+        for theirs, row in zip(paper.ranking("llama", group).strongest, ours, strict=False):
+            there = {"Llama-7B": str(Head(*theirs.head)), "its score": theirs.score}
+            rows.append({"group": LETTERS[group], **there, "this model": row["head"], "score": row["score"]})
+    return pd.DataFrame(rows)
+
+
+def against(tables: dict[Group, pd.DataFrame], others: dict[Group, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The tables of the rounds beside others of the same heads, by the letters of the groups: for `agreement`."""
+    return {LETTERS[group]: beside(tables[group], others[group]) for group in tables if group in others}
+
+
+def sizes(circuit: Circuit) -> dict[str, int]:
+    """How many heads each round handed on, at least one, by the letters of the groups."""
+    return {LETTERS[group]: max(len(heads), 1) for group, heads in circuit.groups.items()}
+
+
+def statistics_table(found: Discovery, tables: dict[Group, pd.DataFrame]) -> pd.DataFrame:
+    """Rank correlation of other statistics with the one in `tables`, a row a statistic, a column a group."""
+    kinds: list[tuple[str, Statistic, bool]] = [
+        ("mean (the paper)", "mean", False),
+        ("mean, correct prompts only", "mean", True),
+        ("median", "median", False),
+        ("mean log-probability", "mean_log", False),
+    ]
+    rows = []
+    for name, kind, only in kinds:
+        chosen = {g: scores.where(scores.correct) if only else scores for g, scores in found.scores.items()}
+        able = {g: score_table(scores, kind) for g, scores in chosen.items() if len(scores.logprob)}
+        compared = agreement(against(tables, able), sizes(found.circuit))
+        rows.append({"statistic": name, **dict(zip(compared["group"], compared["spearman"], strict=True))})
+    return pd.DataFrame(rows).set_index("statistic")
+
+
+def dominance(found: Discovery) -> pd.Series:
+    """For each group, the largest share that one example has in the paper's score of a head that was handed on.
+
+    A head's share is |score of the example| over their sum; an even share is one over the number of examples.
+    """
+    shares = {}
+    for group, heads in found.circuit.groups.items():
+        parts = [found.scores[group].per_example[head.layer, head.head].abs() for head in heads]
+        shares[LETTERS[group]] = max((float(x.max() / x.sum().clamp(min=1e-12)) for x in parts), default=np.nan)
+    return pd.Series(shares, name="largest share of one example")
+
+
+def reach_table(found: Discovery, store: Store, strongest: int = 5, seed: int = 0) -> pd.DataFrame:
+    """Round 4 with changed values heard at `query` alone and at every later position, for some heads.
+
+    The `strongest` heads and as many drawn at random from the others that have a path. Scores are ratios of means.
+    """
+    receivers = found.circuit.groups["position_detector"]
+    able = found.scores["structure_reader"].ranking()
+    sample = able[:strongest] + random.Random(seed).sample(able[strongest:], min(strongest, len(able[strongest:])))
+    if not sample:
+        return pd.DataFrame(columns=["head", "chosen", "only at query", "everywhere"])
+    base, source = found.recordings
+    everywhere = path_patching.sweep(
+        base.subject,
+        base.prompts,
+        source.prompts,
+        position="prev",
+        receivers=receivers,
+        composition="v",
+        senders=sample,
+        reach="all",
+        recordings=found.recordings,
+        store=store,
+    ).statistic("ratio_of_means")
+    narrow = found.scores["structure_reader"].statistic("ratio_of_means")
+    return pd.DataFrame(
+        {
+            "head": [str(head) for head in sample],
+            "chosen": ["strongest" if place < strongest else "at random" for place in range(len(sample))],
+            "only at query": [float(narrow[head.layer, head.head]) for head in sample],
+            "everywhere": [float(everywhere[head.layer, head.head]) for head in sample],
+        }
+    )
+
+
+def screens(found: Discovery) -> dict[str, pd.DataFrame]:
+    """For each round, the exact mean change of log p(answer) as `score` and its first-order estimate as `other`."""
+    tables = {}
+    for group, (position, receiving, composition) in ROUNDS.items():
+        receivers = found.circuit.groups[receiving] if receiving else None
+        if receivers or receiving is None:
+            estimate = path_patching.screen(
+                *found.recordings,
+                position=position,
+                receivers=receivers,
+                composition=composition,
+                reach="query" if position == "prev" else "all",
+            )
+            exact = score_table(found.scores[group], "mean_log")
+            tables[LETTERS[group]] = exact.assign(other=estimate.flatten().numpy())
+    return tables
