@@ -1,8 +1,7 @@
 """Claims about stored results and circuits: served only for the same inputs, whole or not at all."""
 
-import multiprocessing
-import os
-import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -46,22 +45,26 @@ def test_a_file_written_for_other_inputs_is_never_served(tmp_path):
     assert torch.equal(store.keep("x", {"n": 2}, lambda: {"x": torch.zeros(2)})["x"], torch.zeros(2))
 
 
-def _write_for_ever(folder):
-    store, n = results.Store(folder), 0
-    while True:
-        store.keep("big", {"n": n}, lambda: {"x": torch.ones(2_000_000)})
-        n += 1
+WRITES_FOR_EVER = """
+import sys, itertools, torch
+from pathlib import Path
+from entity_circuits import results
+for n in itertools.count():
+    results.Store(Path(sys.argv[1])).keep("big", {"n": n}, lambda: {"x": torch.ones(2_000_000)})
+"""
 
 
 def test_a_process_killed_while_writing_leaves_no_half_result(tmp_path):
-    process = multiprocessing.get_context("fork").Process(target=_write_for_ever, args=(tmp_path,))
-    process.start()
-    while len(list(tmp_path.glob("*.safetensors"))) < 2:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
+    process = subprocess.Popen([sys.executable, "-c", WRITES_FOR_EVER, str(tmp_path)])
+    try:
+        while len(list(tmp_path.glob("*.safetensors"))) < 3:
+            assert process.poll() is None, "the writer ended"
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
     files = list(tmp_path.glob("*.safetensors"))
-    assert files
+    assert len(files) >= 3
     assert all(file.stat().st_size > 8_000_000 for file in files)
 
 
