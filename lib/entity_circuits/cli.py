@@ -70,11 +70,11 @@ def _parser() -> argparse.ArgumentParser:
 def _models(_: argparse.Namespace) -> None:
     from . import models
 
-    rows = [("name", "GB", "executed here", "fetched", "licence; gate; source")]
+    rows: list[tuple[str, ...]] = [("name", "GB", "executed here", "fetched", "licence; gate; source")]
     for row in models.describe().to_dict("records"):
         flags = ("yes" if row["executed_here"] else "no", "yes" if row["fetched"] else "no")
         terms = "; ".join(word for word in (row["licence"], row["gate"], row["source"]) if word != "none")
-        rows.append((row["name"], f"{row['memory_gb']:.1f}", *flags, terms))
+        rows.append((str(row["name"]), f"{row['memory_gb']:.1f}", *flags, terms))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)))
