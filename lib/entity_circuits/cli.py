@@ -76,8 +76,8 @@ def _models(_: argparse.Namespace) -> None:
         terms = "; ".join(word for word in (row["licence"], row["gate"], row["source"]) if word != "none")
         rows.append((str(row["name"]), f"{row['memory_gb']:.1f}", *flags, terms))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)))
+    for cells in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(cells, [*widths, 0], strict=True)))
 
 
 def _fetch(arguments: argparse.Namespace) -> None:
