@@ -190,7 +190,7 @@ def statistics_table(found: Discovery, tables: dict[Group, pd.DataFrame]) -> pd.
 def dominance(found: Discovery) -> pd.Series:
     """For each group, the largest share that one example has in the paper's score of a head that was handed on.
 
-    A head's share is |score of the example| over their sum; an even share is one over the number of examples.
+    An example's share is the size of its score over the sum of all sizes; an even share is one over their number.
     """
     shares = {}
     for group, heads in found.circuit.groups.items():
