@@ -132,13 +132,13 @@ def rerun(
     read: Sequence[Read] = (),
     targets: Tensor | None = None,
     answer: bool = True,
-    **_: Any,
+    memory: float = 1e9,
 ) -> Outcome:
     """Run a recording's prompts again, once for each variant: the definition behind `replay.replay`, same signature.
 
     With `frozen`, all heads of all layers keep their recorded z at every position, except where a variant edits them,
     so that a change travels down the residual stream and through the MLPs alone (paper: section 4.1, pass 1 of path
-    patching). `answer=False` says that only the reads are wanted, which here saves nothing.
+    patching). `answer=False` (only the reads are wanted) and `memory` mean something to a replay, and nothing here.
 
         edits = [[runs.Edit("z", 3, (h,), p.last, value)] for h in range(subject.heads)]
         outcome = runs.rerun(recording, edits, frozen=True)
