@@ -45,13 +45,14 @@ def path_drawing() -> alt.LayerChart:
     kinds["MLP on the path"] = (GREEN, "triangle-up")
     colour = alt.Scale(domain=list(kinds), range=[colour for colour, _ in kinds.values()])
     shape = alt.Scale(domain=list(kinds), range=[shape for _, shape in kinds.values()])
+    legend = alt.Legend(title=None, orient="top", columns=2)
     point = (
         alt.Chart(nodes)
         .mark_point(filled=True, size=200, opacity=1)
         .encode(
             **axes,
-            color=alt.Color("what:N", scale=colour, legend=alt.Legend(title=None, orient="top", columns=2)),
-            shape=alt.Shape("what:N", scale=shape),
+            color=alt.Color("what:N", scale=colour, legend=legend),
+            shape=alt.Shape("what:N", scale=shape, legend=legend),
             tooltip=["what", "note"],
         )
     )
@@ -171,6 +172,7 @@ def circuit_graph(circuit: Circuit, layers: int) -> alt.LayerChart:
         .encode(x=x, y=y, x2="x2:Q", y2="layer2:Q", tooltip=alt.value(None))
     )
     domain = [NAMES[group] for group in GROUPS]
+    legend = alt.Legend(orient="bottom", columns=2, title=None)  # the same for both channels, or Vega complains
     points = (
         alt.Chart(pd.DataFrame(nodes, columns=["x", "layer", "head", "group"]))
         .mark_point(filled=True, size=110, opacity=0.95)
@@ -180,9 +182,9 @@ def circuit_graph(circuit: Circuit, layers: int) -> alt.LayerChart:
             color=alt.Color(
                 "group:N",
                 scale=alt.Scale(domain=domain, range=[COLOURS[group] for group in GROUPS]),
-                legend=alt.Legend(orient="bottom", columns=2, title=None),
+                legend=legend,
             ),
-            shape=alt.Shape("group:N", scale=alt.Scale(domain=domain), legend=None),
+            shape=alt.Shape("group:N", scale=alt.Scale(domain=domain), legend=legend),
             tooltip=["head", "group", "layer"],
         )
     )
