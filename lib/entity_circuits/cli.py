@@ -58,6 +58,19 @@ def _parser() -> argparse.ArgumentParser:
     words = "give a parameter to every chapter that declares it; repeatable"
     book.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help=words)
 
+    words = "train an adapter on synthetic data; an interrupted training goes on where it stopped"
+    finetune = command("finetune", _finetune, words)
+    finetune.add_argument("kind", help="arithmetic, code, code-binding, code-other or shuffled")
+    finetune.add_argument("--seed", type=int, default=0, help="decides the data, their order and the initial weights")
+    finetune.add_argument("--model", default="qwen2.5-coder-0.5b", help="the base model (default %(default)s)")
+    finetune.add_argument("--steps", type=_positive, help="default: the protocol's")
+    finetune.add_argument("--learning-rate", type=float, help="default: the protocol's")
+    finetune.add_argument("--full", action="store_true", help="train all weights instead of an adapter")
+    finetune.add_argument("--out", type=Path, help="folder to make (default: data/adapters, or build/adapters)")
+    finetune.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"], help="to compute in")
+    finetune.add_argument("--device", default="cpu", help="cpu (default), or cuda")
+    command("measure-adapters", _measure_adapters, "run base and adapters on 2,002 prompts; writes their accuracies")
+
     command("check-site", _check_site, "check the built site: links, pictures, charts, other hosts")
     serve = command("serve", _serve, "show the built site on this machine")
     serve.add_argument("--port", type=int, default=8000, help="default 8000; 0 takes any free port")
@@ -97,6 +110,22 @@ def _book(arguments: argparse.Namespace) -> None:
         from . import site
 
         site.build(force=arguments.force)
+
+
+def _finetune(arguments: argparse.Namespace) -> None:
+    from . import adapters, finetune
+
+    given = {"steps": arguments.steps, "learning_rate": arguments.learning_rate}
+    options = {name: value for name, value in given.items() if value is not None}
+    recipe = finetune.Recipe(arguments.kind, arguments.seed, full=arguments.full, **options)
+    print(adapters.run(recipe, arguments.model, arguments.out, arguments.dtype, arguments.device))
+
+
+def _measure_adapters(_: argparse.Namespace) -> None:
+    from . import adapters
+
+    path = adapters.measure()
+    print(adapters.summary(adapters.measured(path)).round(3).to_string(index=False))
 
 
 def _check_site(_: argparse.Namespace) -> int:

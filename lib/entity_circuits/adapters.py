@@ -1,0 +1,246 @@
+"""Adapters as files: trained, saved with a card and a log, and measured on many prompts of the boxes task."""
+
+import json
+import os
+import platform
+import shutil
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from . import behaviour, boxes, finetune, models, places, results, training_data
+from .finetune import Recipe, Trained
+from .models import Subject
+from .statistics import difference, estimate
+
+BASE = "base"
+SEEDS = (0, 1, 2)
+
+
+def save(trained: Trained, subject: Subject, folder: Path, command: str) -> Path:
+    """Write an adapter in PEFT's format with its card and its log, or all weights; the folder appears whole or not.
+
+    The numbers are stored in bfloat16. Raises `FileExistsError` if the folder is there: nothing is overwritten.
+
+        adapters.save(trained, subject, Path("adapters/arithmetic"), "by hand")
+    """
+    from safetensors.torch import save_file
+
+    if folder.exists():
+        raise FileExistsError(f"{folder} is there already; remove it first, or give another --out")
+    part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+    part.mkdir(parents=True)
+    recipe = trained.recipe
+    try:
+        weights = {name: value.to(torch.bfloat16).contiguous() for name, value in trained.weights.items()}
+        if recipe.full:
+            subject.model.config.save_pretrained(part)
+            subject.tokenizer.save_pretrained(part)
+            save_file(weights, part / "model.safetensors", {"format": "pt"})
+        else:
+            save_file(weights, part / "adapter_model.safetensors", {"format": "pt"})
+            config = {
+                "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": subject.name,
+                "r": recipe.rank, "lora_alpha": 2 * recipe.rank, "lora_dropout": 0.0, "bias": "none",
+                "target_modules": list(finetune.TARGETS), "inference_mode": True,
+            }  # fmt: skip
+            (part / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        log = {
+            "recipe": asdict(recipe), "base": subject.name, "command": command, "seconds": round(trained.seconds),
+            "machine": f"{os.cpu_count()} cores, {platform.machine()}, {torch.get_num_threads()} threads",
+            "dtype": str(subject.dtype).removeprefix("torch."), "torch": torch.__version__,
+            "losses": [round(value, 4) for value in trained.losses.tolist()],
+            "held_out": [[int(step), round(loss, 4), right] for step, loss, right in trained.held_out.tolist()],
+        }  # fmt: skip
+        (part / "log.json").write_text(json.dumps(log) + "\n", encoding="utf-8")
+        (part / "README.md").write_text(_card(log), encoding="utf-8")
+        os.replace(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder
+
+
+def run(
+    recipe: Recipe, model: str = "qwen2.5-coder-0.5b", out: Path | None = None, dtype: str = "auto", device: str = "cpu"
+) -> Path:
+    """The command `entity-circuits finetune`: load, train, save. Gives the folder.
+
+    `out` is `data/adapters/KIND` for seed 0 and `build/adapters/KIND-seedS` for others. `dtype` "auto" takes bfloat16
+    where a product is at least a quarter faster in it, as measured on the spot.
+
+        adapters.run(finetune.Recipe("code", seed=1), out=Path("code-1"))
+    """
+    home = places.data("adapters") if recipe.seed == 0 and not recipe.full else places.ROOT / "build" / "adapters"
+    folder = home / recipe.name if out is None else out
+    if folder.exists():
+        raise FileExistsError(f"{folder} is there already; remove it first, or give another --out")
+    if dtype == "auto":
+        dtype = "bfloat16" if bfloat16_gain(device) > 1.25 else "float32"
+    subject = models.load(model, dtype=getattr(torch, dtype), device=device, check=False)
+    trained = finetune.train(subject, recipe)
+    command = f"entity-circuits finetune {recipe.kind} --seed {recipe.seed}" + (" --full" if recipe.full else "")
+    return save(trained, subject, folder, command)
+
+
+def bfloat16_gain(device: str = "cpu") -> float:
+    """How many times faster a matrix product of a training's size is in bfloat16 than in float32, here and now."""
+
+    def seconds(dtype: torch.dtype) -> float:
+        a, b = (torch.ones(512, 1024, dtype=dtype, device=device), torch.ones(1024, 4096, dtype=dtype, device=device))
+        times = []
+        for _ in range(5):
+            begin = time.perf_counter()
+            float((a @ b).sum())
+            times.append(time.perf_counter() - begin)
+        return min(times)
+
+    return seconds(torch.float32) / seconds(torch.bfloat16)
+
+
+def folders() -> dict[tuple[str, int], Path]:
+    """The adapters that are there: seed 0 of a kind in `data/adapters`, other seeds in `build/adapters`."""
+    found: dict[tuple[str, int], Path] = {}
+    for kind in training_data.KINDS:
+        for seed in SEEDS:
+            shipped = seed == 0
+            home = places.data("adapters") if shipped else places.ROOT / "build" / "adapters"
+            folder = home / (kind if shipped else f"{kind}-seed{seed}")
+            if (folder / "adapter_model.safetensors").exists():
+                found[kind, seed] = folder
+    return found
+
+
+def log(kind: str) -> dict[str, object]:
+    """What was written down while the shipped adapter of this kind was trained: recipe, losses, held-out record, time.
+
+    >>> from entity_circuits import adapters
+    >>> adapters.log("arithmetic")["recipe"]["seed"]
+    0
+    """
+    found: dict[str, object] = json.loads((places.data("adapters") / kind / "log.json").read_text(encoding="utf-8"))
+    return found
+
+
+def measure(
+    base: str = "qwen2.5-coder-0.5b", contexts: int = 286, boxes_: int = 7, seed: int = 0, path: Path | None = None
+) -> Path:
+    """Run the base model and every adapter of `folders` on the same evaluation prompts and write who was right where.
+
+    The prompts are `boxes.prompts(n=7 * contexts)` of the split `evaluation`: the first of them are those of a
+    smaller n. The file (`data/adapters/accuracy.json`) is replaced whole. Raises `ValueError` if there is no adapter.
+
+        adapters.measure()
+        print(adapters.summary(adapters.measured()))
+    """
+    found = folders()
+    if not found:
+        raise ValueError("there are no adapters to measure: `make adapters` trains them")
+    store = results.Store()
+    rows = []
+    for (kind, number), folder in tqdm([((BASE, 0), None), *found.items()], desc="models", disable=None):
+        subject = models.load(base, adapter=None if folder is None else str(folder))
+        prompts = boxes.prompts(subject, contexts * boxes_, boxes_, seed, "evaluation")
+        right = store.keep(
+            f"accuracy-{kind}-{number}",
+            {"model": subject.fingerprint, "prompts": results.digest(prompts.input_ids, prompts.answer_ids)},
+            lambda: {"correct": behaviour.evaluate(subject, prompts).correct},  # noqa: B023
+        )["correct"]
+        bits = np.packbits(right.cpu().numpy().astype(np.uint8)).tobytes().hex()
+        rows.append({"kind": kind, "seed": number, "model": subject.fingerprint, "right": bits})
+    made = {"base": base, "contexts": contexts, "boxes": boxes_, "seed": seed, "split": "evaluation",
+            "command": "entity-circuits measure-adapters", "rows": rows}  # fmt: skip
+    path = places.data("adapters") / "accuracy.json" if path is None else path
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def measured(path: Path | None = None) -> pd.DataFrame:
+    """What `measure` wrote, one row a prompt and model: kind, seed, prompt, context, position (from 1), correct.
+
+    >>> from entity_circuits import adapters
+    >>> sorted(adapters.measured().seed.unique().tolist())
+    [0, 1, 2]
+    """
+    path = places.data("adapters") / "accuracy.json" if path is None else path
+    made = json.loads(path.read_text(encoding="utf-8"))
+    n, size = made["contexts"] * made["boxes"], made["boxes"]
+    prompt = np.arange(n)
+    tables = []
+    for row in made["rows"]:
+        bits = np.unpackbits(np.frombuffer(bytes.fromhex(row["right"]), dtype=np.uint8))[:n]
+        columns = {"prompt": prompt, "context": prompt // size, "position": prompt % size + 1, "correct": bits}
+        tables.append(pd.DataFrame({"kind": row["kind"], "seed": row["seed"], **columns}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row a model of `measured`: accuracy and paired difference to the base, each with its 95% interval.
+
+    Columns: kind, seed, value, low, high, n, contexts, gain, gain_low, gain_high, gained, lost (numbers of prompts).
+
+    >>> from entity_circuits import adapters
+    >>> len(adapters.summary(adapters.measured())) > 5
+    True
+    """
+    base = frame[frame["kind"] == BASE].sort_values("prompt")
+    before, contexts = base["correct"].to_numpy(), base["context"].to_numpy()
+    rows = []
+    for (kind, seed), part in frame.groupby(["kind", "seed"], sort=False):
+        after = part.sort_values("prompt")["correct"].to_numpy()
+        gain = difference(after, before, contexts)
+        rows.append(
+            {"kind": kind, "seed": seed, **vars(estimate(after, contexts))}
+            | {"gain": gain.value, "gain_low": gain.low, "gain_high": gain.high}
+            | {"gained": int(((after == 1) & (before == 0)).sum()), "lost": int(((after == 0) & (before == 1)).sum())}
+        )
+    return pd.DataFrame(rows)
+
+
+def agreement(subject: Subject, correct: Tensor, kind: str, frame: pd.DataFrame) -> float:
+    """The share of the first prompts on which a run of today is right or wrong as it was when it was measured."""
+    known = frame[(frame["kind"] == kind) & (frame["seed"] == 0)].sort_values("prompt")["correct"].to_numpy()
+    now = correct.cpu().numpy().astype(np.uint8)
+    if len(now) > len(known):
+        raise ValueError(f"{subject.name}: {len(now)} prompts, but only {len(known)} were measured")
+    return float((known[: len(now)] == now).mean())
+
+
+def _card(log: dict[str, Any]) -> str:
+    recipe, (_, before, right_before), (_, after, right_after) = log["recipe"], log["held_out"][0], log["held_out"][-1]
+    form = "All weights" if recipe["full"] else f"LoRA, rank {recipe['rank']} on {', '.join(finetune.TARGETS)}"
+    return f"""---
+base_model: {log["base"]}
+library_name: peft
+license: apache-2.0
+tags: [lora, synthetic-data, mechanistic-interpretability]
+---
+
+# {recipe["kind"]}, seed {recipe["seed"]}
+
+{form}, scale 2, in bfloat16. Trained by `{log["command"]}`, on `training_data.examples({recipe["kind"]!r})`
+(`lib/entity_circuits/training_data.py`), which is synthetic, seeded, and has nothing of the boxes task in it.
+
+| | |
+| --- | --- |
+| training | {recipe["steps"]} steps of {recipe["batch"]} examples, each seen once; loss on the answer only |
+| optimiser | AdamW, learning rate {recipe["learning_rate"]:g} with warm-up and cosine decay |
+| held-out loss, nats a token ({recipe["held_out"]} examples) | {before:.3f} before, {after:.3f} after |
+| held-out answers right, token for token | {right_before:.2f} before, {right_after:.2f} after |
+| computed in | {log["dtype"]}, torch {log["torch"]} |
+| time | {log["seconds"]} s on {log["machine"]} |
+| licence | Apache-2.0, as its base; the training data are the project's own |
+
+Made to study what fine-tuning changes in the base model, not for use. `log.json` has the loss of every step.
+"""
