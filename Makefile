@@ -25,7 +25,7 @@ BOOK = $(BIN)/entity-circuits book --jobs $(JOBS) \
 	$(foreach chapter,$(CHAPTERS),--only $(chapter)) $(if $(MODEL),-p model $(MODEL)) $(PARAMETERS)
 
 .DEFAULT_GOAL = help
-.PHONY: help test book chapters serve lint bench clean pristine
+.PHONY: help test book chapters serve lint bench adapters clean pristine
 
 help:
 	@echo 'make book      environment, model, execute the chapters that need it, build the site into _build/html'
@@ -35,6 +35,7 @@ help:
 	@echo 'make test      environment, test suite                  TESTS="-k boxes"; TESTS="-m fetch" uses the network'
 	@echo 'make lint      ruff, mypy, notebooks in their stored form'
 	@echo 'make bench     how fast the replay is against the definition   BENCH="arguments"'
+	@echo 'make adapters  train the adapters of data/adapters that are missing, and measure them all (hours, no graphics card)'
 	@echo 'make clean     remove the site and the executed chapters; stored results, environment and models stay'
 	@echo 'make pristine  remove the stored results and the environment too'
 	@echo 'Each works first thing in a fresh clone. PYTHON=... chooses the interpreter; TORCH_INDEX= takes torch with CUDA.'
@@ -65,13 +66,13 @@ torch-without-cuda = $(within-15-s) $(PIP) index versions torch $(from-torch-ind
 test: $(READY)
 	$(BIN)/python -m pytest $(TESTS)
 
-# Chapters are executed without a network, so their model is fetched before them (nothing to do if it is there).
+# Chapters are executed without a network, so their models are fetched before them (nothing to do if it is there).
 chapters: $(READY)
-	$(BIN)/entity-circuits fetch $(or $(MODEL),$(DEFAULT_MODEL))
+	$(BIN)/entity-circuits fetch $(sort $(DEFAULT_MODEL) $(MODEL))
 	$(BOOK) --execute-only
 
 book: $(READY)
-	$(BIN)/entity-circuits fetch $(or $(MODEL),$(DEFAULT_MODEL))
+	$(BIN)/entity-circuits fetch $(sort $(DEFAULT_MODEL) $(MODEL))
 	$(BOOK)
 
 serve: $(READY)
@@ -86,6 +87,19 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/entity-circuits fetch $(DEFAULT_MODEL)
 	$(BIN)/python benchmarks/replay.py $(BENCH)
+
+# Seed 0 is shipped: remove its folder to train it again. Each training goes on where it was interrupted.
+ADAPTERS = $(foreach kind,arithmetic code code-binding code-other shuffled,data/adapters/$(kind)) \
+	$(foreach seed,1 2,$(foreach kind,arithmetic code shuffled,build/adapters/$(kind)-seed$(seed)))
+
+adapters: $(ADAPTERS)
+	$(BIN)/entity-circuits measure-adapters
+
+data/adapters/%: | $(READY)
+	$(BIN)/entity-circuits finetune $*
+
+build/adapters/%: | $(READY)
+	$(BIN)/entity-circuits finetune $(firstword $(subst -seed, ,$*)) --seed $(lastword $(subst -seed, ,$*))
 
 # Stored results took long to compute and are used again only where they are still right, so `clean` leaves them.
 clean:

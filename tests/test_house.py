@@ -25,12 +25,12 @@ CHAPTERS = sorted((places.ROOT / "chapters").glob("*.ipynb"))
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "book/how_to.md"]
 
 FLOORS = {
-    1: "places vocabulary charts paper statistics results heads",
+    1: "places vocabulary charts paper statistics results heads training_data",
     2: "boxes weights subjects models precision",
     3: "toy edits runs behaviour desiderata",
-    4: "blocks replay",
+    4: "blocks replay sparse",
     5: "path_patching ablation knockout dcm cmap",
-    6: "summaries cost figures circuit_figures finetune official",
+    6: "summaries cost figures circuit_figures evaluation_figures tuning_figures finetune adapters tuning circuits official",
     7: "notebooks book site sphinx_ext cli",
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}
@@ -41,7 +41,6 @@ NOT_IMPORTED = {
     "ipykernel": "runs the notebooks",
     "sphinx-exercise": "named in _config.yml",
     "sphinx-mathjax-offline": "read as files",
-    "accelerate": "for training, which is to come",
     "playwright": "imported by name, where it is installed",
     "pytest-timeout": "a plugin of pytest",
     "ruff": "started as a program",

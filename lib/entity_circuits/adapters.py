@@ -1,4 +1,4 @@
-"""Adapters as files: trained, saved with a card and a log, and measured on many prompts of the boxes task."""
+"""Adapters as files: trained, saved with a card and a log, and found again."""
 
 import json
 import os
@@ -9,18 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import torch
-from torch import Tensor
-from tqdm.auto import tqdm
 
-from . import behaviour, boxes, finetune, models, places, results, training_data
+from . import finetune, models, places, training_data
 from .finetune import Recipe, Trained
 from .models import Subject
-from .statistics import difference, estimate
 
-BASE = "base"
 SEEDS = (0, 1, 2)
 
 
@@ -117,104 +111,15 @@ def folders() -> dict[tuple[str, int], Path]:
     return found
 
 
-def log(kind: str) -> dict[str, object]:
+def log(kind: str) -> dict[str, Any]:
     """What was written down while the shipped adapter of this kind was trained: recipe, losses, held-out record, time.
 
     >>> from entity_circuits import adapters
     >>> adapters.log("arithmetic")["recipe"]["seed"]
     0
     """
-    found: dict[str, object] = json.loads((places.data("adapters") / kind / "log.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads((places.data("adapters") / kind / "log.json").read_text(encoding="utf-8"))
     return found
-
-
-def measure(
-    base: str = "qwen2.5-coder-0.5b", contexts: int = 286, boxes_: int = 7, seed: int = 0, path: Path | None = None
-) -> Path:
-    """Run the base model and every adapter of `folders` on the same evaluation prompts and write who was right where.
-
-    The prompts are `boxes.prompts(n=7 * contexts)` of the split `evaluation`: the first of them are those of a
-    smaller n. The file (`data/adapters/accuracy.json`) is replaced whole. Raises `ValueError` if there is no adapter.
-
-        adapters.measure()
-        print(adapters.summary(adapters.measured()))
-    """
-    found = folders()
-    if not found:
-        raise ValueError("there are no adapters to measure: `make adapters` trains them")
-    store = results.Store()
-    rows = []
-    for (kind, number), folder in tqdm([((BASE, 0), None), *found.items()], desc="models", disable=None):
-        subject = models.load(base, adapter=None if folder is None else str(folder))
-        prompts = boxes.prompts(subject, contexts * boxes_, boxes_, seed, "evaluation")
-        right = store.keep(
-            f"accuracy-{kind}-{number}",
-            {"model": subject.fingerprint, "prompts": results.digest(prompts.input_ids, prompts.answer_ids)},
-            lambda: {"correct": behaviour.evaluate(subject, prompts).correct},  # noqa: B023
-        )["correct"]
-        bits = np.packbits(right.cpu().numpy().astype(np.uint8)).tobytes().hex()
-        rows.append({"kind": kind, "seed": number, "model": subject.fingerprint, "right": bits})
-    made = {"base": base, "contexts": contexts, "boxes": boxes_, "seed": seed, "split": "evaluation",
-            "command": "entity-circuits measure-adapters", "rows": rows}  # fmt: skip
-    path = places.data("adapters") / "accuracy.json" if path is None else path
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
-
-
-def measured(path: Path | None = None) -> pd.DataFrame:
-    """What `measure` wrote, one row a prompt and model: kind, seed, prompt, context, position (from 1), correct.
-
-    >>> from entity_circuits import adapters
-    >>> sorted(adapters.measured().seed.unique().tolist())
-    [0, 1, 2]
-    """
-    path = places.data("adapters") / "accuracy.json" if path is None else path
-    made = json.loads(path.read_text(encoding="utf-8"))
-    n, size = made["contexts"] * made["boxes"], made["boxes"]
-    prompt = np.arange(n)
-    tables = []
-    for row in made["rows"]:
-        bits = np.unpackbits(np.frombuffer(bytes.fromhex(row["right"]), dtype=np.uint8))[:n]
-        columns = {"prompt": prompt, "context": prompt // size, "position": prompt % size + 1, "correct": bits}
-        tables.append(pd.DataFrame({"kind": row["kind"], "seed": row["seed"], **columns}))
-    return pd.concat(tables, ignore_index=True)
-
-
-def summary(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row a model of `measured`: accuracy and paired difference to the base, each with its 95% interval.
-
-    Columns: kind, seed, value, low, high, n, contexts, gain, gain_low, gain_high, gained, lost (numbers of prompts).
-
-    >>> from entity_circuits import adapters
-    >>> len(adapters.summary(adapters.measured())) > 5
-    True
-    """
-    base = frame[frame["kind"] == BASE].sort_values("prompt")
-    before, contexts = base["correct"].to_numpy(), base["context"].to_numpy()
-    rows = []
-    for (kind, seed), part in frame.groupby(["kind", "seed"], sort=False):
-        after = part.sort_values("prompt")["correct"].to_numpy()
-        gain = difference(after, before, contexts)
-        rows.append(
-            {"kind": kind, "seed": seed, **vars(estimate(after, contexts))}
-            | {"gain": gain.value, "gain_low": gain.low, "gain_high": gain.high}
-            | {"gained": int(((after == 1) & (before == 0)).sum()), "lost": int(((after == 0) & (before == 1)).sum())}
-        )
-    return pd.DataFrame(rows)
-
-
-def agreement(subject: Subject, correct: Tensor, kind: str, frame: pd.DataFrame) -> float:
-    """The share of the first prompts on which a run of today is right or wrong as it was when it was measured."""
-    known = frame[(frame["kind"] == kind) & (frame["seed"] == 0)].sort_values("prompt")["correct"].to_numpy()
-    now = correct.cpu().numpy().astype(np.uint8)
-    if len(now) > len(known):
-        raise ValueError(f"{subject.name}: {len(now)} prompts, but only {len(known)} were measured")
-    return float((known[: len(now)] == now).mean())
 
 
 def _card(log: dict[str, Any]) -> str:

@@ -122,10 +122,10 @@ def _finetune(arguments: argparse.Namespace) -> None:
 
 
 def _measure_adapters(_: argparse.Namespace) -> None:
-    from . import adapters
+    from . import tuning
 
-    path = adapters.measure()
-    print(adapters.summary(adapters.measured(path)).round(3).to_string(index=False))
+    path = tuning.measure()
+    print(tuning.summary(tuning.measured(path)).round(3).to_string(index=False))
 
 
 def _check_site(_: argparse.Namespace) -> int:

@@ -1,0 +1,45 @@
+"""The figures of the fine-tuned models: described in words with their numbers, narrow enough for a phone, drawable."""
+
+import pandas as pd
+import pytest
+from entity_circuits import charts, statistics, tuning, tuning_figures
+from test_tuning import frame
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    measured = frame(base=0.5, arithmetic=0.55, code=0.7, shuffled=0.49)
+    measured = pd.concat([measured, measured[measured["kind"] == "code"].assign(seed=1)])
+    summary = tuning.summary(measured)
+    conditions = pd.concat(
+        [measured[measured["seed"] == 0].assign(condition=name) for name in ("drawers", "label first")]
+    )
+    curve = pd.DataFrame({"kind": "code", "step": [0, 1, 2, 0, 2], "loss": [3.0, 2.0, 1.5, 3.1, 1.25],
+                          "part": ["batches"] * 3 + ["held out"] * 2})  # fmt: skip
+    return {
+        "loss": tuning_figures.loss_curves(curve),
+        "accuracy": tuning_figures.accuracies(summary),
+        "gain": tuning_figures.differences(summary),
+        "position": tuning_figures.by_position(statistics.by(measured[measured["seed"] == 0], ["kind", "position"]), 7),
+        "conditions": tuning_figures.conditions(tuning.gains(conditions)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("loss", "code from 3.10 to 1.25"),
+        ("accuracy", "code, seed 1: 0."),
+        ("gain", "arithmetic, seed 0: 0.0"),
+        ("position", "base 0."),
+        ("conditions", "drawers, code: 0."),
+    ],
+)
+def test_a_figure_says_its_numbers_in_words_and_can_be_drawn(drawn, name, words):
+    chart = drawn[name]
+    assert words in chart.description
+    assert charts.picture(chart.to_dict(), "png")[:4] == b"\x89PNG"
+
+
+def test_the_base_has_no_difference_to_itself_to_show(drawn):
+    assert "base" not in drawn["gain"].description.split(":", 1)[1]
