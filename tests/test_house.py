@@ -29,8 +29,9 @@ FLOORS = {
     2: "boxes weights subjects models precision",
     3: "toy edits runs behaviour desiderata",
     4: "blocks replay sparse",
-    5: "path_patching ablation knockout dcm cmap",
-    6: "summaries cost figures circuit_figures evaluation_figures tuning_figures finetune adapters tuning circuits official",
+    5: "path_patching ablation criteria knockout patching dcm cmap",
+    6: "summaries cost figures circuit_figures ablation_figures evaluation_figures tuning_figures "
+    "evaluation finetune adapters tuning circuits official",
     7: "notebooks book site sphinx_ext cli",
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}

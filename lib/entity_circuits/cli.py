@@ -71,6 +71,16 @@ def _parser() -> argparse.ArgumentParser:
     finetune.add_argument("--device", default="cpu", help="cpu (default), or cuda")
     command("measure-adapters", _measure_adapters, "run base and adapters on 2,002 prompts; writes their accuracies")
 
+    words = "find a model's circuit by path patching and write it, with all scores, to a file"
+    discover = command("discover", _discover, words)
+    discover.add_argument("model", help="a name that `models` lists, a folder, a GGUF file or a hub id")
+    discover.add_argument("--n", type=_positive, default=70, help="prompts (default %(default)s)")
+    discover.add_argument("--seed", type=int, default=0)
+    discover.add_argument("--out", type=Path, help="file to write (default: data/circuits/MODEL.json)")
+    compare = command("compare-circuits", _compare_circuits, "overlap of two circuits by group, beside chance")
+    compare.add_argument("one", help="a name in data/circuits, or a file")
+    compare.add_argument("other", help="likewise")
+
     command("check-site", _check_site, "check the built site: links, pictures, charts, other hosts")
     serve = command("serve", _serve, "show the built site on this machine")
     serve.add_argument("--port", type=int, default=8000, help="default 8000; 0 takes any free port")
@@ -126,6 +136,25 @@ def _measure_adapters(_: argparse.Namespace) -> None:
 
     path = tuning.measure()
     print(tuning.summary(tuning.measured(path)).round(3).to_string(index=False))
+
+
+def _discover(arguments: argparse.Namespace) -> None:
+    from . import circuits, models, path_patching, results
+
+    name = arguments.model
+    out = arguments.out or circuits.folder() / f"{name}.json"
+    if not arguments.out and Path(name).name != name:
+        raise ValueError(f"say where to write the circuit of {name}: --out FILE.json")
+    found = path_patching.discover(models.load(name), n=arguments.n, seed=arguments.seed, store=results.Store())
+    command = f"entity-circuits discover {name} --n {arguments.n} --seed {arguments.seed}"
+    print(circuits.save(found, out, command=command).circuit)
+    print(out)
+
+
+def _compare_circuits(arguments: argparse.Namespace) -> None:
+    from . import circuits
+
+    print(circuits.report(*(circuits.load(name) for name in (arguments.one, arguments.other))))
 
 
 def _check_site(_: argparse.Namespace) -> int:

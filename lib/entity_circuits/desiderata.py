@@ -1,0 +1,260 @@
+"""What could the heads carry? Triples of base prompt, source prompt and the answer that each hypothesis predicts.
+
+Some heads' outputs are taken from a source prompt into a base prompt. If they carry the *position* of the queried box
+in the context, the answer becomes the base's object at that position; if they carry the *object*, the source's object;
+if they carry the queried *label*, the base's object in the box of that label. Pairs are drawn so that these answers
+all differ, from each other and from the base's own, and so that nothing else is shared:
+
+    base    The apple is in Box F, the cup is in Box Q, the key is in Box M. Box F contains the
+    source  The fan is in Box K, the hat is in Box M, the pen is in Box D. Box M contains the
+    answers base: apple    position: cup (second)    object: hat    label: key (in Box M)
+"""
+
+import itertools
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from . import vocabulary
+from .boxes import Prompts, Split, Template, World, from_worlds, worlds
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from .models import Subject
+
+Hypothesis = Literal["position", "object", "label"]
+Additional = Literal[
+    "random_text_start",
+    "random_text_end",
+    "add_tokens_btw_box_and_obj",
+    "add_seg_start",
+    "add_seg_end",
+    "add_box_before_correct_segment",
+    "incorrect_segment",
+    "altered_box_obj_order",
+    "altered_box_obj_association",
+    "no_comma",
+    "add_comma",
+]
+Desideratum = Hypothesis | Additional
+HYPOTHESES: tuple[Hypothesis, ...] = get_args(Hypothesis)
+ADDITIONAL: tuple[Additional, ...] = get_args(Additional)
+"""The additional desiderata: the base's object at the source's position again, but the source is written otherwise."""
+
+ANSWERS = ("base", "position", "object", "label")
+"""The candidate answers of every triple; `next` or `counted` comes after them where a desideratum has a fifth."""
+
+SPLITS: Mapping[str, Split] = {"train": "training", "validation": "pruning", "test": "evaluation"}
+"""Contexts to learn masks on, to choose among masks, and to report: disjoint, for base and source prompts alike."""
+
+_DRAWN = ("places", "source", "word", "letters")
+_SHIFT: Mapping[str, int] = {"incorrect_segment": 1, "add_seg_start": 1, "add_box_before_correct_segment": 3}
+
+
+@dataclass(frozen=True)
+class Rewritten(Template):
+    """A template with words put before the first statement, and the statement of box `odd` written otherwise."""
+
+    start: str = ""
+    odd: int = -1
+    odd_statement: str = ""
+
+    def context(self, world: World) -> str:
+        pairs = enumerate(zip(world.objects, world.labels, strict=True))
+        written = [
+            (self.odd_statement if index == self.odd else self.statement).format(object=word, label=label)
+            for index, (word, label) in pairs
+        ]
+        text = self.start + self.join.join(written) + self.end
+        return text[0].upper() + text[1:]
+
+
+@dataclass(frozen=True, eq=False)
+class Triples:
+    """n base prompts, n source prompts, and the token that the base's answer should become. Tensors are int64.
+
+    `targets` (n,). `candidates` (n, k) holds every answer that some hypothesis predicts, named by `names`: the base's
+    own answer, the base's object at the source's position, the source's object, the base's object in the box of the
+    asked label of the source (-1 where the base has no such box), and for some desiderata one more. Those of a triple
+    are pairwise different.
+    """
+
+    desideratum: str
+    base: Prompts
+    source: Prompts
+    targets: Tensor
+    candidates: Tensor
+    names: tuple[str, ...] = ANSWERS
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+    def select(self, rows: Tensor | Sequence[int]) -> "Triples":
+        """These rows, in this order."""
+        index = torch.as_tensor(rows, dtype=torch.long)
+        there = index.to(self.targets.device)
+        return replace(
+            self,
+            base=self.base.select(index),
+            source=self.source.select(index),
+            targets=self.targets[there],
+            candidates=self.candidates[there],
+        )
+
+    def towards(self, name: str) -> "Triples":
+        """The same pairs with another candidate as the target: one recording serves several hypotheses.
+
+        Raises `ValueError` for a candidate that not every one of these pairs has.
+        """
+        if name not in self.names:
+            raise ValueError(f"no candidate answer called {name!r}: one of {', '.join(self.names)}")
+        targets = self.candidates[:, self.names.index(name)]
+        if bool((targets < 0).any()):
+            raise ValueError(f"not every pair of {self.desideratum!r} has a candidate answer {name!r}")
+        return replace(self, desideratum=name, targets=targets)
+
+    def kinds(self, top: Tensor) -> list[str]:
+        """Which candidate each of these tokens (n,) is, by name; `other` for any other token."""
+        hits = self.candidates == top[:, None].to(self.candidates.device)
+        place = torch.where(hits.any(1), hits.int().argmax(1), -1).tolist()
+        return [self.names[index] if index >= 0 else "other" for index in place]
+
+
+def triples(
+    subject: "Subject",
+    desideratum: Desideratum = "position",
+    n: int = 98,
+    boxes: int = 7,
+    seed: int = 0,
+    split: Split = "training",
+) -> Triples:
+    """Draw `n` triples; each base prompt has a context of its own, and its queried box goes round all positions.
+
+    No object is in both contexts. No label is either, except for `label`, where the source asks for one that the base
+    has, at a third position. The source is another context of the same split and asks for another position than the
+    base. `object` has the pairs of `position` and another target; the additional desiderata have the same pairs too,
+    written otherwise, where their fifth candidate allows it. Only words inserted in the source are new, and they are
+    in neither context. The first triples for a larger `n` are those for a smaller one. Raises `ValueError` before any
+    model runs for an unknown desideratum, fewer than three boxes, or a tokenizer with too few words. Paper: section
+    5 and its appendix; the official pairs do not separate the hypotheses (artefacts B1 and B4).
+
+        t = desiderata.triples(subject, "position", n=98, split=desiderata.SPLITS["test"])
+        print(t.base.texts[0], t.source.texts[0])
+        print(subject.tokenizer.decode(t.targets[0]))
+    """
+    if desideratum not in HYPOTHESES + ADDITIONAL:
+        raise ValueError(f"no desideratum called {desideratum!r}: one of {', '.join(HYPOTHESES + ADDITIONAL)}")
+    if not 3 <= boxes <= 10 or n < 1:
+        raise ValueError(f"at least one triple of 3 to 10 boxes can be asked for, not {n} of {boxes}")
+    tokenizer = subject.tokenizer
+    words = sorted(vocabulary.require(tokenizer, vocabulary.objects(), 2 * boxes + 1, "objects"))
+    letters = sorted(vocabulary.require(tokenizer, vocabulary.LABELS, 2 * boxes + 4, "box labels"))
+    shift, around = _SHIFT.get(desideratum, 0), desideratum == "incorrect_segment"
+
+    def shifted(place: int) -> int:
+        return (place + shift) % boxes if around else place + shift
+
+    drawn = list(itertools.islice(worlds(tokenizer, boxes, seed, split), n))
+    asked = [index % boxes for index in range(n)]
+    sources, places, labelled, fifth, templates = [], [], [], [], []
+    for world, box in zip(drawn, asked, strict=True):
+        # One generator for each purpose: desiderata differ in what they must redraw, and share the rest.
+        draws = {what: random.Random(json.dumps([what, seed, world.objects, world.labels, box])) for what in _DRAWN}
+        free = [place for place in draws["places"].sample(range(boxes), boxes) if place != box]
+        place = next(place for place in free if shifted(place) != box)
+        third = free[-1] if desideratum == "label" else None  # neither `box` nor `place`
+        other_words = [word for word in words if word not in world.objects]
+        other_letters = [letter for letter in letters if letter not in world.labels]
+        label = None if third is None else world.labels[third]
+        source = _source(draws["source"], other_words, other_letters, place, label, world)
+        word = draws["word"].choice([word for word in other_words if word not in source.objects])
+        extra = draws["letters"].sample([letter for letter in other_letters if letter not in source.labels], 3)
+        sources.append(source)
+        places.append(place)
+        labelled.append(third)
+        fifth.append(shifted(place) if shift and shifted(place) < boxes else None)
+        templates.append(_written(desideratum, place, word, extra))
+    base = from_worlds(subject, drawn, asked)
+    there = from_worlds(subject, sources, places, template=templates)
+    rows = torch.arange(n, device=base.last.device)
+
+    def object_at(indices: Sequence[int | None]) -> Tensor:
+        where = torch.tensor([-1 if index is None else index for index in indices], device=rows.device)
+        return torch.where(where < 0, where, base.object_ids[rows, where.clamp(min=0)])
+
+    columns = [base.answer_ids, object_at(places), there.answer_ids, object_at(labelled)]
+    names: tuple[str, ...] = ANSWERS
+    if shift:
+        columns, names = [*columns, object_at(fifth)], (*ANSWERS, "next" if around else "counted")
+    candidates = torch.stack(columns, dim=1)
+    target: str = desideratum if desideratum in HYPOTHESES else ("next" if around else "position")
+    return Triples(desideratum, base, there, candidates[:, names.index(target)], candidates, names)
+
+
+def _source(
+    draw: random.Random, words: list[str], letters: list[str], place: int, label: str | None, base: World
+) -> World:
+    """A world of the base's split in these words and letters; its box at `place` may be called `label` instead."""
+    count = len(base.objects)
+    while True:
+        labels = draw.sample(letters, count)
+        if label is not None:
+            labels[place] = label
+        world = World(tuple(draw.sample(words, count)), tuple(labels))
+        if world.split == base.split:
+            return world
+
+
+def _written(desideratum: str, place: int, word: str, extra: list[str]) -> Template:
+    """How the source is written; `place` is its queried box, `word` and `extra` an object and labels of no context."""
+    statement, additional = Template().statement, f"the {word} is in Box {extra[0]}"
+    boxes = "there are three additional boxes, Box {0}{0}, Box {1}{1} and Box {2}{2}, ".format(*extra)
+    odd = {
+        "add_tokens_btw_box_and_obj": "the {object} is contained in the Box {label}",
+        "add_box_before_correct_segment": boxes + statement,
+        "altered_box_obj_order": "Box {label} contains the {object}",
+        "altered_box_obj_association": "the {object} is not in Box {label}",
+    }
+    if desideratum in odd:
+        return Rewritten(odd=place, odd_statement=odd[desideratum])
+    return {
+        "random_text_start": Rewritten(start="there are a bunch of boxes containing objects, "),
+        "random_text_end": Template(end=", these are a bunch of boxes containing objects. "),
+        "add_seg_start": Rewritten(start=f"{additional}, "),
+        "add_seg_end": Template(end=f", {additional}. "),
+        "no_comma": Template(join=" "),
+        "add_comma": Template(statement="the {object}, is in Box {label}"),
+    }.get(desideratum, Template())
+
+
+def to_dataset(triples: Triples) -> "Dataset":
+    """The triples as a Hugging Face dataset: both prompts, their worlds and queries, the target and all candidates.
+
+    desiderata.to_dataset(t).to_json("position.jsonl")
+    """
+    from datasets import Dataset
+
+    rows = []
+    for index in range(len(triples)):
+        row: dict[str, object] = {"desideratum": triples.desideratum}
+        words: dict[int, str] = {}
+        for side, prompts in (("base", triples.base), ("source", triples.source)):
+            world = prompts.worlds[index]
+            words |= dict(zip(prompts.object_ids[index].tolist(), world.objects, strict=True))
+            row |= {
+                f"{side}_text": prompts.texts[index],
+                f"{side}_objects": list(world.objects),
+                f"{side}_labels": list(world.labels),
+                f"{side}_query": prompts.queries[index],
+            }
+        tokens = triples.candidates[index].tolist()
+        row["target"] = words[int(triples.targets[index])]
+        row |= {f"answer_{name}": words.get(token) for name, token in zip(triples.names, tokens, strict=True)}
+        rows.append({**row, "split": triples.base.worlds[index].split})
+    return Dataset.from_list(rows)

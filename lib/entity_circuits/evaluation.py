@@ -1,0 +1,115 @@
+"""One circuit in many models: what is left of each model's accuracy, beside ceilings and random circuits. Table 1."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import torch
+
+from . import ablation, boxes, criteria, models
+from .ablation import Answers
+from .boxes import Prompts, Split
+from .heads import Circuit
+from .results import Store
+from .sparse import Kept, Means
+
+if TYPE_CHECKING:
+    from .models import Subject
+
+THREE = ("prev", "query", "last")
+"""The paper's places: those at which the groups of a circuit stand."""
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """A model with all that evaluating circuits in it needs: prompts, its own means, and what it answers unmodified."""
+
+    name: str
+    subject: "Subject"
+    prompts: Prompts
+    means: Means
+    full: Answers
+
+
+def setting(
+    name: str,
+    contexts: int,
+    *,
+    boxes_: int = 7,
+    seed: int = 0,
+    split: Split = "evaluation",
+    averaged: int = 100,
+    store: Store | None = None,
+) -> Setting:
+    """Load a model, draw its prompts, average its head outputs over `averaged` contexts of their own, and run it.
+
+    `contexts` worlds of the split are asked for each of their boxes. Means come from the split "means", so no prompt is
+    evaluated that a mean was made from. Paper: section 4.1; the official code evaluates on contexts of its means (B17).
+
+        base = evaluation.setting("qwen2.5-coder-0.5b", contexts=70)
+        print(base.full.estimate())
+    """
+    subject = models.load(name)
+    prompts = boxes.prompts(subject, contexts * boxes_, boxes_, seed, split)
+    means = ablation.means(subject, n=averaged, boxes=boxes_, seed=seed, store=store)
+    return Setting(name, subject, prompts, means, ablation.full_model(subject, prompts, store))
+
+
+def first(one: Setting, contexts: int) -> Setting:
+    """The same model on its first few contexts, for what needs many circuits; the means stay."""
+    rows = torch.arange(contexts * one.prompts.boxes)
+    if len(rows) > len(one.prompts):
+        raise ValueError(f"{contexts} contexts are asked for, and the prompts have {len(set(one.prompts.worlds))}")
+    part = one.prompts.select(rows)
+    full = Answers(one.full.correct[:, rows], one.full.logprob[:, rows], part.contexts.cpu())
+    return replace(one, prompts=part, full=full)
+
+
+def ceiling(one: Setting, extra: Sequence[str] = (), store: Store | None = None) -> Answers:
+    """What is right when every head is kept at the three places (and the extra ones), and all others are silenced."""
+    everything = ablation.all_heads(one.subject, [*THREE, *extra])
+    return ablation.circuit_accuracy(one.subject, everything, one.prompts, one.means, store=store, name="ceiling")
+
+
+def table(
+    settings: Sequence[Setting],
+    circuits: Mapping[str, Circuit | Kept],
+    *,
+    baselines: Sequence[str] = (),
+    draws: int = 5,
+    store: Store | None = None,
+) -> pd.DataFrame:
+    """One row a model and circuit: its accuracy, beside the model's own, and its faithfulness.
+
+    The circuits named in `baselines` bring two rows more: the mean of `draws` random circuits of equal size, and of
+    equal layer profile. Columns `model`, `circuit`, `heads`, `full` (the model's accuracy), `accuracy`, `low`, `high`,
+    `difference` (accuracy minus full, paired) and `ratio` (accuracy / full, the paper's faithfulness; NaN where the
+    model is not above chance), each with `_low` and `_high`, and `n`.
+
+        print(evaluation.table([base], {"found": circuit}, baselines=["found"]))
+    """
+    rows = []
+    for one in settings:
+        asked: dict[str, list[Circuit | Kept]] = {}
+        for name, circuit in circuits.items():
+            asked[name] = [circuit]
+            if name in baselines:
+                for words, layers in (("same layers", "same"), ("random", "any")):
+                    drawn = criteria.random_circuits(one.subject, circuit, draws, layers=layers)  # type: ignore[arg-type]
+                    asked[f"{name}: {words}"] = list(drawn)
+        everything = [circuit for some in asked.values() for circuit in some]
+        answers = ablation.circuit_accuracy(one.subject, everything, one.prompts, one.means, store=store, name=one.name)
+        chance, begin = 1 / one.prompts.boxes, 0
+        for name, some in asked.items():
+            right = answers.correct[begin : begin + len(some)].double().mean(0)
+            begin += len(some)
+            found = criteria.faithfulness(right, one.full.correct[0], one.full.contexts, chance=chance)
+            row: dict[str, object] = {"model": one.name, "circuit": name, "heads": ablation.size(some[0])}
+            row |= {"full": found.full.value, "accuracy": found.circuit.value}
+            row |= {"low": found.circuit.low, "high": found.circuit.high}
+            for column, value in (("difference", found.difference), ("ratio", found.ratio)):
+                cells = (float("nan"),) * 3 if value is None else (value.value, value.low, value.high)
+                row |= dict(zip((column, f"{column}_low", f"{column}_high"), cells, strict=True))
+            rows.append(row | {"n": found.circuit.n})
+    return pd.DataFrame(rows)

@@ -1,0 +1,102 @@
+"""One circuit in several models, and the figures of mean ablation, on small random models."""
+
+import pandas as pd
+import pytest
+import tiny
+from entity_circuits import ablation, ablation_figures, boxes, charts, criteria, evaluation
+from entity_circuits.evaluation import Setting
+from entity_circuits.heads import Circuit, Head
+
+CIRCUIT = Circuit(
+    {
+        "value_fetcher": (Head(3, 1), Head(2, 4)),
+        "position_transmitter": (Head(2, 0),),
+        "position_detector": (Head(1, 3),),
+        "structure_reader": (Head(0, 2),),
+    },
+    {},
+)
+
+
+@pytest.fixture(scope="module")
+def settings():
+    made = []
+    for name, seed in (("one", 0), ("two", 1)):
+        subject = tiny.subject("qwen2", seed=seed)
+        prompts = boxes.prompts(subject, 28, split="evaluation")
+        means = ablation.means(subject, n=8)
+        made.append(Setting(name, subject, prompts, means, ablation.full_model(subject, prompts)))
+    return made
+
+
+def test_the_table_has_a_row_a_model_and_circuit_and_two_for_each_baseline(settings):
+    table = evaluation.table(
+        settings, {"found": CIRCUIT, "all": ablation.all_heads(settings[0].subject)}, baselines=["found"], draws=2
+    )
+    names = ["found", "found: same layers", "found: random", "all"]
+    assert table["circuit"].tolist() == names * 2
+    assert table["model"].tolist() == ["one"] * 4 + ["two"] * 4
+    assert table["heads"].tolist()[:4] == [5, 5, 5, 3 * 32]
+    alone = ablation.circuit_accuracy(settings[1].subject, CIRCUIT, settings[1].prompts, settings[1].means)
+    assert table["accuracy"].iloc[4] == pytest.approx(alone.estimate().value)
+    assert (table["difference"] - (table["accuracy"] - table["full"])).abs().max() < 1e-12
+
+
+def test_a_model_that_is_not_above_chance_has_no_ratio(settings):
+    table = evaluation.table(settings[:1], {"found": CIRCUIT})
+    assert settings[0].full.estimate().low <= 1 / 7
+    assert table["ratio"].isna().all()
+
+
+def test_a_first_part_answers_as_the_whole_does(settings):
+    one = evaluation.first(settings[0], 2)
+    assert len(one.prompts) == 14
+    assert one.full.correct[0].tolist() == settings[0].full.correct[0, :14].tolist()
+    with pytest.raises(ValueError, match="5 contexts are asked for"):
+        evaluation.first(settings[0], 5)
+
+
+def test_no_circuit_at_these_places_is_asked_to_beat_a_ceiling_it_contains(settings):
+    one = settings[0]
+    every = ablation.circuit_accuracy(one.subject, ablation.all_heads(one.subject), one.prompts, one.means)
+    assert evaluation.ceiling(one).correct.tolist() == every.correct.tolist()
+
+
+@pytest.fixture(scope="module")
+def drawn(settings):
+    one = settings[0]
+    scan = ablation.scan_positions(one.subject, one.prompts, one.means, ["object", "prev+1"], enough=2.0)
+    growth = pd.DataFrame(
+        {
+            "kind": ["ranking", "ranking", "random"],
+            "heads": [5, 10, 5],
+            "accuracy": [0.1, 0.25, 0.0],
+            "low": [0.05, 0.2, 0.0],
+            "high": [0.2, 0.3, 0.1],
+            "n": 28,
+        }
+    )
+    complete = criteria.completeness(one.subject, CIRCUIT, one.prompts, one.means, draws=2)
+    minimal = criteria.minimality(one.subject, CIRCUIT, one.prompts, one.means)
+    return {
+        "places": ablation_figures.places(scan),
+        "growth": ablation_figures.growth(growth, {"full model": 0.5}),
+        "completeness": ablation_figures.completeness(complete.table()),
+        "minimality": ablation_figures.minimality(minimal.table()),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("places", "Most: "),
+        ("growth", "0.10 with 5 heads; 0.25 with 10 heads. Lines: full model 0.50"),
+        ("completeness", "over 2 random sets"),
+        ("minimality", "of 5 cost nothing"),
+    ],
+)
+def test_a_figure_says_its_numbers_in_words_and_can_be_drawn(drawn, name, words):
+    spec = drawn[name].to_dict()
+    assert words in spec["description"]
+    assert spec["width"] <= 330
+    assert charts.picture(spec, "svg").startswith(b"<svg")

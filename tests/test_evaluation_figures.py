@@ -1,0 +1,111 @@
+"""The figures of circuit evaluation: described in words with their numbers, narrow, and drawable."""
+
+import altair as alt
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+from entity_circuits import boxes, charts, circuits, evaluation_figures, knockout
+from entity_circuits.circuit_figures import COLOURS
+from entity_circuits.circuits import Finding
+from entity_circuits.heads import GROUPS, Circuit, Head
+
+CIRCUIT = Circuit({"value_fetcher": (Head(3, 1), Head(2, 0), Head(3, 0)), "position_detector": (Head(1, 2),)})
+
+
+@pytest.fixture(scope="module")
+def curves():
+    subject = tiny.subject("qwen2")
+    return knockout.sweep(subject, boxes.prompts(subject, 6, boxes=3)).table()
+
+
+@pytest.fixture(scope="module")
+def impact():
+    """Twelve heads a group in two models; every other head of the one acts the other way round in the other."""
+    about = {"model": "m", "statistic": "mean"}
+    table = -np.linspace(0.1, 0.9, 12).reshape(3, 4)
+    one = {group: table * (index + 1) / 4 for index, group in enumerate(GROUPS)}
+    other = {group: scores * np.resize([1, -1], (3, 4)) for group, scores in one.items()}
+    other["structure_reader"] = np.full((3, 4), np.nan)
+    heads = {"position_detector": (Head(2, 3), Head(2, 2)), "value_fetcher": (Head(2, 3),)}
+    less = {"position_detector": (Head(2, 3),)}
+    findings = [Finding(Circuit(heads, about), {"mean": one}), Finding(Circuit(less, about), {"mean": other})]
+    return circuits.impact(*findings)
+
+
+def drawn(name, curves, impact):
+    figures = {
+        "knockout": lambda: evaluation_figures.knockout_curves(curves),
+        "knockout with a circuit": lambda: evaluation_figures.knockout_curves(curves, CIRCUIT),
+        "one curve": lambda: evaluation_figures.knockout_curves(curves.query("condition == 'query->prev'"), CIRCUIT),
+        "impact": lambda: evaluation_figures.mirrored_impact(impact, ("base", "fine-tuned")),
+        "impact of no head": lambda: evaluation_figures.mirrored_impact(impact[:0]),
+    }
+    return figures[name]().to_dict()
+
+
+@pytest.mark.parametrize("name", ["knockout", "knockout with a circuit", "one curve", "impact", "impact of no head"])
+def test_a_figure_is_described_narrow_and_drawable(curves, impact, name):
+    charts.enable()
+    spec = drawn(name, curves, impact)
+    assert len(charts.description(spec)) > 40
+    assert spec["width"] <= 330
+    assert charts.picture(spec, "svg").startswith(b"<svg")
+    alt.renderers.enable("default")
+
+
+def rows(spec):
+    return [row for table in spec["datasets"].values() for row in table]
+
+
+def test_the_words_about_knockout_hold_the_numbers_that_are_drawn(curves):
+    table = curves.assign(value=0.25, low=0.2, high=0.3)
+    table.loc[(table["condition"] == "last->object") & (table["start"] == 0), "value"] = 0.04
+    spec = evaluation_figures.knockout_curves(table, CIRCUIT).to_dict()
+    words = spec["description"]
+    assert "last \u2192 object 0.04 and 0.25; last \u2192 query 0.25 and 0.25" in words
+    assert "from layer 0 and from layer 4 on" in words and "n = 6" in words
+    assert "A in layers 2 to 3, C in layers 1 to 1" in words
+    shown = {entry["field"] for entry in spec["layer"][0]["encoding"]["tooltip"]}
+    assert {"path", "start", "value", "low", "high", "n"} <= shown
+
+
+def test_a_path_has_the_colour_of_its_group_and_the_letters_stand_at_the_layers_of_its_heads(curves):
+    spec = evaluation_figures.knockout_curves(curves, CIRCUIT).to_dict()
+    scale = spec["layer"][0]["encoding"]["color"]["scale"]
+    colours = dict(zip(scale["domain"], scale["range"], strict=True))
+    assert colours["last \u2192 object"] == COLOURS["value_fetcher"]
+    assert colours["last \u2192 query"] == COLOURS["position_transmitter"]
+    assert colours["query \u2192 prev"] == COLOURS["position_detector"]
+    assert colours["last \u2192 random"] == colours["query \u2192 random"] == charts.NEUTRAL
+    letters = {row["start"]: row["heads"] for row in rows(spec) if row.get("group") == "A value fetcher"}
+    assert letters == {2: "L2H0", 3: "L3H1, L3H0"}
+    below = [row["value"] for row in rows(spec) if "heads" in row]
+    bottom = spec["layer"][0]["encoding"]["y"]["scale"]["domain"][0]
+    assert max(below) < 0 and bottom < min(below)
+
+
+def test_colour_and_dash_share_one_legend(curves):
+    encoding = evaluation_figures.knockout_curves(curves).to_dict()["layer"][0]["encoding"]
+    assert encoding["color"]["legend"] == encoding["strokeDash"]["legend"]
+    assert encoding["color"]["scale"]["domain"] == encoding["strokeDash"]["scale"]["domain"]
+
+
+def test_the_mirror_shows_sizes_up_and_down_with_colour_for_members_alone(impact):
+    spec = evaluation_figures.mirrored_impact(impact, ("base", "fine-tuned")).to_dict()
+    table = pd.DataFrame(rows(spec)).dropna(subset=["model"])
+    base, tuned = (table[table["model"] == name].set_index(["group", "head"]) for name in ("base", "fine-tuned"))
+    assert len(base) == 48 and len(tuned) == 36, "a head without a path has no bar"
+    assert (base["height"] >= 0).all() and (tuned["height"] <= 0).all()
+    assert np.allclose(base["height"], base["effect"].abs())
+    members = base[base["what"] != "not in the circuit"]
+    assert set(members.index) == {
+        ("position_detector", "L2H3"),
+        ("position_detector", "L2H2"),
+        ("value_fetcher", "L2H3"),
+    }
+    assert (tuned["what"] != "not in the circuit").sum() == 1
+    assert set(base["sense"]) == {"lowers"} and set(tuned["sense"]) == {"lowers", "raises"}
+    words = spec["description"]
+    assert "48 heads" in words and "3 are in the circuit of base, 1 in that of fine-tuned, 1 in both" in words
+    assert "L2H3 -0.90 (no path)" in words
