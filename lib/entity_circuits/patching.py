@@ -31,11 +31,6 @@ Position = Literal["last", "query", "prev"]
 Method = Literal["replay", "definition"]
 
 EXECUTORS: dict[Method, Executor] = {"replay": replay.replay, "definition": runs.rerun}
-
-Position = Literal["last", "query", "prev"]
-Method = Literal["replay", "definition"]
-
-EXECUTORS: dict[Method, Executor] = {"replay": replay.replay, "definition": runs.rerun}
 POSITIONS: tuple[Position, ...] = ("last", "query", "prev")
 
 
