@@ -271,3 +271,12 @@ def test_circuits_without_heads_or_paths_are_stored_and_compared_too(tmp_path):
     assert (table["shared"] == 0).all() and (table["p"] == 1).all() and table["spearman"].isna().all()
     assert circuits.impact(found, found).empty
     assert "all" in circuits.report(found, found)
+
+
+def test_a_stored_circuit_ranks_its_heads_as_the_discovery_did(discovery):
+    found = circuits.finding(discovery, command="made by a test")
+    for group, heads in found.rankings().items():
+        scores = discovery.scores[group]
+        assert sorted(heads) == sorted(scores.ranking())
+        ranked = [float(scores.statistic(found.statistic)[head.layer, head.head]) for head in heads]
+        assert ranked == pytest.approx(sorted(ranked), abs=2e-6)

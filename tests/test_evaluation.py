@@ -62,6 +62,16 @@ def test_no_circuit_at_these_places_is_asked_to_beat_a_ceiling_it_contains(setti
     assert evaluation.ceiling(one).correct.tolist() == every.correct.tolist()
 
 
+def test_a_band_of_layers_that_is_taken_away_at_a_place_leaves_all_others(settings):
+    one = settings[0]
+    table = evaluation.by_layers(one, ["query", "last"], bands=2)
+    assert table[["place", "layers"]].to_numpy().tolist() == [[p, b] for p in ("query", "last") for b in ("0-1", "2-3")]
+    every = ablation.all_heads(one.subject, ["query", "last"])
+    wanted = {**every, "last": tuple(head for head in every["last"] if head.layer < 2)}
+    alone = ablation.circuit_accuracy(one.subject, wanted, one.prompts, one.means).estimate()
+    assert table["accuracy"].iloc[3] == alone.value
+
+
 @pytest.fixture(scope="module")
 def drawn(settings):
     one = settings[0]

@@ -129,10 +129,10 @@ def minimality(table: pd.DataFrame) -> alt.LayerChart:
         color=alt.Color("letter:N", title="group", scale=alt.Scale(domain=letters, range=colours)),
     )
     ends = base.mark_rule(color=INK, strokeWidth=1.5).encode(x="low:Q", x2="high:Q")
-    best = table.loc[table["loss"].idxmax()]
+    (best,) = table.nlargest(1, "loss").to_dict("records")
     return alt.LayerChart(layer=[bars, ends]).properties(
         width=WIDTH - 60,
         height=18 * len(table),
         description="Accuracy lost when each head is taken away after its stand-ins, with 95% intervals. "
-        f"Most: {best['name']}, {best.loss:+.2f}; {int((table['loss'] <= 0).sum())} of {len(table)} cost nothing.",
+        f"Most: {best['name']}, {best['loss']:+.2f}; {int((table['loss'] <= 0).sum())} of {len(table)} cost nothing.",
     )

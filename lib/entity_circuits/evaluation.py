@@ -1,5 +1,6 @@
 """One circuit in many models: what is left of each model's accuracy, beside ceilings and random circuits. Table 1."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import torch
 
-from . import ablation, boxes, criteria, models
+from . import ablation, boxes, criteria, models, statistics
 from .ablation import Answers
 from .boxes import Prompts, Split
 from .heads import Circuit
@@ -33,7 +34,7 @@ class Setting:
 
 
 def setting(
-    name: str,
+    model: "str | Subject",
     contexts: int,
     *,
     boxes_: int = 7,
@@ -42,7 +43,7 @@ def setting(
     averaged: int = 100,
     store: Store | None = None,
 ) -> Setting:
-    """Load a model, draw its prompts, average its head outputs over `averaged` contexts of their own, and run it.
+    """Load a model (or take one), draw prompts, average its head outputs over `averaged` other contexts, and run it.
 
     `contexts` worlds of the split are asked for each of their boxes. Means come from the split "means", so no prompt is
     evaluated that a mean was made from. Paper: section 4.1; the official code evaluates on contexts of its means (B17).
@@ -50,10 +51,10 @@ def setting(
         base = evaluation.setting("qwen2.5-coder-0.5b", contexts=70)
         print(base.full.estimate())
     """
-    subject = models.load(name)
+    subject = models.load(model) if isinstance(model, str) else model
     prompts = boxes.prompts(subject, contexts * boxes_, boxes_, seed, split)
     means = ablation.means(subject, n=averaged, boxes=boxes_, seed=seed, store=store)
-    return Setting(name, subject, prompts, means, ablation.full_model(subject, prompts, store))
+    return Setting(subject.name, subject, prompts, means, ablation.full_model(subject, prompts, store))
 
 
 def first(one: Setting, contexts: int) -> Setting:
@@ -70,6 +71,29 @@ def ceiling(one: Setting, extra: Sequence[str] = (), store: Store | None = None)
     """What is right when every head is kept at the three places (and the extra ones), and all others are silenced."""
     everything = ablation.all_heads(one.subject, [*THREE, *extra])
     return ablation.circuit_accuracy(one.subject, everything, one.prompts, one.means, store=store, name="ceiling")
+
+
+def by_layers(one: Setting, places: Sequence[str], bands: int = 4, store: Store | None = None) -> pd.DataFrame:
+    """Which layers are needed where: every head is kept at these places, but for those of one band of layers at one.
+
+    One row a place and band: `place`, `layers` ("0-5"), `accuracy`, `low`, `high`, `loss` against keeping all of them,
+    with `loss_low` and `loss_high` (paired, over contexts), `n`.
+    """
+    whole = ablation.all_heads(one.subject, places)
+    edges = [round(i * one.subject.layers / bands) for i in range(bands + 1)]
+    asked = [(place, range(*ends)) for place in places for ends in itertools.pairwise(edges)]
+    left = [{**whole, place: tuple(h for h in whole[place] if h.layer not in band)} for place, band in asked]
+    answers = ablation.circuit_accuracy(
+        one.subject, [whole, *left], one.prompts, one.means, store=store, name="bands of layers"
+    )
+    rows = []
+    for index, (place, band) in enumerate(asked, start=1):
+        accuracy = answers.estimate(index)
+        loss = statistics.difference(answers.correct[0], answers.correct[index], answers.contexts)
+        named: dict[str, object] = {"place": place, "layers": f"{band.start}-{band.stop - 1}"}
+        found = {"accuracy": accuracy.value, "low": accuracy.low, "high": accuracy.high, "n": accuracy.n}
+        rows.append({**named, **found, "loss": loss.value, "loss_low": loss.low, "loss_high": loss.high})
+    return pd.DataFrame(rows)
 
 
 def table(

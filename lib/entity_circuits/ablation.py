@@ -1,0 +1,358 @@
+"""Is it the circuit? Every head outside it at its mean, and what is left of the model's accuracy. Paper, section 4.
+
+A circuit says which heads keep their own output, and where: D at `prev`, C at `query`, A and B at `last`. All other
+heads, and all heads at all other positions, give their mean over contexts of their own; embeddings, norms and MLPs run
+normally on what results. So a circuit is a mapping of places to heads (`kept`), and every question of this chapter is
+asked of such mappings: `circuit_accuracy` answers them, many at a time.
+"""
+
+import itertools
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakSet
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from . import behaviour, blocks, edits, replay, results, runs, sparse, statistics, vocabulary
+from . import boxes as task
+from .boxes import Prompts
+from .heads import POSITIONS, Circuit, Head
+from .results import Store
+from .sparse import Kept, Means
+from .statistics import Estimate
+
+if TYPE_CHECKING:
+    from .models import Subject
+
+Method = Literal["replay", "definition"]
+
+SHARD = 128  # circuits that are evaluated, and stored, together
+_CODE: tuple[ModuleType, ...] = (edits, runs, blocks, replay, sparse, task, results)
+
+
+def means(
+    subject: "Subject",
+    *,
+    n: int = 200,
+    boxes: int = 7,
+    seed: int = 0,
+    prompts: Prompts | None = None,
+    store: Store | None = None,
+    batch: int = 50,
+) -> Means:
+    """Every head's mean output at every position, over `n` contexts of the split "means", one query each.
+
+    The queries ask for a label that belongs to no box of their context, so that the means hold the format and the
+    position but no object, label or question. `prompts` are averaged instead, if given. Sums are kept in float64, so
+    that the order of the prompts does not matter. Raises `ValueError` for prompts of different lengths. Paper: section
+    4 and its appendix; the official code takes 500 contexts, those of its evaluation among them.
+
+        m = ablation.means(subject, n=200)
+        print(m.z.shape)   # (layers, T, heads, head_size)
+    """
+    if prompts is None:
+        letters = sorted(vocabulary.require(subject.tokenizer, vocabulary.LABELS, boxes + 1, "box labels"))
+        worlds = list(itertools.islice(task.worlds(subject.tokenizer, boxes, seed, "means"), n))
+        draw = random.Random(f"means/{seed}")
+        asked = [draw.choice([letter for letter in letters if letter not in world.labels]) for world in worlds]
+        prompts = task.from_worlds(subject, worlds, [draw.randrange(boxes) for _ in worlds], asked=asked)
+    lengths = sorted(set((prompts.last + 1).tolist()))
+    if lengths != [prompts.input_ids.shape[1]]:
+        raise ValueError(f"means are taken position by position: prompts of one length are needed, not of {lengths}")
+
+    def compute() -> dict[str, Tensor]:
+        total = torch.zeros((), dtype=torch.float64, device=subject.device)
+        parts = torch.arange(len(prompts)).split(batch)
+        for rows in tqdm(parts, desc="means", unit="batch", disable=None, leave=False):
+            total = total + runs.record(subject, prompts.select(rows)).z.double().sum(1)
+        return {"z": (total / len(prompts)).to(subject.dtype)}
+
+    inputs = {**_model(subject), "prompts": results.digest(prompts.input_ids), "code": results.code(*_CODE)}
+    found = (store or Store(None)).keep("means", inputs, compute)["z"]
+    return Means(found.to(subject.device), len(prompts))
+
+
+def kept(circuit: Circuit | Kept) -> dict[str, tuple[Head, ...]]:
+    """A circuit as places and heads: D at `prev`, C at `query`, A and B at `last`. Other mappings pass, in order.
+
+    Add places where the evidence says so: `{**kept(circuit), "prev+1": heads}`.
+    """
+    if not isinstance(circuit, Circuit):
+        return {place: tuple(sorted(set(some))) for place, some in circuit.items()}
+    found: dict[str, set[Head]] = {}
+    for group, some in circuit.groups.items():
+        found.setdefault(POSITIONS[group], set()).update(some)
+    return {place: tuple(sorted(some)) for place, some in found.items()}
+
+
+def without(circuit: Circuit | Kept, removed: Kept) -> dict[str, tuple[Head, ...]]:
+    """A circuit without some of its heads at some of its places."""
+    gone = {place: set(some) for place, some in removed.items()}
+    return {place: tuple(h for h in some if h not in gone.get(place, ())) for place, some in kept(circuit).items()}
+
+
+def size(circuit: Circuit | Kept) -> int:
+    """How many heads it keeps, a head at two places counted twice."""
+    return sum(map(len, kept(circuit).values()))
+
+
+def all_heads(subject: "Subject", places: Sequence[str] = ("prev", "query", "last")) -> dict[str, tuple[Head, ...]]:
+    """Every head of the model at these places: the most that any circuit there can keep."""
+    every = tuple(Head(i, j) for i in range(subject.layers) for j in range(subject.heads))
+    return dict.fromkeys(places, every)
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What some circuits answer, prompt by prompt: `correct` (circuits, n) bool, `logprob` (circuits, n) of the right
+    answer, and the `contexts` (n,) of the prompts."""
+
+    correct: Tensor
+    logprob: Tensor
+    contexts: Tensor
+
+    def __len__(self) -> int:
+        return len(self.correct)
+
+    def estimate(self, circuit: int = 0) -> Estimate:
+        """A circuit's accuracy with its 95% interval over contexts."""
+        return statistics.estimate(self.correct[circuit], self.contexts)
+
+    def rows(self, circuits: slice | Sequence[int]) -> "Answers":
+        """The answers of some of the circuits."""
+        return replace(self, correct=self.correct[circuits], logprob=self.logprob[circuits])
+
+    @classmethod
+    def joined(cls, parts: Sequence["Answers"]) -> "Answers":
+        """The answers of several circuits, or lists of them, to the same prompts."""
+        cut = {name: torch.cat([getattr(part, name) for part in parts]) for name in ("correct", "logprob")}
+        return cls(contexts=parts[0].contexts, **cut)
+
+
+def circuit_accuracy(
+    subject: "Subject",
+    circuits: Circuit | Kept | Sequence[Circuit | Kept],
+    prompts: Prompts,
+    means: Means,
+    *,
+    method: Method = "replay",
+    store: Store | None = None,
+    memory: float = 1e9,
+    name: str = "circuits",
+) -> Answers:
+    """What is right when each circuit's heads keep their own output and all others are at their means, everywhere.
+
+    Accuracy is top-1 over the whole vocabulary at `last`. A circuit keeps D at `prev`, C at `query`, A and B at `last`;
+    any other places and heads are a mapping (see `sparse.positions`). Both methods give the same numbers. Circuits are
+    evaluated 128 at a time and each such part is kept in `store`, so that an interrupted run goes on from there.
+    Raises `ValueError` for prompts of another length than those of the means, and as `sparse.live` does. Paper: section
+    4.1.
+
+        answers = ablation.circuit_accuracy(subject, circuit, p, means)
+        print(answers.estimate())
+    """
+    asked = [circuits] if isinstance(circuits, Circuit | Mapping) else list(circuits)
+    means.require(prompts)
+    found = [kept(circuit) for circuit in asked]
+    alike: dict[tuple[str, ...], list[int]] = {}  # by places, so that no circuit carries the live tokens of others
+    for index, circuit in enumerate(found):
+        alike.setdefault(tuple(sorted(place for place, some in circuit.items() if some)), []).append(index)
+    shards = [part[i : i + SHARD] for part in alike.values() for i in range(0, len(part), SHARD)]
+    inputs = _inputs(subject, prompts, means, method)
+    answers = Answers(
+        torch.zeros(len(found), len(prompts), dtype=torch.bool),
+        torch.zeros(len(found), len(prompts), dtype=torch.promote_types(subject.dtype, torch.float32)),
+        prompts.contexts.cpu(),
+    )
+    tables: list[sparse.Table] = []
+    with tqdm(total=len(found), desc=name, unit="circuit", disable=None, leave=False) as bar:
+        for shard in shards:
+            part = [{place: some for place, some in found[index].items() if some} for index in shard]
+            words = [{place: [str(head) for head in some] for place, some in sorted(c.items())} for c in part]
+
+            def compute(part: Sequence[Kept] = part) -> dict[str, Tensor]:
+                if method == "replay":
+                    if not tables:
+                        _check_once(subject, prompts, means)
+                        tables.append(sparse.Table(subject, prompts, means))
+                    outcome = sparse.ablate(subject, prompts, part, means, memory=memory, table=tables[0])
+                else:
+                    literal = (runs.run(subject, prompts, sparse.edits(subject, prompts, c, means)) for c in part)
+                    outcome = edits.Outcome.joined(list(literal), dim=0)
+                return {"correct": outcome.top == prompts.answer_ids, "logprob": outcome.logprob}
+
+            stored = (store or Store(None)).keep("circuits", {**inputs, "circuits": words}, compute)
+            answers.correct[shard], answers.logprob[shard] = stored["correct"].cpu(), stored["logprob"].cpu()
+            bar.update(len(shard))
+    return answers
+
+
+def full_model(subject: "Subject", prompts: Prompts, store: Store | None = None) -> Answers:
+    """What the unmodified model answers, in the form of one circuit: F(M)."""
+
+    def compute() -> dict[str, Tensor]:
+        said = behaviour.evaluate(subject, prompts)
+        return {"correct": said.correct[None], "logprob": said.answer_logprob[None]}
+
+    inputs = {**_model(subject), "prompts": _prompts(prompts), "code": results.code(behaviour)}
+    return Answers(contexts=prompts.contexts.cpu(), **(store or Store(None)).keep("full", inputs, compute))
+
+
+def full_without(
+    subject: "Subject",
+    removed: Sequence[Kept],
+    prompts: Prompts,
+    means: Means,
+    *,
+    method: Method = "replay",
+    store: Store | None = None,
+    batch: int = 49,
+) -> Answers:
+    """F(M without K) for several K: only the heads of K are at their means, at K's places, in the unmodified model.
+
+    Everything after them is recomputed freely, so this costs far more than `circuit_accuracy`. `batch` prompts are
+    recorded at a time (10 MB each for the default model) and kept in `store`. Raises `ValueError` for a place that some
+    prompts do not have. Paper: section 4.1, completeness.
+
+        print(ablation.full_without(subject, [{"last": [Head(21, 11)]}], p, means).estimate())
+    """
+    means.require(prompts)
+    execute = replay.replay if method == "replay" else runs.rerun
+    asked = [kept(some) for some in removed]
+    words = [{place: [str(head) for head in some] for place, some in sorted(k.items())} for k in asked]
+    parts = []
+    for rows in tqdm(torch.arange(len(prompts)).split(batch), desc="full model without", disable=None, leave=False):
+        part = prompts.select(rows)
+
+        def compute(part: Prompts = part) -> dict[str, Tensor]:
+            for k in asked:
+                sparse.removal(subject, part, k, means)  # a place that is missing is noticed before the model runs
+            with torch.no_grad():
+                variants = [sparse.removal(subject, part, k, means) for k in asked]
+                outcome = execute(runs.record(subject, part), variants)
+            return {"correct": outcome.top == part.answer_ids, "logprob": outcome.logprob}
+
+        inputs = {**_inputs(subject, part, means, method), "removed": words}
+        parts.append((store or Store(None)).keep("full-without", inputs, compute))
+    cut = {name: torch.cat([part[name].cpu() for part in parts], dim=1) for name in ("correct", "logprob")}
+    return Answers(contexts=prompts.contexts.cpu(), **cut)
+
+
+PLACES: dict[str, str] = {
+    "object-1": "the article of the queried object",
+    "object": "the queried object",
+    "object+1": "`is` of the queried statement",
+    "object+2": "`in` of the queried statement",
+    "prev-1": "`Box` of the queried statement",
+    "prev+1": "the comma after the queried statement",
+    "other objects-1": "the articles of the other objects",
+    "other objects": "the other objects",
+    "other objects+1": "`is` of the other statements",
+    "other objects+2": "`in` of the other statements",
+    "other labels-1": "`Box` of the other statements",
+    "other labels": "the other labels",
+    "other labels+1": "the commas after the other statements",
+    "query-1": "`Box` of the query",
+    "query+1": "`contains` of the query",
+}
+"""Every token of a prompt of the paper's form other than `prev`, `query` and `last`, by the part that it plays (after
+the last statement there is a full stop in place of the comma)."""
+
+
+def scan_positions(
+    subject: "Subject",
+    prompts: Prompts,
+    means: Means,
+    places: Sequence[str] = tuple(PLACES),
+    *,
+    start: Kept | None = None,
+    rounds: int = 1,
+    enough: float = 0.95,
+    method: Method = "replay",
+    store: Store | None = None,
+) -> pd.DataFrame:
+    """Which positions carry the rest: all heads are kept at one more place at a time, beside those of `start`.
+
+    `start` is all heads at `prev`, `query` and `last` unless given. After each of the `rounds` the best place stays, up
+    to `enough` of the full model's accuracy. One row a place and round: `round` (0 is `start` alone), `place`,
+    `accuracy` with `low` and `high`, `gain` over the round before with `gain_low` and `gain_high` (paired, over
+    contexts), `of_full` (its share of the full model's accuracy), `chosen`, `n`.
+
+        print(ablation.scan_positions(subject, p, means, ["object", "prev+1", "query+1"]))
+    """
+    full = full_model(subject, prompts, store)
+    standing: Kept = all_heads(subject) if start is None else kept(start)
+    left, rows = list(places), []
+    before = circuit_accuracy(subject, standing, prompts, means, method=method, store=store)
+    rows.append(_scanned(0, "(start)", before, before, full) | {"chosen": True})
+    for turn in range(1, rounds + 1):
+        tried = [{**standing, **all_heads(subject, [place])} for place in left]
+        if not tried or float(before.correct.double().mean()) >= enough * float(full.correct.double().mean()):
+            break
+        found = circuit_accuracy(subject, tried, prompts, means, method=method, store=store, name="places")
+        best = int(found.correct.sum(1).argmax())
+        for index, place in enumerate(left):
+            row = _scanned(turn, place, found.rows([index]), before, full)
+            rows.append(row | {"chosen": index == best})
+        standing, before = tried[best], found.rows([best])
+        left.pop(best)
+    return pd.DataFrame(rows)
+
+
+def _scanned(turn: int, place: str, found: Answers, before: Answers, full: Answers) -> dict[str, object]:
+    accuracy = found.estimate()
+    gain = statistics.difference(found.correct[0], before.correct[0], found.contexts)
+    whole = float(full.correct.double().mean())
+    return {
+        "round": turn,
+        "place": place,
+        "accuracy": accuracy.value,
+        "low": accuracy.low,
+        "high": accuracy.high,
+        "gain": gain.value,
+        "gain_low": gain.low,
+        "gain_high": gain.high,
+        "of_full": accuracy.value / whole if whole else np.nan,
+        "n": accuracy.n,
+    }
+
+
+_CHECKED: WeakSet[Any] = WeakSet()
+
+
+def _check_once(subject: "Subject", prompts: Prompts, means: Means) -> None:
+    """Ablate half of the heads for the first prompt both ways and compare, once a model."""
+    if subject.model in _CHECKED:
+        return
+    first = prompts.select([0])
+    half = {place: some[shift % 2 :: 2] for shift, (place, some) in enumerate(all_heads(subject).items())}
+    tokens = torch.arange(0, subject.model.config.vocab_size, 7, device=first.last.device)[None]
+    fast = sparse.ablate(subject, first, [half], means, targets=tokens).logprobs
+    literal = runs.run(subject, first, sparse.edits(subject, first, half, means), targets=tokens).logprobs
+    worst = float((fast - literal).abs().max())
+    if not worst < (0.25 if subject.dtype in (torch.bfloat16, torch.float16) else 1e-3):
+        raise RuntimeError(
+            f"the fast way differs from the definition by {worst:.2g} in a log-probability: this model does something "
+            'that it does not know. Use method="definition".'
+        )
+    _CHECKED.add(subject.model)
+
+
+def _model(subject: "Subject") -> dict[str, object]:
+    return {"model": subject.fingerprint, "dtype": str(subject.dtype)}
+
+
+def _prompts(p: Prompts) -> str:
+    return results.digest(p.input_ids, p.last, p.query, p.prev, p.object, p.object_ids, p.answer_ids)
+
+
+def _inputs(subject: "Subject", prompts: Prompts, means: Means, method: str) -> dict[str, object]:
+    about = {"prompts": _prompts(prompts), "means": results.digest(means.z), "method": method}
+    return {**_model(subject), **about, "code": results.code(*_CODE)}
