@@ -54,7 +54,7 @@ def setting(
     subject = models.load(model) if isinstance(model, str) else model
     prompts = boxes.prompts(subject, contexts * boxes_, boxes_, seed, split)
     means = ablation.means(subject, n=averaged, boxes=boxes_, seed=seed, store=store)
-    return Setting(subject.name, subject, prompts, means, ablation.full_model(subject, prompts, store))
+    return Setting(model if isinstance(model, str) else model.name, subject, prompts, means, ablation.full_model(subject, prompts, store))
 
 
 def first(one: Setting, contexts: int) -> Setting:
@@ -91,8 +91,8 @@ def by_layers(one: Setting, places: Sequence[str], bands: int = 4, store: Store 
         accuracy = answers.estimate(index)
         loss = statistics.difference(answers.correct[0], answers.correct[index], answers.contexts)
         named: dict[str, object] = {"place": place, "layers": f"{band.start}-{band.stop - 1}"}
-        found = {"accuracy": accuracy.value, "low": accuracy.low, "high": accuracy.high, "n": accuracy.n}
-        rows.append({**named, **found, "loss": loss.value, "loss_low": loss.low, "loss_high": loss.high})
+        named |= {"accuracy": accuracy.value, "low": accuracy.low, "high": accuracy.high, "n": accuracy.n}
+        rows.append(named | {"loss": loss.value, "loss_low": loss.low, "loss_high": loss.high})
     return pd.DataFrame(rows)
 
 
