@@ -280,3 +280,13 @@ def test_a_stored_circuit_ranks_its_heads_as_the_discovery_did(discovery):
         assert sorted(heads) == sorted(scores.ranking())
         ranked = [float(scores.statistic(found.statistic)[head.layer, head.head]) for head in heads]
         assert ranked == pytest.approx(sorted(ranked), abs=2e-6)
+
+
+def test_the_books_circuits_are_whole_and_say_of_which_model_and_by_which_command():
+    assert circuits.names() != []
+    for name in circuits.names():
+        found = circuits.load(name)
+        assert found.model == name
+        assert found.circuit.about["command"].startswith(f"entity-circuits discover {name}")
+        ranked = found.rankings()
+        assert all(set(heads) <= set(ranked[group][: len(heads)]) for group, heads in found.circuit.groups.items())
