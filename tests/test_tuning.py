@@ -59,6 +59,15 @@ def test_a_look_asks_for_each_condition_on_its_own_prompts():
     assert table[table["condition"] == "seven boxes"]["correct"].tolist() == right
 
 
+def test_the_sorts_of_answers_add_up_to_all_of_them():
+    table = tuning.look(tiny.subject("llama"), "base", contexts=2, wordings=False)
+    shares = tuning.answers(table)
+    assert shares.index.tolist() == ["base"]
+    assert shares.sum(axis=1).tolist() == pytest.approx([1.0])
+    right = table[table["condition"] == "seven boxes"]["correct"].mean()
+    assert shares.loc["base", "the right object"] == pytest.approx(right)
+
+
 @pytest.fixture
 def world(tmp_path, monkeypatch):
     """A saved base, one adapter on it, and an empty store."""

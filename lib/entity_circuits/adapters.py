@@ -48,7 +48,7 @@ def save(trained: Trained, subject: Subject, folder: Path, command: str) -> Path
             (part / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         log = {
             "recipe": asdict(recipe), "base": subject.name, "command": command, "seconds": round(trained.seconds),
-            "machine": f"{os.cpu_count()} cores, {platform.machine()}, {torch.get_num_threads()} threads",
+            "machine": f"{os.cpu_count()} cores, {platform.machine()}, {torch.get_num_threads()} of them used",
             "dtype": str(subject.dtype).removeprefix("torch."), "torch": torch.__version__,
             "losses": [round(value, 4) for value in trained.losses.tolist()],
             "held_out": [[int(step), round(loss, 4), right] for step, loss, right in trained.held_out.tolist()],

@@ -54,7 +54,13 @@ def setting(
     subject = models.load(model) if isinstance(model, str) else model
     prompts = boxes.prompts(subject, contexts * boxes_, boxes_, seed, split)
     means = ablation.means(subject, n=averaged, boxes=boxes_, seed=seed, store=store)
-    return Setting(model if isinstance(model, str) else model.name, subject, prompts, means, ablation.full_model(subject, prompts, store))
+    return Setting(
+        model if isinstance(model, str) else model.name,
+        subject,
+        prompts,
+        means,
+        ablation.full_model(subject, prompts, store),
+    )
 
 
 def first(one: Setting, contexts: int) -> Setting:

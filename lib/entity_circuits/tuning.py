@@ -106,7 +106,8 @@ def look(subject: Subject, kind: str, contexts: int, seed: int = 0, wordings: bo
     """Run one model, base or tuned, on the evaluation prompts in several forms: one row a prompt and condition.
 
     Conditions: `seven boxes`, `label first` (a third of the contexts), and with `wordings` also `three boxes`, `five
-    boxes` and `OTHER_WORDINGS`. Columns: kind, condition, prompt, context, boxes, position, correct.
+    boxes` and `OTHER_WORDINGS`. Columns: kind, condition, prompt, context, boxes, position, correct, and
+    answer (`the right object`, `another object`, `a label`, `something else`).
 
         frame = tuning.look(models.load("code"), "code", contexts=10)
         print(statistics.by(frame, "condition"))
@@ -119,11 +120,11 @@ def look(subject: Subject, kind: str, contexts: int, seed: int = 0, wordings: bo
     if wordings:
         asked += [("three boxes", 3, contexts, "object_first"), ("five boxes", 5, contexts, "object_first")]
         asked += [(name, 7, contexts, template) for name, template in OTHER_WORDINGS.items()]
-    columns = ["prompt", "context", "boxes", "position", "correct"]
+    columns = ["prompt", "context", "boxes", "position", "correct", "answer"]
     tables = []
     for condition, size, worlds, template in asked:
         prompts = boxes.prompts(subject, worlds * size, size, seed, "evaluation", template)
-        table = behaviour.evaluate(subject, prompts).table()[columns]
+        table = behaviour.evaluate(subject, prompts).table().rename(columns={"kind": "answer"})[columns]
         tables.append(table.assign(kind=kind, condition=condition, correct=table["correct"].astype(int)))
     return pd.concat(tables, ignore_index=True)
 
@@ -141,6 +142,14 @@ def gains(frame: pd.DataFrame) -> pd.DataFrame:
         named = {"gain": gain.value, "gain_low": gain.low, "gain_high": gain.high}
         rows.append({"kind": kind, "condition": condition, **own, **named})
     return pd.DataFrame(rows)
+
+
+def answers(frame: pd.DataFrame) -> pd.DataFrame:
+    """What each model says at seven boxes, from rows of `look`: the share of each sort of answer, a row a model."""
+    asked = frame[frame["condition"] == "seven boxes"]
+    shares = pd.crosstab(asked["kind"], asked["answer"].astype(str), normalize="index")
+    order = ["the right object", "another object", "a label", "something else"]
+    return shares.reindex(index=list(dict.fromkeys(asked["kind"])), columns=order, fill_value=0.0)
 
 
 def own_task(subject: Subject, tuned: str, kind: training_data.Kind, n: int = 64) -> dict[str, object]:
