@@ -43,7 +43,7 @@ def growth(table: pd.DataFrame, lines: Mapping[str, float]) -> alt.LayerChart:
     kinds = [kind for kind in KINDS if kind in set(table["kind"])]
     legend = alt.Legend(orient="top", title=None)
     colours = alt.Scale(domain=kinds, range=[KINDS[kind][0] for kind in kinds])
-    colour, plain = alt.Color("kind:N", scale=colours, legend=legend), alt.Color("kind:N", scale=colours, legend=None)
+    colour = alt.Color("kind:N", scale=colours, legend=legend)
     shapes = alt.Scale(domain=kinds, range=[KINDS[kind][1] for kind in kinds])
     shape = alt.Shape("kind:N", scale=shapes, legend=legend)
     base = alt.Chart(table).encode(
@@ -51,8 +51,8 @@ def growth(table: pd.DataFrame, lines: Mapping[str, float]) -> alt.LayerChart:
         tooltip=["kind", "heads", *[alt.Tooltip(name, format=".2f") for name in ("accuracy", "low", "high")], "n"],
     )
     y = alt.Y("accuracy:Q", title="accuracy (top-1)", axis=_PERCENT)
-    curve = base.mark_line(strokeWidth=1.5).encode(y=y, color=plain)
-    bars = base.mark_rule(strokeWidth=1.5).encode(y="low:Q", y2="high:Q", color=plain)
+    curve = base.mark_line(strokeWidth=1.5).encode(y=y, color=colour)
+    bars = base.mark_rule(strokeWidth=1.5).encode(y="low:Q", y2="high:Q", color=colour)
     points = base.mark_point(filled=True, size=50, opacity=1).encode(y=y, color=colour, shape=shape)
     levels = pd.DataFrame({"name": list(lines), "level": list(lines.values()), "x": float(table["heads"].max())})
     rules = alt.Chart(levels).mark_rule(strokeDash=[4, 4]).encode(y="level:Q")
