@@ -41,10 +41,10 @@ def knockout_curves(frame: pd.DataFrame, circuit: Circuit | None = None) -> alt.
     )
     tips = [alt.Tooltip(f"{name}:Q", format=".2f") for name in ("value", "low", "high")]
     base = alt.Chart(table).encode(x=x, y=y, tooltip=["path:N", "start:Q", *tips, "n:Q"])
-    lines = base.mark_line(strokeWidth=2).encode(color=alt.Color("path:N", scale=scale, legend=legend), strokeDash=dash)
-    filled = base.encode(fill=alt.Fill("path:N", scale=scale, legend=None))  # so that the legend shows lines alone
-    band = filled.mark_area(opacity=0.15).encode(y=alt.Y("low:Q"), y2="high:Q", tooltip=alt.value(None))
-    layers = [lines, band, filled.mark_point(size=20, opacity=1, strokeWidth=0)]
+    base = base.encode(color=alt.Color("path:N", scale=scale, legend=legend))  # one legend: Vega warns of two
+    lines = base.mark_line(strokeWidth=2).encode(strokeDash=dash)
+    band = base.mark_area(opacity=0.15).encode(y=alt.Y("low:Q"), y2="high:Q", tooltip=alt.value(None))
+    layers = [lines, band, base.mark_point(filled=True, size=20, opacity=1)]
     for line, (group, members) in enumerate(held.items(), start=1):
         marks = [
             {"start": layer, "value": -LINE * line, "group": NAMES[group]}
