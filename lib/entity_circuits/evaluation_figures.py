@@ -22,7 +22,7 @@ def knockout_curves(frame: pd.DataFrame, circuit: Circuit | None = None) -> alt.
     table = frame.assign(path=frame["condition"].map(names))
     first, end = (int(place) for place in (frame["start"].min(), frame["start"].max()))
     held = {group: circuit.groups[group] for group in GROUPS if circuit.groups.get(group)} if circuit else {}
-    legend = alt.Legend(orient="bottom", columns=2, title=None, symbolStrokeWidth=3)
+    legend = alt.Legend(orient="bottom", columns=2, title=None, symbolStrokeWidth=3, symbolOpacity=1)
     colours = [COLOURS[READS[name]] if name in READS else NEUTRAL for name in names]
     dashes = [[1, 0] if name.startswith("last") else [5, 3] for name in names]
     domain = list(names.values())
