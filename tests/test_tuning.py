@@ -98,6 +98,7 @@ def test_an_answer_that_changed_is_counted_as_a_disagreement():
     again = table[table["prompt"] < 10].assign(condition="seven boxes")
     again.loc[again["prompt"] == 3, "correct"] = 1 - again.loc[again["prompt"] == 3, "correct"]
     assert tuning.agreement(again, table)["agree"].tolist() == [9]
+    assert len(tuning.agreement(again, table, seed=1)) == 0
 
 
 def test_there_must_be_adapters_to_measure(monkeypatch):

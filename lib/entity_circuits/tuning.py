@@ -76,7 +76,9 @@ def measured(path: Path | None = None) -> pd.DataFrame:
         bits = np.unpackbits(np.frombuffer(bytes.fromhex(row["right"]), dtype=np.uint8))[:n]
         columns = {"prompt": prompt, "context": prompt // size, "position": prompt % size + 1, "correct": bits}
         tables.append(pd.DataFrame({"kind": row["kind"], "seed": row["seed"], **columns}))
-    return pd.concat(tables, ignore_index=True)
+    whole = pd.concat(tables, ignore_index=True)
+    whole.attrs["seed"] = made["seed"]
+    return whole
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
@@ -161,12 +163,14 @@ def own_task(subject: Subject, tuned: str, kind: training_data.Kind, n: int = 64
     return {"trained on": kind, "model": tuned, "loss": float(found[0]), "right": float(found[1]), "n": n}
 
 
-def agreement(again: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
+def agreement(again: pd.DataFrame, frame: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """On how many of the prompts run again each model is right or wrong as in `measured`: columns kind, agree, n.
 
-    `again` has rows of `look` in the condition `seven boxes`, whose prompts are the first of the measured ones.
+    `again` has rows of `look` in the condition `seven boxes`, whose prompts are the first of the measured ones if the
+    `seed` is theirs; with another seed there is nothing to compare, and n is 0.
     """
     known = frame[frame["seed"] == 0][["kind", "prompt", "correct"]]
+    again = again if seed == frame.attrs.get("seed", 0) else again.head(0)
     both = again.merge(known, on=["kind", "prompt"], suffixes=("", "_measured"))
     both["agree"] = both["correct"] == both["correct_measured"]
     return both.groupby("kind", sort=False)["agree"].agg(agree="sum", n="size").reset_index()
