@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import tiny
 import torch
-from entity_circuits import behaviour, boxes
+from entity_circuits import behaviour, boxes, sharing
 
 
 @pytest.fixture(scope="module", params=["qwen2", "llama", "mistral"])
@@ -61,7 +61,7 @@ def test_prompts_and_prefixes_of_unequal_length_are_kept_apart(subject):
     templates = [*drawn.templates[:10], *[wordy] * 10]
     mixed = boxes.from_worlds(subject, drawn.worlds, drawn.queries, template=templates)
     assert len(set(mixed.last.tolist())) == 2
-    assert len({prefix for _, prefix in behaviour._plan(mixed, True, 70)}) == 2
+    assert len({batch.prefix for batch in sharing.batches(mixed, 70)}) == 2
     agrees(subject, mixed)
 
 

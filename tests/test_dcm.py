@@ -164,7 +164,7 @@ def test_what_one_head_carries_is_found_among_all(pairs, position):
     one = replace(pairs, z=z, triples=replace(pairs.triples, candidates=words))
     plain, patched = patching.outcomes(one, [(), (planted,)], position).logits[..., 1:]
     gain, targets = (patched - plain).max(-1)
-    assert gain.min() > 0.1
+    assert gain.min() > 0.05
     one = replace(pairs, z=z, triples=replace(pairs.triples, targets=targets))
     mask = dcm.learn(SUBJECT, None, one, one, position=position, penalty=0.05, steps=20)
     assert mask.settled == (planted,)
@@ -306,7 +306,7 @@ def test_heads_of_one_model_in_another():
     parts = {name: part.drop(columns="model").reset_index(drop=True) for name, part in table.groupby("model")}
     pd.testing.assert_frame_equal(parts["one"], parts["twin"])
     assert (parts["one"]["target_logprob"] - parts["other"]["target_logprob"]).abs().max() > 0.1
-    assert table.groupby(["model", "draw"])["context"].nunique().eq(6).all() and table["context"].nunique() == 12
+    assert table.groupby(["model", "draw"])["context"].nunique().eq(2).all() and table["context"].nunique() == 4
     single = patching.patch(other, GROUP[2:], drawn("label", split=SPLITS["test"], seed=1), position="prev")
     mine = table[(table["model"] == "other") & (table["draw"] == 1) & (table["patched"] == "D")]
     assert mine["target_logprob"].to_numpy() == pytest.approx(single.iloc[6:]["target_logprob"].to_numpy(), abs=1e-9)

@@ -27,7 +27,7 @@ DOCUMENTS = ["README.md", "CONTRIBUTING.md", "book/how_to.md"]
 FLOORS = {
     1: "places vocabulary charts paper statistics results heads training_data",
     2: "boxes weights subjects models precision",
-    3: "toy edits runs behaviour desiderata",
+    3: "toy edits sharing runs behaviour desiderata",
     4: "blocks replay sparse",
     5: "path_patching ablation criteria knockout patching dcm cmap",
     6: "summaries cost figures circuit_figures ablation_figures evaluation_figures tuning_figures "

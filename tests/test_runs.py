@@ -139,3 +139,21 @@ def test_an_edit_of_something_that_is_not_there_is_refused_before_the_model_runs
     monkeypatch.setattr(runs, "_forward", lambda *_: pytest.fail("the model was run"))
     with pytest.raises(ValueError, match=message):
         runs.run(subject, base, [Edit(**{**given, "site": "z"})])
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_a_recording_that_shares_contexts_is_that_of_whole_prompts(family):
+    subject = tiny.subject(family, dtype=torch.float64)
+    whole = boxes.prompts(subject, 9, boxes=3)
+    uneven = boxes.from_worlds(
+        subject,
+        whole.worlds,
+        whole.queries,
+        template=[boxes.Template(), boxes.Template(join=" ")] * 4 + [boxes.Template()],
+    )
+    for prompts in (whole, uneven):
+        plain, shared = (runs.record(subject, prompts, batch=6, share_context=share) for share in (False, True))
+        for row, last in enumerate(prompts.last.tolist()):
+            for name in ("residual", "z", "k", "v"):
+                one, other = (getattr(found, name)[:, row, : last + 1] for found in (plain, shared))
+                assert (one - other).abs().max() < 1e-11

@@ -5,7 +5,6 @@ keys and values, and continues from there once for each query.
 """
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -16,6 +15,7 @@ from tqdm.auto import tqdm
 from transformers import DynamicCache
 
 from .boxes import Prompts
+from .sharing import Batch, batches
 
 if TYPE_CHECKING:
     from .models import Subject
@@ -108,20 +108,20 @@ def evaluate(subject: "Subject", prompts: Prompts, *, share_context: bool = True
         raise ValueError(f"batch={batch}: at least one prompt has to be run at a time")
     if rescaled := [name for name in RESCALED if getattr(subject.model.config, name, None) not in (None, 1.0)]:
         raise NotImplementedError(f"{subject.name} rescales its logits ({rescaled[0]}), which is not followed here")
-    plan = list(_plan(prompts, share_context, batch))
+    plan = list(batches(prompts, batch, share=share_context))
     n, device = len(prompts), prompts.last.device
     top, rank = (torch.empty(n, dtype=torch.long, device=device) for _ in range(2))
     answer, objects = torch.empty(n, device=device), torch.empty(prompts.object_ids.shape, device=device)
     computed = 0
     with torch.no_grad():
-        for rows, prefix in tqdm(plan, desc="prompts", unit="batch", disable=None, leave=False):
-            part = prompts.select(rows)
-            hidden = _final(subject, part, prefix)
-            computed += int((part.last + 1 - prefix).sum()) + prefix * len(set(part.contexts.tolist()))
-            for some in torch.arange(len(part)).split(ROWS):
-                found = _read(subject, hidden[some], part.select(some))
+        for some in tqdm(plan, desc="prompts", unit="batch", disable=None, leave=False):
+            part = prompts.select(some.rows)
+            hidden = _final(subject, prompts, some)
+            computed += int((part.last + 1 - some.prefix).sum()) + some.prefix * len(some.spokesmen)
+            for chunk in torch.arange(len(part)).split(ROWS):
+                found = _read(subject, hidden[chunk], part.select(chunk))
                 for whole, piece in zip((top, answer, objects, rank), found, strict=True):
-                    whole[rows[some].to(device)] = piece
+                    whole[some.rows[chunk].to(device)] = piece
     said = tuple(subject.tokenizer.decode([token]) for token in top.tolist())
     return Behaviour(prompts, top, said, answer, objects, rank, computed, int((prompts.last + 1).sum()))
 
@@ -173,42 +173,16 @@ def sharing(subject: "Subject", prompts: Prompts, batch: int = 70) -> pd.DataFra
     return pd.DataFrame(rows).assign(same_answer=same, largest_difference=apart)
 
 
-def _plan(prompts: Prompts, share_context: bool, batch: int) -> Iterator[tuple[Tensor, int]]:
-    """The batches: rows of prompts, and the number of tokens that those of one context have in common (0: not used)."""
-    if not share_context:
-        yield from ((rows, 0) for rows in torch.arange(len(prompts)).split(batch))
-        return
-    members: dict[int, list[int]] = {}
-    for row, context in enumerate(prompts.contexts.tolist()):
-        members.setdefault(context, []).append(row)
-    alike: dict[tuple[int, int], list[list[int]]] = {}
-    for rows in members.values():
-        alike.setdefault((_common(prompts, rows), len(rows)), []).append(rows)
-    for (prefix, size), groups in alike.items():
-        yield from ((some.flatten(), prefix) for some in torch.tensor(groups).split(max(batch // size, 1)))
-
-
-def _common(prompts: Prompts, rows: list[int]) -> int:
-    """How many tokens these prompts begin with together, short of the first `last`, which stays to be run."""
-    if len(rows) == 1:
-        return 0
-    ids = prompts.input_ids[rows]
-    same = (ids == ids[0]).all(0).int().cumprod(0).sum()
-    return min(int(same), int(prompts.last[rows].min()))
-
-
-def _final(subject: "Subject", part: Prompts, prefix: int) -> Tensor:
+def _final(subject: "Subject", prompts: Prompts, batch: Batch) -> Tensor:
     """(rows, width): the normed residual at `last`, contiguous. Rows of one context share the run of its prefix.
 
     Padding is on the right, behind everything that is read, so that causality alone keeps it out.
     """
     body, cache = subject.model.base_model, DynamicCache(config=subject.model.config)
+    part, prefix = prompts.select(batch.rows), batch.prefix
     if prefix:
-        numbers = part.contexts.tolist()
-        spokesman = {number: row for row, number in enumerate(numbers)}
-        body(input_ids=part.input_ids[list(spokesman.values()), :prefix], past_key_values=cache, use_cache=True)
-        order = {number: i for i, number in enumerate(spokesman)}
-        cache.batch_select_indices(torch.tensor([order[number] for number in numbers], device=part.last.device))
+        body(input_ids=prompts.input_ids[batch.spokesmen, :prefix], past_key_values=cache, use_cache=True)
+        cache.batch_select_indices(batch.context.to(part.last.device))
     ids = part.input_ids[:, prefix : int(part.last.max()) + 1]
     hidden = body(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
     return hidden[torch.arange(len(part), device=hidden.device), part.last - prefix].contiguous()

@@ -3,18 +3,19 @@
 Some heads' outputs are taken from a source prompt into a base prompt. If they carry the *position* of the queried box
 in the context, the answer becomes the base's object at that position; if they carry the *object*, the source's object;
 if they carry the queried *label*, the base's object in the box of that label. Pairs are drawn so that these answers
-all differ, from each other and from the base's own, and so that nothing else is shared:
+all differ, from each other and from the base's own, and so that nothing else bears on the answer:
 
     base    The apple is in Box F, the cup is in Box Q, the key is in Box M. Box F contains the
-    source  The fan is in Box K, the hat is in Box M, the pen is in Box D. Box M contains the
+    source  The fan is in Box Q, the hat is in Box M, the pen is in Box F. Box M contains the
     answers base: apple    position: cup (second)    object: hat    label: key (in Box M)
 """
 
 import itertools
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
@@ -53,7 +54,7 @@ ANSWERS = ("base", "position", "object", "label")
 SPLITS: Mapping[str, Split] = {"train": "training", "validation": "pruning", "test": "evaluation"}
 """Contexts to learn masks on, to choose among masks, and to report: disjoint, for base and source prompts alike."""
 
-_DRAWN = ("places", "source", "word", "letters")
+_DRAWN = ("places", "labels", "source", "word", "letters")
 _SHIFT: Mapping[str, int] = {"incorrect_segment": 1, "add_seg_start": 1, "add_box_before_correct_segment": 3}
 
 
@@ -134,15 +135,16 @@ def triples(
     seed: int = 0,
     split: Split = "training",
 ) -> Triples:
-    """Draw `n` triples; each base prompt has a context of its own, and its queried box goes round all positions.
+    """Draw `n` triples. Each context is asked about every box in turn, so that its tokens need to be run only once.
 
-    No object is in both contexts. No label is either, except for `label`, where the source asks for one that the base
-    has, at a third position. The source is another context of the same split and asks for another position than the
-    base. `object` has the pairs of `position` and another target; the additional desiderata have the same pairs too,
-    written otherwise, where their fifth candidate allows it. Only words inserted in the source are new, and they are
-    in neither context. The first triples for a larger `n` are those for a smaller one. Raises `ValueError` before any
-    model runs for an unknown desideratum, fewer than three boxes, or a tokenizer with too few words. Paper: section
-    5 and its appendix; the official pairs do not separate the hypotheses (artefacts B1 and B4).
+    The source is another context of the same split, one for each base context, and asks for another position than the
+    base. No object is in both contexts. No label is either, except for `label`: there the source has the labels of the
+    base in another order, so that the one it asks for is that of a third position in the base. `object` has the pairs
+    of `position` and another target; the additional desiderata have the same contexts too, written otherwise, and the
+    same pairs where their fifth candidate allows it. Only words inserted in the source are new, and they are in neither
+    context. The first triples for a larger `n` are those for a smaller one. Raises `ValueError` before any model runs
+    for an unknown desideratum, fewer than three boxes, or a tokenizer with too few words. Paper: section 5 and its
+    appendix; the official pairs do not separate the hypotheses (artefacts B1 and B4).
 
         t = desiderata.triples(subject, "position", n=98, split=desiderata.SPLITS["test"])
         print(t.base.texts[0], t.source.texts[0])
@@ -160,33 +162,36 @@ def triples(
     def shifted(place: int) -> int:
         return (place + shift) % boxes if around else place + shift
 
-    drawn = list(itertools.islice(worlds(tokenizer, boxes, seed, split), n))
-    asked = [index % boxes for index in range(n)]
-    sources, places, labelled, fifth, templates = [], [], [], [], []
-    for world, box in zip(drawn, asked, strict=True):
+    rows: list[tuple[World, World, int, int | None, Template]] = []
+    for world in itertools.islice(worlds(tokenizer, boxes, seed, split), -(-n // boxes)):
         # One generator for each purpose: desiderata differ in what they must redraw, and share the rest.
-        draws = {what: random.Random(json.dumps([what, seed, world.objects, world.labels, box])) for what in _DRAWN}
-        free = [place for place in draws["places"].sample(range(boxes), boxes) if place != box]
-        place = next(place for place in free if shifted(place) != box)
-        third = free[-1] if desideratum == "label" else None  # neither `box` nor `place`
+        draws = {what: random.Random(json.dumps([what, seed, world.objects, world.labels])) for what in _DRAWN}
+        asks = _permutation(draws["places"], boxes, lambda box, place: box not in (place, shifted(place)))
+        third: Sequence[int | None] = [None] * boxes
         other_words = [word for word in words if word not in world.objects]
-        other_letters = [letter for letter in letters if letter not in world.labels]
-        label = None if third is None else world.labels[third]
-        source = _source(draws["source"], other_words, other_letters, place, label, world)
+        labels = [letter for letter in letters if letter not in world.labels]
+        if desideratum == "label":
+            third = _permutation(draws["labels"], boxes, partial(_neither, asks))
+            called = {asks[box]: world.labels[place] for box, place in enumerate(third) if place is not None}
+            labels = [called[place] for place in range(boxes)]
+        source = _source(draws["source"], other_words, labels, world, shuffled=desideratum != "label")
         word = draws["word"].choice([word for word in other_words if word not in source.objects])
-        extra = draws["letters"].sample([letter for letter in other_letters if letter not in source.labels], 3)
-        sources.append(source)
-        places.append(place)
-        labelled.append(third)
-        fifth.append(shifted(place) if shift and shifted(place) < boxes else None)
-        templates.append(_written(desideratum, place, word, extra))
+        spare = [letter for letter in letters if letter not in {*world.labels, *source.labels}]
+        extra = draws["letters"].sample(spare, 3)
+        rows += [
+            (world, source, place, labelled, _written(desideratum, place, word, extra))
+            for place, labelled in zip(asks, third, strict=True)
+        ]
+    drawn, sources, places, labelled, templates = zip(*rows[:n], strict=True)
+    asked = [index % boxes for index in range(n)]
+    fifth = [shifted(place) if shift and shifted(place) < boxes else None for place in places]
     base = from_worlds(subject, drawn, asked)
     there = from_worlds(subject, sources, places, template=templates)
-    rows = torch.arange(n, device=base.last.device)
+    every = torch.arange(n, device=base.last.device)
 
     def object_at(indices: Sequence[int | None]) -> Tensor:
-        where = torch.tensor([-1 if index is None else index for index in indices], device=rows.device)
-        return torch.where(where < 0, where, base.object_ids[rows, where.clamp(min=0)])
+        where = torch.tensor([-1 if index is None else index for index in indices], device=every.device)
+        return torch.where(where < 0, where, base.object_ids[every, where.clamp(min=0)])
 
     columns = [base.answer_ids, object_at(places), there.answer_ids, object_at(labelled)]
     names: tuple[str, ...] = ANSWERS
@@ -197,16 +202,24 @@ def triples(
     return Triples(desideratum, base, there, candidates[:, names.index(target)], candidates, names)
 
 
-def _source(
-    draw: random.Random, words: list[str], letters: list[str], place: int, label: str | None, base: World
-) -> World:
-    """A world of the base's split in these words and letters; its box at `place` may be called `label` instead."""
+def _permutation(draw: random.Random, count: int, allowed: Callable[[int, int], bool]) -> list[int]:
+    """Each of 0 to count - 1 once, in an order in which every one is allowed at its index."""
+    while True:
+        found = draw.sample(range(count), count)
+        if all(itertools.starmap(allowed, enumerate(found))):
+            return found
+
+
+def _neither(asks: Sequence[int], box: int, place: int) -> bool:
+    return place not in (box, asks[box])
+
+
+def _source(draw: random.Random, words: list[str], labels: list[str], base: World, *, shuffled: bool) -> World:
+    """A world of the base's split in these words; its labels are drawn from the given ones, or are these in order."""
     count = len(base.objects)
     while True:
-        labels = draw.sample(letters, count)
-        if label is not None:
-            labels[place] = label
-        world = World(tuple(draw.sample(words, count)), tuple(labels))
+        objects = draw.sample(words, count)
+        world = World(tuple(objects), tuple(draw.sample(labels, count) if shuffled else labels))
         if world.split == base.split:
             return world
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from . import desiderata, replay, runs
-from .boxes import Split
+from .boxes import Prompts, Split
 from .desiderata import Desideratum, Triples
 from .edits import Edit, Outcome
 from .heads import Head, by_layer
@@ -63,7 +63,7 @@ class Pairs:
         return replace(self, triples=self.triples.towards(name))
 
 
-def record(subject: "Subject", triples: Triples, *, batch: int = 32, like: Pairs | None = None) -> Pairs:
+def record(subject: "Subject", triples: Triples, *, batch: int = 49, like: Pairs | None = None) -> Pairs:
     """Run base and source prompts once; every experiment on these pairs starts from here.
 
     Takes 10 MB a triple for the default model in float32. The base runs are those of `like` if it is given: triples of
@@ -80,11 +80,11 @@ def record(subject: "Subject", triples: Triples, *, batch: int = 32, like: Pairs
         raise ValueError("the base prompts of `like` are others: record these triples without it")
     every = torch.arange(len(triples))
     parts = every.tensor_split(-(-len(triples) // batch)) if like is None else [every[rows] for rows in like.rows]
-    batches = [runs.record(subject, triples.base.select(part)) for part in parts] if like is None else like.batches
+    batches = [_run(subject, triples.base.select(part)) for part in parts] if like is None else like.batches
     found: dict[Position, list[Tensor]] = {position: [] for position in POSITIONS}
     tops = []
     for part in parts:
-        source = runs.record(subject, triples.source.select(part))
+        source = _run(subject, triples.source.select(part))
         rows = torch.arange(len(part), device=source.z.device)
         for position, z in found.items():
             z.append(source.z[:, rows, source.prompts.position(position)])
@@ -92,6 +92,10 @@ def record(subject: "Subject", triples: Triples, *, batch: int = 32, like: Pairs
     base_top = torch.cat([top(part) for part in batches]) if like is None else like.base_top
     joined = {position: torch.cat(pieces, dim=1) for position, pieces in found.items()}
     return Pairs(subject, triples, tuple(batches), joined, base_top, torch.cat(tops))
+
+
+def _run(subject: "Subject", prompts: Prompts) -> Recording:
+    return runs.record(subject, prompts, batch=len(prompts), share_context=True)
 
 
 def check(subject: "Subject", chosen: Iterable[Head], position: Position, *given: Triples | Pairs) -> None:
