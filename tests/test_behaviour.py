@@ -89,8 +89,8 @@ def test_the_prefix_is_found_from_the_tokens_not_from_the_context_number(subject
     """Prompts that are numbered alike but begin with different words share only what they have in common."""
     prompts = boxes.prompts(subject, n=14)
     mislabelled = replace(prompts, contexts=torch.zeros(14, dtype=torch.long))
-    (plan,) = behaviour._plan(mislabelled, True, 70)
-    assert plan[1] == 1  # "The"
+    (batch,) = sharing.batches(mislabelled, 70)
+    assert batch.prefix == 1  # "The"
     agrees(subject, mislabelled)
 
 
