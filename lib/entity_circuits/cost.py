@@ -18,8 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from . import boxes as task
 from . import heads, models, path_patching, runs
+from .executors import Method
 from .heads import Circuit, Group, Head
-from .path_patching import ROUNDS, Method
+from .path_patching import ROUNDS
 from .precision import fast_float32
 from .runs import Recording
 

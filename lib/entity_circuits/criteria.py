@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from . import heads, statistics
-from .ablation import Answers, Method, circuit_accuracy, full_without, kept, size, without
+from .ablation import Answers, circuit_accuracy, full_without, kept, size, without
 from .boxes import Prompts
+from .executors import Method
 from .heads import GROUPS, LETTERS, POSITIONS, Circuit, Group, Head
 from .results import Store
 from .sparse import Kept, Means

@@ -17,8 +17,9 @@ from tqdm.auto import tqdm
 
 from . import patching
 from .desiderata import Triples
+from .executors import EXECUTORS, Method
 from .heads import Head
-from .patching import EXECUTORS, Method, Pairs, Position
+from .patching import Pairs, Position
 
 if TYPE_CHECKING:
     from .models import Subject

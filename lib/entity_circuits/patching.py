@@ -20,17 +20,15 @@ from . import desiderata, replay, runs
 from .boxes import Split
 from .desiderata import Desideratum, Triples
 from .edits import Edit, Outcome
+from .executors import EXECUTORS, Method
 from .heads import Head, by_layer
-from .replay import Executor
 from .runs import Recording
 
 if TYPE_CHECKING:
     from .models import Subject
 
 Position = Literal["last", "query", "prev"]
-Method = Literal["replay", "definition"]
 
-EXECUTORS: dict[Method, Executor] = {"replay": replay.replay, "definition": runs.rerun}
 POSITIONS: tuple[Position, ...] = ("last", "query", "prev")
 
 

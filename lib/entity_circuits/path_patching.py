@@ -20,8 +20,8 @@ from . import blocks, edits, heads, replay, results, runs
 from . import boxes as task
 from .boxes import Prompts
 from .edits import Edit, Outcome, Read
+from .executors import EXECUTORS, Method
 from .heads import GROUPS, Circuit, Group, Head
-from .replay import Executor
 from .results import Store
 from .runs import Recording
 
@@ -30,10 +30,8 @@ if TYPE_CHECKING:
 
 Composition = Literal["q", "v"]
 Reach = Literal["all", "query"]
-Method = Literal["replay", "definition"]
 Statistic = Literal["mean", "median", "ratio_of_means", "mean_log"]
 
-_EXECUTORS: dict[Method, Executor] = {"replay": replay.replay, "definition": runs.rerun}
 _CODE: tuple[ModuleType, ...] = (edits, runs, blocks, replay, task, results)
 
 
@@ -143,7 +141,7 @@ def sweep(
         return made[0]
 
     def clean() -> dict[str, Tensor]:
-        outcome = _EXECUTORS[method](recorded()[0], [[]])
+        outcome = EXECUTORS[method](recorded()[0], [[]])
         return {"logprob": outcome.logprob[0], "correct": outcome.top[0] == base.answer_ids}
 
     before = store.keep("clean", inputs, clean)
@@ -183,7 +181,7 @@ def patched(
     method: Method,
 ) -> Tensor:
     """(senders, n): log p(answer) after replacing each sender of one layer, as `sweep` does for all layers."""
-    execute = _EXECUTORS[method]
+    execute = EXECUTORS[method]
     here, there = base.prompts.position(position), source.prompts.position(position)
     given = source.at("z", layer, there)
     changed = [[Edit("z", layer, (head,), here, given[:, [head]])] for head in senders]
