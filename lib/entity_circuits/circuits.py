@@ -6,7 +6,6 @@ heads they share, how many random sets of these sizes would share, and whether t
 
 import json
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -110,13 +109,7 @@ def save(discovery: Discovery | Finding, path: Path, *, command: str = "") -> Fi
     content = {"format": FORMAT, **json.loads(found.circuit.to_json()), "scores": scores}
     text = re.sub(r"\[\n([^\[\]]*?)\n\s*\]", _on_one_line, json.dumps(content, indent=1, allow_nan=False))
     _parsed(text, path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text + "\n", encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    places.write(path, text + "\n")
     return found
 
 

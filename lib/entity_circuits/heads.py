@@ -1,12 +1,13 @@
 """Heads, the four groups they form in the paper, and circuits: plain frozen data, to and from JSON."""
 
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
+
+from . import places
 
 Group = Literal["value_fetcher", "position_transmitter", "position_detector", "structure_reader"]
 GROUPS: tuple[Group, ...] = get_args(Group)
@@ -66,10 +67,7 @@ class Circuit:
 
     def save(self, path: Path) -> None:
         """Write the circuit whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        part.write_text(self.to_json() + "\n", encoding="utf-8")
-        os.replace(part, path)
+        places.write(path, self.to_json() + "\n")
 
 
 def by_layer(heads: Iterable[Head]) -> dict[int, tuple[int, ...]]:

@@ -1,7 +1,6 @@
 """How well the fine-tuned models track entities: measured once on many prompts, run again on some, and compared."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -51,12 +50,7 @@ def measure(
     made = {"base": base, "contexts": contexts, "boxes": boxes_, "seed": seed, "split": "evaluation",
             "command": "entity-circuits measure-adapters", "rows": rows}  # fmt: skip
     path = places.data("adapters") / "accuracy.json" if path is None else path
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    places.write(path, json.dumps(made, indent=1) + "\n")
     return path
 
 
