@@ -24,7 +24,7 @@ from . import behaviour, blocks, edits, replay, results, runs, sparse, statistic
 from . import boxes as task
 from .boxes import Prompts
 from .executors import EXECUTORS, Method
-from .heads import POSITIONS, Circuit, Head
+from .heads import POSITIONS, Circuit, Head, every
 from .results import Store
 from .sparse import Kept, Means
 from .statistics import Estimate
@@ -104,8 +104,7 @@ def size(circuit: Circuit | Kept) -> int:
 
 def all_heads(subject: "Subject", places: Sequence[str] = ("prev", "query", "last")) -> dict[str, tuple[Head, ...]]:
     """Every head of the model at these places: the most that any circuit there can keep."""
-    every = tuple(Head(i, j) for i in range(subject.layers) for j in range(subject.heads))
-    return dict.fromkeys(places, every)
+    return dict.fromkeys(places, every(subject.layers, subject.heads))
 
 
 @dataclass(frozen=True, eq=False)

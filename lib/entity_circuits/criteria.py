@@ -285,7 +285,7 @@ def random_circuits(
         print(random_circuits(subject, circuit, 2, layers="same"))
     """
     draw = random.Random(f"random circuits/{seed}/{layers}")
-    every = [Head(i, j) for i in range(subject.layers) for j in range(subject.heads)]
+    every = heads.every(subject.layers, subject.heads)
     found = []
     for _ in range(n):
         one = {}

@@ -70,6 +70,11 @@ class Circuit:
         places.write(path, self.to_json() + "\n")
 
 
+def every(layers: int, heads: int) -> tuple[Head, ...]:
+    """All heads of a model with so many layers of so many heads, layer by layer."""
+    return tuple(Head(layer, head) for layer in range(layers) for head in range(heads))
+
+
 def by_layer(heads: Iterable[Head]) -> dict[int, tuple[int, ...]]:
     """The head numbers in each layer, layers and heads ascending."""
     found: dict[int, list[int]] = {}

@@ -115,9 +115,7 @@ def sweep(
         print(scores.ranking()[:5])
     """
     _check(subject, base, source, position, receivers, composition, reach)
-    wanted = (
-        senders if senders is not None else [Head(i, j) for i in range(subject.layers) for j in range(subject.heads)]
-    )
+    wanted = heads.every(subject.layers, subject.heads) if senders is None else senders
     top = max((head.layer for head in receivers), default=0) if receivers is not None else subject.layers
     able = heads.by_layer(head for head in wanted if head.layer < top)
     store = Store(None) if store is None else store
