@@ -61,12 +61,7 @@ class Finding:
 
     def rankings(self, statistic: Statistic | None = None) -> dict[Group, list[Head]]:
         """All heads of each group that have a path, the most negative score first; by what ranked, unless told."""
-        found: dict[Group, list[Head]] = {}
-        for group, scores in self.scores[statistic or self.statistic].items():
-            order = np.argsort(scores, axis=None, kind="stable")
-            every = [Head(*divmod(int(index), scores.shape[1])) for index in order]
-            found[group] = [head for head in every if not np.isnan(scores[head.layer, head.head])]
-        return found
+        return {group: heads.ranked(scores) for group, scores in self.scores[statistic or self.statistic].items()}
 
     @property
     def shape(self) -> tuple[int, int]:

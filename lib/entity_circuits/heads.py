@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
+import numpy as np
+
 from . import places
 
 Group = Literal["value_fetcher", "position_transmitter", "position_detector", "structure_reader"]
@@ -73,6 +75,12 @@ class Circuit:
 def every(layers: int, heads: int) -> tuple[Head, ...]:
     """All heads of a model with so many layers of so many heads, layer by layer."""
     return tuple(Head(layer, head) for layer in range(layers) for head in range(heads))
+
+
+def ranked(scores: np.ndarray) -> list[Head]:
+    """The heads of a table of scores (layers, heads), the most negative first; ties layer by layer, none with NaN."""
+    order = np.argsort(scores, axis=None, kind="stable")
+    return [Head(*divmod(int(index), scores.shape[1])) for index in order if not np.isnan(scores.flat[index])]
 
 
 def by_layer(heads: Iterable[Head]) -> dict[int, tuple[int, ...]]:

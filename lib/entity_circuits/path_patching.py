@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -81,10 +80,7 @@ class Scores:
 
     def ranking(self, kind: Statistic = "ratio_of_means") -> list[Head]:
         """All heads that have a path, the most negative first; ties in the order of layer and head."""
-        score = self.statistic(kind)
-        order = np.argsort(score.flatten().cpu().numpy(), kind="stable")
-        every = [Head(*divmod(int(index), score.shape[1])) for index in order]
-        return [head for head in every if not torch.isnan(score[head.layer, head.head])]
+        return heads.ranked(self.statistic(kind).cpu().numpy())
 
 
 def sweep(
