@@ -39,6 +39,15 @@ class Faithfulness:
     difference: Estimate
     ratio: Estimate | None
 
+    def cells(self) -> dict[str, float]:
+        """The part of a table's row about the circuit: `accuracy` with `low` and `high`, `difference` and `ratio`, each
+        with `_low` and `_high` (NaN where there is no ratio), and `n`."""
+        cells = {"accuracy": self.circuit.value, "low": self.circuit.low, "high": self.circuit.high}
+        for column, value in (("difference", self.difference), ("ratio", self.ratio)):
+            parts = (np.nan,) * 3 if value is None else (value.value, value.low, value.high)
+            cells |= dict(zip((column, f"{column}_low", f"{column}_high"), parts, strict=True))
+        return cells | {"n": self.circuit.n}
+
 
 def faithfulness(circuit: Tensor, full: Tensor, contexts: Tensor, *, chance: float) -> Faithfulness:
     """How much of the full model's accuracy a circuit has, from their correct answers (n,) to the same prompts.
@@ -82,12 +91,8 @@ def faithfulness_table(circuits: Mapping[str, Answers], against: Mapping[str, An
     for name, answers in circuits.items():
         for other, whole in against.items():
             found = faithfulness(answers.correct[0], whole.correct[0], answers.contexts, chance=chance)
-            cells: dict[str, object] = {"circuit": name, "against": other, "other": found.full.value}
-            cells |= {"accuracy": found.circuit.value, "low": found.circuit.low, "high": found.circuit.high}
-            for column, value in (("difference", found.difference), ("ratio", found.ratio)):
-                parts = (np.nan,) * 3 if value is None else (value.value, value.low, value.high)
-                cells |= dict(zip((column, f"{column}_low", f"{column}_high"), parts, strict=True))
-            rows.append(cells | {"n": found.circuit.n, "contexts": found.circuit.contexts})
+            named = {"circuit": name, "against": other, "other": found.full.value}
+            rows.append({**named, **found.cells(), "contexts": found.circuit.contexts})
     return pd.DataFrame(rows)
 
 

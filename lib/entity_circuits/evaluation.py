@@ -135,11 +135,6 @@ def table(
             right = answers.correct[begin : begin + len(some)].double().mean(0)
             begin += len(some)
             found = criteria.faithfulness(right, one.full.correct[0], one.full.contexts, chance=chance)
-            row: dict[str, object] = {"model": one.name, "circuit": name, "heads": ablation.size(some[0])}
-            row |= {"full": found.full.value, "accuracy": found.circuit.value}
-            row |= {"low": found.circuit.low, "high": found.circuit.high}
-            for column, value in (("difference", found.difference), ("ratio", found.ratio)):
-                cells = (float("nan"),) * 3 if value is None else (value.value, value.low, value.high)
-                row |= dict(zip((column, f"{column}_low", f"{column}_high"), cells, strict=True))
-            rows.append(row | {"n": found.circuit.n})
+            named = {"model": one.name, "circuit": name, "heads": ablation.size(some[0]), "full": found.full.value}
+            rows.append({**named, **found.cells()})
     return pd.DataFrame(rows)

@@ -89,13 +89,17 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (kind, seed), part in frame.groupby(["kind", "seed"], sort=False):
         after = part.sort_values("prompt")["correct"].to_numpy()
-        gain = difference(after, before, contexts)
         rows.append(
-            {"kind": kind, "seed": seed, **vars(estimate(after, contexts))}
-            | {"gain": gain.value, "gain_low": gain.low, "gain_high": gain.high}
+            {"kind": kind, "seed": seed, **_against(before, after, contexts)}
             | {"gained": int(((after == 1) & (before == 0)).sum()), "lost": int(((after == 0) & (before == 1)).sum())}
         )
     return pd.DataFrame(rows)
+
+
+def _against(before: np.ndarray, after: np.ndarray, contexts: np.ndarray) -> dict[str, float]:
+    """The accuracy `after` and its paired difference to `before`, as columns of a table."""
+    gain = difference(after, before, contexts)
+    return {**vars(estimate(after, contexts)), "gain": gain.value, "gain_low": gain.low, "gain_high": gain.high}
 
 
 def look(subject: Subject, kind: str, contexts: int, seed: int = 0, wordings: bool = True) -> pd.DataFrame:
@@ -133,10 +137,8 @@ def gains(frame: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (condition, kind), part in frame.groupby(["condition", "kind"], sort=False):
         before = frame[(frame["kind"] == BASE) & (frame["condition"] == condition)]["correct"].to_numpy()
-        gain = difference(part["correct"].to_numpy(), before, part["context"].to_numpy())
-        own = vars(estimate(part["correct"].to_numpy(), part["context"].to_numpy()))
-        named = {"gain": gain.value, "gain_low": gain.low, "gain_high": gain.high}
-        rows.append({"kind": kind, "condition": condition, **own, **named})
+        found = _against(before, part["correct"].to_numpy(), part["context"].to_numpy())
+        rows.append({"kind": kind, "condition": condition, **found})
     return pd.DataFrame(rows)
 
 
