@@ -64,21 +64,8 @@ def faithfulness(circuit: Tensor, full: Tensor, contexts: Tensor, *, chance: flo
         statistics.estimate(circuit, contexts),
         whole,
         statistics.difference(circuit, full, contexts),
-        ratio(circuit, full, contexts) if above else None,
+        statistics.ratio(circuit, full, contexts) if above else None,
     )
-
-
-def ratio(first: Tensor, second: Tensor, contexts: Tensor, *, draws: int = 2000, seed: int = 0) -> Estimate:
-    """Mean of `first` over mean of `second`, same prompts, with the 95% interval of a bootstrap over contexts."""
-    numbers, groups = np.unique(contexts.numpy(), return_inverse=True)
-    sums = np.stack([np.bincount(groups, x.double().numpy(), len(numbers)) for x in (first, second)])
-    if not sums[1].sum():
-        raise ValueError("a ratio to an accuracy of zero")
-    picked = np.random.default_rng(seed).integers(len(numbers), size=(draws, len(numbers)))
-    above, below = sums[0][picked].sum(1), sums[1][picked].sum(1)
-    low, high = np.quantile(above[below > 0] / below[below > 0], [0.025, 0.975])
-    low, high = (low, high) if len(numbers) > 1 else (np.nan, np.nan)
-    return Estimate(float(sums[0].sum() / sums[1].sum()), float(low), float(high), len(groups), len(numbers))
 
 
 def faithfulness_table(circuits: Mapping[str, Answers], against: Mapping[str, Answers], chance: float) -> pd.DataFrame:
