@@ -77,6 +77,13 @@ def every(layers: int, heads: int) -> tuple[Head, ...]:
     return tuple(Head(layer, head) for layer in range(layers) for head in range(heads))
 
 
+def require(chosen: Iterable[Head], layers: int, heads: int, where: str) -> None:
+    """Raise `ValueError` for a head that a model of this shape does not have; `where` says what it was meant for."""
+    for head in chosen:
+        if not (0 <= head.layer < layers and 0 <= head.head < heads):
+            raise ValueError(f"{head} {where}: this model has {layers} layers of {heads} heads")
+
+
 def ranked(scores: np.ndarray) -> list[Head]:
     """The heads of a table of scores (layers, heads), the most negative first; ties layer by layer, none with NaN."""
     order = np.argsort(scores, axis=None, kind="stable")

@@ -215,9 +215,7 @@ def _check(
         raise ValueError("the list of receivers is empty")
     if reach == "query" and (position != "prev" or composition != "v"):
         raise ValueError("reach='query' confines values changed at `prev`: position='prev', composition='v'")
-    for head in receivers or ():
-        if not (0 <= head.layer < subject.layers and 0 <= head.head < subject.heads):
-            raise ValueError(f"receiver {head}: this model has {subject.layers} layers of {subject.heads} heads")
+    heads.require(receivers or (), subject.layers, subject.heads, "as a receiver")
 
 
 ROUNDS: dict[Group, tuple[Literal["last", "query", "prev"], Group | None, Composition | None]] = {

@@ -99,9 +99,9 @@ def live(subject: "Subject", prompts: Prompts, circuits: Sequence[Kept]) -> tupl
     for place in dict.fromkeys(place for circuit in circuits for place in [*circuit, "last"]):
         keep = torch.zeros(len(circuits), subject.layers, subject.heads, dtype=torch.bool, device=prompts.last.device)
         for index, circuit in enumerate(circuits):
-            for head in circuit.get(place, ()):
-                if not (0 <= head.layer < subject.layers and 0 <= head.head < subject.heads):
-                    raise ValueError(f"{head} at {place}: this model has {subject.layers} layers of {subject.heads}")
+            some = tuple(circuit.get(place, ()))
+            heads.require(some, subject.layers, subject.heads, f"at {place}")
+            for head in some:
                 keep[index, head.layer, head.head] = True
         for column in positions(prompts, place).unbind(1):
             for known, (other, there) in enumerate(columns):
