@@ -51,16 +51,10 @@ def setting(
         base = evaluation.setting("qwen2.5-coder-0.5b", contexts=70)
         print(base.full.estimate())
     """
-    subject = models.load(model) if isinstance(model, str) else model
+    name, subject = (model, models.load(model)) if isinstance(model, str) else (model.name, model)
     prompts = boxes.prompts(subject, contexts * boxes_, boxes_, seed, split)
     means = ablation.means(subject, n=averaged, boxes=boxes_, seed=seed, store=store)
-    return Setting(
-        model if isinstance(model, str) else model.name,
-        subject,
-        prompts,
-        means,
-        ablation.full_model(subject, prompts, store),
-    )
+    return Setting(name, subject, prompts, means, ablation.full_model(subject, prompts, store))
 
 
 def first(one: Setting, contexts: int) -> Setting:

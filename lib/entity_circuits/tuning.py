@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -146,7 +147,7 @@ def answers(frame: pd.DataFrame) -> pd.DataFrame:
     """What each model says at seven boxes, from rows of `look`: the share of each sort of answer, a row a model."""
     asked = frame[frame["condition"] == "seven boxes"]
     shares = pd.crosstab(asked["kind"], asked["answer"].astype(str), normalize="index")
-    order = ["the right object", "another object", "a label", "something else"]
+    order = list(get_args(behaviour.Kind))
     return shares.reindex(index=list(dict.fromkeys(asked["kind"])), columns=order, fill_value=0.0)
 
 
