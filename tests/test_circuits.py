@@ -97,7 +97,7 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(discovery, tmp_path,
     def full(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr(circuits.os, "replace", full)
+    monkeypatch.setattr(circuits.places.os, "replace", full)
     with pytest.raises(OSError, match="no space"):
         circuits.save(discovery, path, command=COMMAND)
     assert path.read_bytes() == before

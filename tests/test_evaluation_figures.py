@@ -91,6 +91,12 @@ def test_colour_and_dash_share_one_legend(curves):
     assert encoding["color"]["scale"]["domain"] == encoding["strokeDash"]["scale"]["domain"]
 
 
+def test_fill_and_stroke_of_the_mirror_share_one_legend(impact):
+    encoding = evaluation_figures.mirrored_impact(impact).to_dict()["layer"][0]["encoding"]
+    assert encoding["color"]["legend"] == encoding["stroke"]["legend"] is not None
+    assert encoding["color"]["scale"] == encoding["stroke"]["scale"]
+
+
 def test_the_mirror_shows_sizes_up_and_down_with_colour_for_members_alone(impact):
     spec = evaluation_figures.mirrored_impact(impact, ("base", "fine-tuned")).to_dict()
     table = pd.DataFrame(rows(spec)).dropna(subset=["model"])

@@ -28,7 +28,7 @@ FLOORS = {
     1: "places vocabulary charts paper statistics results heads training_data",
     2: "boxes weights subjects models precision",
     3: "toy edits sharing runs behaviour desiderata",
-    4: "blocks replay sparse",
+    4: "blocks replay executors sparse",
     5: "path_patching ablation criteria knockout patching dcm cmap",
     6: "summaries cost figures circuit_figures ablation_figures evaluation_figures tuning_figures "
     "evaluation finetune adapters tuning circuits official",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from entity_circuits import boxes, knockout, replay, runs, toy
+from entity_circuits import boxes, executors, knockout, replay, runs, toy
 from entity_circuits.heads import Circuit, Head
 from entity_circuits.knockout import CONDITIONS, Curves
 from entity_circuits.results import Store
@@ -121,7 +121,7 @@ def test_finished_parts_are_not_run_again(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return execute(recording, variants, **given)
 
-    monkeypatch.setitem(knockout._EXECUTORS, "replay", counted)
+    monkeypatch.setitem(executors.EXECUTORS, "replay", counted)
     with pytest.raises(KeyboardInterrupt):
         knockout.sweep(subject, prompts, batch=3, store=store)
     calls.extend([0] * 100)

@@ -6,7 +6,7 @@ import time
 
 import pytest
 import torch
-from entity_circuits import heads, results
+from entity_circuits import heads, places, results
 from entity_circuits.heads import Circuit, Head
 
 
@@ -83,6 +83,15 @@ def test_a_circuit_survives_json_and_unknown_groups_are_refused(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["circuit.json"]
     with pytest.raises(ValueError, match="value_fetcher"):
         Circuit({"fetcher": ()})
+
+
+def test_a_text_that_cannot_be_written_leaves_the_old_file_and_no_part_of_the_new(tmp_path):
+    path = tmp_path / "folder" / "note.txt"
+    places.write(path, "old\n")
+    with pytest.raises(UnicodeEncodeError):
+        places.write(path, "new \ud800\n")
+    assert path.read_text() == "old\n"
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_heads_are_written_and_read_the_same_way():

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from entity_circuits.statistics import Estimate, by, difference, estimate, intervals, wilson
+from entity_circuits.statistics import Estimate, by, difference, estimate, intervals, ratio, wilson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -140,3 +140,17 @@ def test_groups_are_estimated_each_on_their_own():
 def test_bad_input_is_refused(call):
     with pytest.raises(ValueError):
         call()
+
+
+def test_a_ratio_draws_both_together_and_none_is_taken_to_nothing():
+    correct, contexts = clustered(0)
+    half = correct & (np.arange(len(correct)) % 2 == 0)
+    found = ratio(half, correct, contexts)
+    assert found.value == pytest.approx(half.mean() / correct.mean())
+    assert found.low < found.value < found.high
+    assert (found.n, found.contexts) == (420, 60)
+    same = ratio(correct, correct, contexts)
+    assert same.value == same.low == same.high == 1
+    assert np.isnan(ratio(half, correct, np.zeros(420)).low), "one context tells nothing of a spread"
+    with pytest.raises(ValueError, match="zero"):
+        ratio(correct, np.zeros(420), contexts)

@@ -11,7 +11,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 import numpy as np
@@ -23,15 +23,14 @@ from tqdm.auto import tqdm
 from . import behaviour, blocks, edits, replay, results, runs, sparse, statistics, vocabulary
 from . import boxes as task
 from .boxes import Prompts
-from .heads import POSITIONS, Circuit, Head
+from .executors import EXECUTORS, Method
+from .heads import POSITIONS, Circuit, Head, every
 from .results import Store
 from .sparse import Kept, Means
 from .statistics import Estimate
 
 if TYPE_CHECKING:
     from .models import Subject
-
-Method = Literal["replay", "definition"]
 
 SHARD = 128  # circuits that are evaluated, and stored, together
 _CODE: tuple[ModuleType, ...] = (edits, runs, blocks, replay, sparse, task, results)
@@ -105,8 +104,7 @@ def size(circuit: Circuit | Kept) -> int:
 
 def all_heads(subject: "Subject", places: Sequence[str] = ("prev", "query", "last")) -> dict[str, tuple[Head, ...]]:
     """Every head of the model at these places: the most that any circuit there can keep."""
-    every = tuple(Head(i, j) for i in range(subject.layers) for j in range(subject.heads))
-    return dict.fromkeys(places, every)
+    return dict.fromkeys(places, every(subject.layers, subject.heads))
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,7 +222,6 @@ def full_without(
         print(ablation.full_without(subject, [{"last": [Head(21, 11)]}], p, means).estimate())
     """
     means.require(prompts)
-    execute = replay.replay if method == "replay" else runs.rerun
     asked = [kept(some) for some in removed]
     words = [{place: [str(head) for head in some] for place, some in sorted(k.items())} for k in asked]
     parts = []
@@ -236,7 +233,7 @@ def full_without(
                 sparse.removal(subject, part, k, means)  # a place that is missing is noticed before the model runs
             with torch.no_grad():
                 variants = [sparse.removal(subject, part, k, means) for k in asked]
-                outcome = execute(runs.record(subject, part), variants)
+                outcome = EXECUTORS[method](runs.record(subject, part), variants)
             return {"correct": outcome.top == part.answer_ids, "logprob": outcome.logprob}
 
         inputs = {**_inputs(subject, part, means, method), "removed": words}

@@ -61,18 +61,24 @@ def save(trained: Trained, subject: Subject, folder: Path, command: str) -> Path
     return folder
 
 
+def home(recipe: Recipe) -> Path:
+    """Where what was trained is kept: an adapter of seed 0 in `data/adapters`, all else in `build/adapters`, each in a
+    folder of the recipe's name."""
+    shipped = recipe.seed == 0 and not recipe.full
+    return (places.data("adapters") if shipped else places.ROOT / "build" / "adapters") / recipe.name
+
+
 def run(
     recipe: Recipe, model: str = "qwen2.5-coder-0.5b", out: Path | None = None, dtype: str = "auto", device: str = "cpu"
 ) -> Path:
     """The command `entity-circuits finetune`: load, train, save. Gives the folder.
 
-    `out` is `data/adapters/KIND` for seed 0 and `build/adapters/KIND-seedS` for others. `dtype` "auto" takes bfloat16
-    where a product is at least a quarter faster in it, as measured on the spot.
+    `out` is `home(recipe)` unless given. `dtype` "auto" takes bfloat16 where a product is at least a quarter faster in
+    it, as measured on the spot.
 
         adapters.run(finetune.Recipe("code", seed=1), out=Path("code-1"))
     """
-    home = places.data("adapters") if recipe.seed == 0 and not recipe.full else places.ROOT / "build" / "adapters"
-    folder = home / recipe.name if out is None else out
+    folder = home(recipe) if out is None else out
     if folder.exists():
         raise FileExistsError(f"{folder} is there already; remove it first, or give another --out")
     if dtype == "auto":
@@ -99,13 +105,11 @@ def bfloat16_gain(device: str = "cpu") -> float:
 
 
 def folders() -> dict[tuple[str, int], Path]:
-    """The adapters that are there: seed 0 of a kind in `data/adapters`, other seeds in `build/adapters`."""
+    """The adapters that are there, of each kind and seed, each in its `home`."""
     found: dict[tuple[str, int], Path] = {}
     for kind in training_data.KINDS:
         for seed in SEEDS:
-            shipped = seed == 0
-            home = places.data("adapters") if shipped else places.ROOT / "build" / "adapters"
-            folder = home / (kind if shipped else f"{kind}-seed{seed}")
+            folder = home(Recipe(kind, seed))
             if (folder / "adapter_model.safetensors").exists():
                 found[kind, seed] = folder
     return found

@@ -45,10 +45,10 @@ def project(subject: "Subject", attention: Any, site: str, x: Tensor, apart: boo
     return slices.repeat_interleave(shared, dim=-2) if apart and site != "q" and shared > 1 else slices
 
 
-def rotated(attention: Any, norm: str, x: Tensor, rotation: tuple[Tensor, Tensor], positions: slice) -> Tensor:
+def rotated(attention: Any, norm: str, x: Tensor, rotation: tuple[Tensor, Tensor], positions: slice | Tensor) -> Tensor:
     """q or k (..., tokens, heads, head_size) as the attention compares them: normed where the model does so, then
-    turned by the rotary embedding of their positions. `rotation` is what the model's `rotary_emb` gives for one
-    sequence."""
+    turned by the rotary embedding of their positions, a slice or one index a token (tokens,). `rotation` is what the
+    model's `rotary_emb` gives for one sequence."""
     x = getattr(attention, norm)(x) if hasattr(attention, norm) else x
     half = x.shape[-1] // 2
     cos, sin = (part[0, positions, None] for part in rotation)

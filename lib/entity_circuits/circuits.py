@@ -6,7 +6,6 @@ heads they share, how many random sets of these sizes would share, and whether t
 
 import json
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -62,12 +61,7 @@ class Finding:
 
     def rankings(self, statistic: Statistic | None = None) -> dict[Group, list[Head]]:
         """All heads of each group that have a path, the most negative score first; by what ranked, unless told."""
-        found: dict[Group, list[Head]] = {}
-        for group, scores in self.scores[statistic or self.statistic].items():
-            order = np.argsort(scores, axis=None, kind="stable")
-            every = [Head(*divmod(int(index), scores.shape[1])) for index in order]
-            found[group] = [head for head in every if not np.isnan(scores[head.layer, head.head])]
-        return found
+        return {group: heads.ranked(scores) for group, scores in self.scores[statistic or self.statistic].items()}
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -110,13 +104,7 @@ def save(discovery: Discovery | Finding, path: Path, *, command: str = "") -> Fi
     content = {"format": FORMAT, **json.loads(found.circuit.to_json()), "scores": scores}
     text = re.sub(r"\[\n([^\[\]]*?)\n\s*\]", _on_one_line, json.dumps(content, indent=1, allow_nan=False))
     _parsed(text, path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text + "\n", encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    places.write(path, text + "\n")
     return found
 
 

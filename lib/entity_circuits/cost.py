@@ -18,8 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from . import boxes as task
 from . import heads, models, path_patching, runs
+from .executors import Method
 from .heads import Circuit, Group, Head
-from .path_patching import ROUNDS, Method
+from .path_patching import ROUNDS
 from .precision import fast_float32
 from .runs import Recording
 
@@ -191,7 +192,7 @@ def both_methods(
     for group, (position, receiving, composition) in ROUNDS.items():
         receivers = circuit.groups[receiving] if receiving else None
         top = max((head.layer for head in receivers), default=0) if receivers is not None else base.subject.layers
-        able = [Head(layer, head) for layer in range(top) for head in range(base.subject.heads)]
+        able = heads.every(top, base.subject.heads)
         chosen = draw.sample(able, min(senders, len(able)))
         if not chosen:
             continue

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from . import heads, statistics
-from .ablation import Answers, Method, circuit_accuracy, full_without, kept, size, without
+from .ablation import Answers, circuit_accuracy, full_without, kept, size, without
 from .boxes import Prompts
+from .executors import Method
 from .heads import GROUPS, LETTERS, POSITIONS, Circuit, Group, Head
 from .results import Store
 from .sparse import Kept, Means
@@ -38,6 +39,15 @@ class Faithfulness:
     difference: Estimate
     ratio: Estimate | None
 
+    def cells(self) -> dict[str, float]:
+        """The part of a table's row about the circuit: `accuracy` with `low` and `high`, `difference` and `ratio`, each
+        with `_low` and `_high` (NaN where there is no ratio), and `n`."""
+        cells = {"accuracy": self.circuit.value, "low": self.circuit.low, "high": self.circuit.high}
+        for column, value in (("difference", self.difference), ("ratio", self.ratio)):
+            parts = (np.nan,) * 3 if value is None else (value.value, value.low, value.high)
+            cells |= dict(zip((column, f"{column}_low", f"{column}_high"), parts, strict=True))
+        return cells | {"n": self.circuit.n}
+
 
 def faithfulness(circuit: Tensor, full: Tensor, contexts: Tensor, *, chance: float) -> Faithfulness:
     """How much of the full model's accuracy a circuit has, from their correct answers (n,) to the same prompts.
@@ -54,21 +64,8 @@ def faithfulness(circuit: Tensor, full: Tensor, contexts: Tensor, *, chance: flo
         statistics.estimate(circuit, contexts),
         whole,
         statistics.difference(circuit, full, contexts),
-        ratio(circuit, full, contexts) if above else None,
+        statistics.ratio(circuit, full, contexts) if above else None,
     )
-
-
-def ratio(first: Tensor, second: Tensor, contexts: Tensor, *, draws: int = 2000, seed: int = 0) -> Estimate:
-    """Mean of `first` over mean of `second`, same prompts, with the 95% interval of a bootstrap over contexts."""
-    numbers, groups = np.unique(contexts.numpy(), return_inverse=True)
-    sums = np.stack([np.bincount(groups, x.double().numpy(), len(numbers)) for x in (first, second)])
-    if not sums[1].sum():
-        raise ValueError("a ratio to an accuracy of zero")
-    picked = np.random.default_rng(seed).integers(len(numbers), size=(draws, len(numbers)))
-    above, below = sums[0][picked].sum(1), sums[1][picked].sum(1)
-    low, high = np.quantile(above[below > 0] / below[below > 0], [0.025, 0.975])
-    low, high = (low, high) if len(numbers) > 1 else (np.nan, np.nan)
-    return Estimate(float(sums[0].sum() / sums[1].sum()), float(low), float(high), len(groups), len(numbers))
 
 
 def faithfulness_table(circuits: Mapping[str, Answers], against: Mapping[str, Answers], chance: float) -> pd.DataFrame:
@@ -81,12 +78,8 @@ def faithfulness_table(circuits: Mapping[str, Answers], against: Mapping[str, An
     for name, answers in circuits.items():
         for other, whole in against.items():
             found = faithfulness(answers.correct[0], whole.correct[0], answers.contexts, chance=chance)
-            cells: dict[str, object] = {"circuit": name, "against": other, "other": found.full.value}
-            cells |= {"accuracy": found.circuit.value, "low": found.circuit.low, "high": found.circuit.high}
-            for column, value in (("difference", found.difference), ("ratio", found.ratio)):
-                parts = (np.nan,) * 3 if value is None else (value.value, value.low, value.high)
-                cells |= dict(zip((column, f"{column}_low", f"{column}_high"), parts, strict=True))
-            rows.append(cells | {"n": found.circuit.n, "contexts": found.circuit.contexts})
+            named = {"circuit": name, "against": other, "other": found.full.value}
+            rows.append({**named, **found.cells(), "contexts": found.circuit.contexts})
     return pd.DataFrame(rows)
 
 
@@ -284,7 +277,7 @@ def random_circuits(
         print(random_circuits(subject, circuit, 2, layers="same"))
     """
     draw = random.Random(f"random circuits/{seed}/{layers}")
-    every = [Head(i, j) for i in range(subject.layers) for j in range(subject.heads)]
+    every = heads.every(subject.layers, subject.heads)
     found = []
     for _ in range(n):
         one = {}

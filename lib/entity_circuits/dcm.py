@@ -17,8 +17,9 @@ from tqdm.auto import tqdm
 
 from . import patching
 from .desiderata import Triples
-from .heads import Head
-from .patching import EXECUTORS, Method, Pairs, Position
+from .executors import EXECUTORS, Method
+from .heads import Head, every
+from .patching import Pairs, Position
 
 if TYPE_CHECKING:
     from .models import Subject
@@ -128,8 +129,7 @@ def sweep(
     masks = dcm.sweep(subject, heads, pairs, validation, position="last", seeds=[None, 0, 1, 2])
     print(dcm.curve(masks), dcm.chosen(masks))
     """
-    every = tuple(Head(i, j) for i in range(subject.layers) for j in range(subject.heads))
-    group = every if heads is None else tuple(dict.fromkeys(heads))
+    group = every(subject.layers, subject.heads) if heads is None else tuple(dict.fromkeys(heads))
     patching.check(subject, group, position, triples, validation)
     if not group or not penalties or not seeds or steps < 1 or min(penalties) < 0 or rate <= 0:
         raise ValueError("a mask needs heads, a penalty of 0 or more, a seed (or None), a positive rate and a step")

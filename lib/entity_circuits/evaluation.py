@@ -51,16 +51,10 @@ def setting(
         base = evaluation.setting("qwen2.5-coder-0.5b", contexts=70)
         print(base.full.estimate())
     """
-    subject = models.load(model) if isinstance(model, str) else model
+    name, subject = (model, models.load(model)) if isinstance(model, str) else (model.name, model)
     prompts = boxes.prompts(subject, contexts * boxes_, boxes_, seed, split)
     means = ablation.means(subject, n=averaged, boxes=boxes_, seed=seed, store=store)
-    return Setting(
-        model if isinstance(model, str) else model.name,
-        subject,
-        prompts,
-        means,
-        ablation.full_model(subject, prompts, store),
-    )
+    return Setting(name, subject, prompts, means, ablation.full_model(subject, prompts, store))
 
 
 def first(one: Setting, contexts: int) -> Setting:
@@ -135,11 +129,6 @@ def table(
             right = answers.correct[begin : begin + len(some)].double().mean(0)
             begin += len(some)
             found = criteria.faithfulness(right, one.full.correct[0], one.full.contexts, chance=chance)
-            row: dict[str, object] = {"model": one.name, "circuit": name, "heads": ablation.size(some[0])}
-            row |= {"full": found.full.value, "accuracy": found.circuit.value}
-            row |= {"low": found.circuit.low, "high": found.circuit.high}
-            for column, value in (("difference", found.difference), ("ratio", found.ratio)):
-                cells = (float("nan"),) * 3 if value is None else (value.value, value.low, value.high)
-                row |= dict(zip((column, f"{column}_low", f"{column}_high"), cells, strict=True))
-            rows.append(row | {"n": found.circuit.n})
+            named = {"model": one.name, "circuit": name, "heads": ablation.size(some[0]), "full": found.full.value}
+            rows.append({**named, **found.cells()})
     return pd.DataFrame(rows)

@@ -96,7 +96,7 @@ def mirrored_impact(frame: pd.DataFrame, names: tuple[str, str] = ("one", "the o
                 stack=None,
             ),
             color=alt.Color("what:N", scale=scale, legend=legend),
-            stroke=alt.Stroke("what:N", scale=scale, legend=None),
+            stroke=alt.Stroke("what:N", scale=scale, legend=legend),
             fillOpacity=alt.condition("datum.sense == 'raises'", alt.value(0.1), alt.value(1.0)),
             tooltip=["head", "group", "model", alt.Tooltip("effect:Q", format=".3f"), "what", "sense"],
         )

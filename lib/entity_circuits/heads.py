@@ -1,12 +1,15 @@
 """Heads, the four groups they form in the paper, and circuits: plain frozen data, to and from JSON."""
 
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
+
+import numpy as np
+
+from . import places
 
 Group = Literal["value_fetcher", "position_transmitter", "position_detector", "structure_reader"]
 GROUPS: tuple[Group, ...] = get_args(Group)
@@ -66,10 +69,25 @@ class Circuit:
 
     def save(self, path: Path) -> None:
         """Write the circuit whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        part.write_text(self.to_json() + "\n", encoding="utf-8")
-        os.replace(part, path)
+        places.write(path, self.to_json() + "\n")
+
+
+def every(layers: int, heads: int) -> tuple[Head, ...]:
+    """All heads of a model with so many layers of so many heads, layer by layer."""
+    return tuple(Head(layer, head) for layer in range(layers) for head in range(heads))
+
+
+def require(chosen: Iterable[Head], layers: int, heads: int, where: str) -> None:
+    """Raise `ValueError` for a head that a model of this shape does not have; `where` says what it was meant for."""
+    for head in chosen:
+        if not (0 <= head.layer < layers and 0 <= head.head < heads):
+            raise ValueError(f"{head} {where}: this model has {layers} layers of {heads} heads")
+
+
+def ranked(scores: np.ndarray) -> list[Head]:
+    """The heads of a table of scores (layers, heads), the most negative first; ties layer by layer, none with NaN."""
+    order = np.argsort(scores, axis=None, kind="stable")
+    return [Head(*divmod(int(index), scores.shape[1])) for index in order if not np.isnan(scores.flat[index])]
 
 
 def by_layer(heads: Iterable[Head]) -> dict[int, tuple[int, ...]]:

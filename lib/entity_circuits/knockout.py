@@ -24,8 +24,8 @@ from . import blocks, edits, replay, results, runs, statistics
 from . import boxes as task
 from .boxes import Position, Prompts
 from .edits import Edit
+from .executors import EXECUTORS, Method
 from .heads import LETTERS, Circuit, Group
-from .replay import Executor
 from .results import Store
 from .runs import Recording
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from .models import Subject
 
 Condition = Literal["last->object", "last->query", "last->random", "query->prev", "query->random"]
-Method = Literal["replay", "definition"]
 
 CONDITIONS: tuple[Condition, ...] = get_args(Condition)
 """Which position may no longer attend to which. `random` is a control: see `random_keys`."""
@@ -49,7 +48,6 @@ which no condition cuts."""
 BEGUN, DONE = 0.1, 0.9
 """The shares of the lost accuracy between which it comes back, see `recovery`."""
 
-_EXECUTORS: dict[Method, Executor] = {"replay": replay.replay, "definition": runs.rerun}
 _CODE: tuple[ModuleType, ...] = (edits, runs, blocks, replay, task, results, sys.modules[__name__])
 
 
@@ -147,7 +145,7 @@ def sweep(
             else:
                 recorded = recording if len(rows) == len(recording) else recording.select(rows)
             outcomes = [
-                _EXECUTORS[method](recorded, [cut(subject, position, key, start) for position, key in here])
+                EXECUTORS[method](recorded, [cut(subject, position, key, start) for position, key in here])
                 for start in tqdm(starts, desc="start layers", disable=None, leave=False)
             ]
             return {

@@ -20,17 +20,15 @@ from . import desiderata, replay, runs
 from .boxes import Prompts, Split
 from .desiderata import Desideratum, Triples
 from .edits import Edit, Outcome
-from .heads import Head, by_layer
-from .replay import Executor
+from .executors import EXECUTORS, Method
+from .heads import Head, by_layer, require
 from .runs import Recording
 
 if TYPE_CHECKING:
     from .models import Subject
 
 Position = Literal["last", "query", "prev"]
-Method = Literal["replay", "definition"]
 
-EXECUTORS: dict[Method, Executor] = {"replay": replay.replay, "definition": runs.rerun}
 POSITIONS: tuple[Position, ...] = ("last", "query", "prev")
 
 
@@ -99,11 +97,10 @@ def _run(subject: "Subject", prompts: Prompts) -> Recording:
 
 
 def check(subject: "Subject", chosen: Iterable[Head], position: Position, *given: Triples | Pairs) -> None:
+    """Raise `ValueError` for an unknown position, a head that the model has not, or pairs recorded with another one."""
     if position not in POSITIONS:
         raise ValueError(f"no position called {position!r} to patch at: one of {', '.join(POSITIONS)}")
-    for head in chosen:
-        if not (0 <= head.layer < subject.layers and 0 <= head.head < subject.heads):
-            raise ValueError(f"{head} to be patched: this model has {subject.layers} layers of {subject.heads} heads")
+    require(chosen, subject.layers, subject.heads, "to be patched")
     if any(isinstance(one, Pairs) and one.subject is not subject for one in given):
         raise ValueError("these pairs were recorded with another model: record the triples with this one")
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -20,8 +19,8 @@ from . import blocks, edits, heads, replay, results, runs
 from . import boxes as task
 from .boxes import Prompts
 from .edits import Edit, Outcome, Read
+from .executors import EXECUTORS, Method
 from .heads import GROUPS, Circuit, Group, Head
-from .replay import Executor
 from .results import Store
 from .runs import Recording
 
@@ -30,10 +29,8 @@ if TYPE_CHECKING:
 
 Composition = Literal["q", "v"]
 Reach = Literal["all", "query"]
-Method = Literal["replay", "definition"]
 Statistic = Literal["mean", "median", "ratio_of_means", "mean_log"]
 
-_EXECUTORS: dict[Method, Executor] = {"replay": replay.replay, "definition": runs.rerun}
 _CODE: tuple[ModuleType, ...] = (edits, runs, blocks, replay, task, results)
 
 
@@ -83,10 +80,7 @@ class Scores:
 
     def ranking(self, kind: Statistic = "ratio_of_means") -> list[Head]:
         """All heads that have a path, the most negative first; ties in the order of layer and head."""
-        score = self.statistic(kind)
-        order = np.argsort(score.flatten().cpu().numpy(), kind="stable")
-        every = [Head(*divmod(int(index), score.shape[1])) for index in order]
-        return [head for head in every if not torch.isnan(score[head.layer, head.head])]
+        return heads.ranked(self.statistic(kind).cpu().numpy())
 
 
 def sweep(
@@ -117,9 +111,7 @@ def sweep(
         print(scores.ranking()[:5])
     """
     _check(subject, base, source, position, receivers, composition, reach)
-    wanted = (
-        senders if senders is not None else [Head(i, j) for i in range(subject.layers) for j in range(subject.heads)]
-    )
+    wanted = heads.every(subject.layers, subject.heads) if senders is None else senders
     top = max((head.layer for head in receivers), default=0) if receivers is not None else subject.layers
     able = heads.by_layer(head for head in wanted if head.layer < top)
     store = Store(None) if store is None else store
@@ -143,7 +135,7 @@ def sweep(
         return made[0]
 
     def clean() -> dict[str, Tensor]:
-        outcome = _EXECUTORS[method](recorded()[0], [[]])
+        outcome = EXECUTORS[method](recorded()[0], [[]])
         return {"logprob": outcome.logprob[0], "correct": outcome.top[0] == base.answer_ids}
 
     before = store.keep("clean", inputs, clean)
@@ -183,7 +175,7 @@ def patched(
     method: Method,
 ) -> Tensor:
     """(senders, n): log p(answer) after replacing each sender of one layer, as `sweep` does for all layers."""
-    execute = _EXECUTORS[method]
+    execute = EXECUTORS[method]
     here, there = base.prompts.position(position), source.prompts.position(position)
     given = source.at("z", layer, there)
     changed = [[Edit("z", layer, (head,), here, given[:, [head]])] for head in senders]
@@ -223,9 +215,7 @@ def _check(
         raise ValueError("the list of receivers is empty")
     if reach == "query" and (position != "prev" or composition != "v"):
         raise ValueError("reach='query' confines values changed at `prev`: position='prev', composition='v'")
-    for head in receivers or ():
-        if not (0 <= head.layer < subject.layers and 0 <= head.head < subject.heads):
-            raise ValueError(f"receiver {head}: this model has {subject.layers} layers of {subject.heads} heads")
+    heads.require(receivers or (), subject.layers, subject.heads, "as a receiver")
 
 
 ROUNDS: dict[Group, tuple[Literal["last", "query", "prev"], Group | None, Composition | None]] = {

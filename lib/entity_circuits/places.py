@@ -32,3 +32,14 @@ def results() -> Path:
     """The folder of stored results (`ENTITY_CIRCUITS_RESULTS`, or the checkout's `build/results`). Not created here."""
     chosen = os.environ.get("ENTITY_CIRCUITS_RESULTS")
     return Path(chosen).expanduser() if chosen else ROOT / "build" / "results"
+
+
+def write(path: Path, text: str) -> None:
+    """Write a text file whole or not at all, with the folders above it; a failure leaves the file that was there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

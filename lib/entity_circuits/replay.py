@@ -13,7 +13,7 @@ for any other it says so, and `runs.rerun`, which has the same signature, is the
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 from weakref import WeakSet
@@ -26,9 +26,6 @@ from .edits import Edit, Outcome, Read
 from .heads import Head
 from .precision import fast_float32
 from .runs import Recording
-
-Executor = Callable[..., Outcome]
-"""What `replay` and `runs.rerun` both are: a recording and variants in, an `Outcome` out, with the same keywords."""
 
 
 def replay(

@@ -11,7 +11,7 @@ have kept the same heads so far, at all that a token can have heard, share the r
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -99,9 +99,9 @@ def live(subject: "Subject", prompts: Prompts, circuits: Sequence[Kept]) -> tupl
     for place in dict.fromkeys(place for circuit in circuits for place in [*circuit, "last"]):
         keep = torch.zeros(len(circuits), subject.layers, subject.heads, dtype=torch.bool, device=prompts.last.device)
         for index, circuit in enumerate(circuits):
-            for head in circuit.get(place, ()):
-                if not (0 <= head.layer < subject.layers and 0 <= head.head < subject.heads):
-                    raise ValueError(f"{head} at {place}: this model has {subject.layers} layers of {subject.heads}")
+            some = tuple(circuit.get(place, ()))
+            heads.require(some, subject.layers, subject.heads, f"at {place}")
+            for head in some:
                 keep[index, head.layer, head.head] = True
         for column in positions(prompts, place).unbind(1):
             for known, (other, there) in enumerate(columns):
@@ -228,18 +228,12 @@ class Table:
         k, v = [], []
         for layer, block in enumerate(body.layers):
             x, attention = block.input_layernorm(hidden), block.self_attn
-            k.append(
-                turned(attention, "k_norm", blocks.project(subject, attention, "k", x, False), self.rotation, place)
-            )
-            v.append(blocks.project(subject, attention, "v", x, False))
+            key, value = (blocks.project(subject, attention, site, x, False) for site in "kv")
+            k.append(blocks.rotated(attention, "k_norm", key, self.rotation, place))
+            v.append(value)
             hidden = hidden + attention.o_proj(means.z[layer, place].flatten(-2))
             hidden = hidden + blocks.mlp(block, hidden)
         self.k, self.v = torch.stack(k), torch.stack(v)
-
-
-def turned(attention: Any, norm: str, x: Tensor, rotation: tuple[Tensor, Tensor], at: Any) -> Tensor:
-    """`blocks.rotated` for rows that stand at positions of their own, `at` (n,): x is (..., n, heads, head_size)."""
-    return blocks.rotated(attention, norm, x, rotation, at)
 
 
 def _climb(table: Table, prompts: Prompts, rows: Tensor, slots: Tensor, keep: Tensor, targets: Tensor) -> Outcome:
@@ -264,7 +258,7 @@ def _climb(table: Table, prompts: Prompts, rows: Tensor, slots: Tensor, keep: Te
         sizes = [len(part) for part in hidden]
         k, v = (blocks.project(subject, attention, site, together, False).split(sizes) for site in "kv")
         x = together.split(sizes)
-        k = [turned(attention, "k_norm", part, table.rotation, at[:, p]) for p, part in enumerate(k)]
+        k = [blocks.rotated(attention, "k_norm", part, table.rotation, at[:, p]) for p, part in enumerate(k)]
         old = (table.k[layer, table.index[rows]], table.v[layer, table.index[rows]])
         after, groups = [], []
         for p in range(count) if layer < subject.layers - 1 else [last]:  # the top layer is read at `last` alone
@@ -278,7 +272,7 @@ def _climb(table: Table, prompts: Prompts, rows: Tensor, slots: Tensor, keep: Te
                 ear[owners] = which + 1
                 some = owners[first]
                 q = blocks.project(subject, attention, "q", x[p])[member[p][some]]
-                q = turned(attention, "q_norm", q, table.rotation, at[:, p]) * attention.scaling
+                q = blocks.rotated(attention, "q_norm", q, table.rotation, at[:, p]) * attention.scaling
                 new = [torch.stack([part[s][member[s][some]] for s in heard[p]], dim=2) for part in (k, v)]
                 own = _attend(q, old, fixed[:, p], (new[0], new[1]), hears[:, p, heard[p]])
                 z = torch.cat((z, own))

@@ -88,6 +88,27 @@ def difference(
     return estimate(one - other, contexts, draws=draws, seed=seed)
 
 
+def ratio(first: Values, second: Values, contexts: Values, *, draws: int = DRAWS, seed: int = 0) -> Estimate:
+    """Mean of `first` over mean of `second` for the same prompts, the second not negative, such as two accuracies.
+
+    The 95% interval comes from a bootstrap over contexts that draws both together; draws in which `second` is zero are
+    left out. Raises `ValueError` if it is zero everywhere.
+
+        whole, part = torch.tensor([1, 1, 1, 0]), torch.tensor([1, 0, 1, 0])
+        print(ratio(part, whole, contexts=[0, 0, 1, 1]))
+        # 0.67 [0.50, 1.00], n = 4
+    """
+    numbers, groups = np.unique(_array(contexts), return_inverse=True)
+    sums = np.stack([np.bincount(groups, _array(values), len(numbers)) for values in (first, second)])
+    if not sums[1].sum():
+        raise ValueError("a ratio to a mean of zero")
+    picked = np.random.default_rng(seed).integers(len(numbers), size=(draws, len(numbers)))
+    above, below = sums[0][picked].sum(1), sums[1][picked].sum(1)
+    low, high = np.quantile(above[below > 0] / below[below > 0], [0.025, 0.975])
+    low, high = (low, high) if len(numbers) > 1 else (np.nan, np.nan)
+    return Estimate(float(sums[0].sum() / sums[1].sum()), float(low), float(high), len(groups), len(numbers))
+
+
 def wilson(successes: int, n: int, level: float = 0.95) -> Estimate:
     """Wilson's interval for a proportion of `n` independent trials, in [0, 1]. It has a width even at 0 and at 1.
 

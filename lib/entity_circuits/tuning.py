@@ -1,8 +1,8 @@
 """How well the fine-tuned models track entities: measured once on many prompts, run again on some, and compared."""
 
 import json
-import os
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -51,12 +51,7 @@ def measure(
     made = {"base": base, "contexts": contexts, "boxes": boxes_, "seed": seed, "split": "evaluation",
             "command": "entity-circuits measure-adapters", "rows": rows}  # fmt: skip
     path = places.data("adapters") / "accuracy.json" if path is None else path
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    places.write(path, json.dumps(made, indent=1) + "\n")
     return path
 
 
@@ -95,13 +90,17 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (kind, seed), part in frame.groupby(["kind", "seed"], sort=False):
         after = part.sort_values("prompt")["correct"].to_numpy()
-        gain = difference(after, before, contexts)
         rows.append(
-            {"kind": kind, "seed": seed, **vars(estimate(after, contexts))}
-            | {"gain": gain.value, "gain_low": gain.low, "gain_high": gain.high}
+            {"kind": kind, "seed": seed, **_against(before, after, contexts)}
             | {"gained": int(((after == 1) & (before == 0)).sum()), "lost": int(((after == 0) & (before == 1)).sum())}
         )
     return pd.DataFrame(rows)
+
+
+def _against(before: np.ndarray, after: np.ndarray, contexts: np.ndarray) -> dict[str, float]:
+    """The accuracy `after` and its paired difference to `before`, as columns of a table."""
+    gain = difference(after, before, contexts)
+    return {**vars(estimate(after, contexts)), "gain": gain.value, "gain_low": gain.low, "gain_high": gain.high}
 
 
 def look(subject: Subject, kind: str, contexts: int, seed: int = 0, wordings: bool = True) -> pd.DataFrame:
@@ -139,10 +138,8 @@ def gains(frame: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (condition, kind), part in frame.groupby(["condition", "kind"], sort=False):
         before = frame[(frame["kind"] == BASE) & (frame["condition"] == condition)]["correct"].to_numpy()
-        gain = difference(part["correct"].to_numpy(), before, part["context"].to_numpy())
-        own = vars(estimate(part["correct"].to_numpy(), part["context"].to_numpy()))
-        named = {"gain": gain.value, "gain_low": gain.low, "gain_high": gain.high}
-        rows.append({"kind": kind, "condition": condition, **own, **named})
+        found = _against(before, part["correct"].to_numpy(), part["context"].to_numpy())
+        rows.append({"kind": kind, "condition": condition, **found})
     return pd.DataFrame(rows)
 
 
@@ -150,7 +147,7 @@ def answers(frame: pd.DataFrame) -> pd.DataFrame:
     """What each model says at seven boxes, from rows of `look`: the share of each sort of answer, a row a model."""
     asked = frame[frame["condition"] == "seven boxes"]
     shares = pd.crosstab(asked["kind"], asked["answer"].astype(str), normalize="index")
-    order = ["the right object", "another object", "a label", "something else"]
+    order = list(get_args(behaviour.Kind))
     return shares.reindex(index=list(dict.fromkeys(asked["kind"])), columns=order, fill_value=0.0)
 
 
