@@ -286,7 +286,19 @@ def test_the_books_circuits_are_whole_and_say_of_which_model_and_by_which_comman
     assert circuits.names() != []
     for name in circuits.names():
         found = circuits.load(name)
-        assert found.model == name
+        assert found.model.split("+")[-1] == name  # a fine-tuned model is called by its base and its own name
         assert found.circuit.about["command"].startswith(f"entity-circuits discover {name}")
         ranked = found.rankings()
         assert all(set(heads) <= set(ranked[group][: len(heads)]) for group, heads in found.circuit.groups.items())
+
+
+def test_the_circuit_of_a_model_is_the_stored_one_of_these_very_weights_or_is_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(circuits, "folder", lambda: tmp_path)
+    subject, other = tiny.subject("qwen2"), tiny.subject("qwen2", seed=1)
+    found = circuits.of(subject, n=7)
+    assert found.circuit.groups == path_patching.discover(subject, n=7).circuit.groups
+    kept = circuits.save(found, tmp_path / "mine.json")
+    monkeypatch.setattr(path_patching, "discover", lambda *_, **__: pytest.fail("it is stored"))
+    assert circuits.of(subject, n=7).circuit == kept.circuit
+    with pytest.raises(pytest.fail.Exception, match="it is stored"):
+        circuits.of(other, n=7)

@@ -198,3 +198,15 @@ def test_growth_takes_heads_off_the_top_of_the_rankings():
     wanted = {**ablation.kept(circuit), "prev+1": (Head(1, 1),)}
     expected = ablation.circuit_accuracy(subject, wanted, prompts, means).estimate()
     assert table[(table["scale"] == 2) & (table["kind"] == "ranking")]["accuracy"].tolist() == [expected.value]
+
+
+def test_minimality_of_some_parts_is_what_it_is_among_all():
+    subject, prompts, means = setting()
+    asked = {"last": (Head(3, 1), Head(2, 4), Head(2, 5)), "query": (Head(1, 3), Head(1, 4))}
+    whole, one = (criteria.minimality(subject, asked, prompts, means, parts=parts) for parts in (None, ["last"]))
+    table = whole.table()
+    assert table[table["part"] == "last"].reset_index(drop=True).equals(one.table())
+    assert set(table["part"]) == {"last", "query"}
+    assert criteria.minimality_cost(asked, ["last"]) == 1 + 3 + 9 < criteria.minimality_cost(asked)
+    with pytest.raises(ValueError, match="no part called 'prev': this circuit has last, query"):
+        criteria.minimality(subject, asked, prompts, means, parts=["prev"])

@@ -110,3 +110,11 @@ def test_a_figure_says_its_numbers_in_words_and_can_be_drawn(drawn, name, words)
     assert words in spec["description"]
     assert spec["width"] <= 330
     assert charts.picture(spec, "svg").startswith(b"<svg")
+
+
+def test_the_cost_of_an_evaluation_is_told_with_its_agreement(settings):
+    table = evaluation.cost(settings[0], CIRCUIT, contexts=2).set_index("method")
+    assert set(table.index) == {"replay", "definition"} and (table["n"] == 14).all()
+    assert table.speedup["definition"] == 1 and table.largest_difference["definition"] == 0
+    assert table.largest_difference["replay"] < 1e-3 and table.same_answers["replay"] == 1
+    assert (table["seconds_per_100"] == 100 * table["seconds"] / 14).all()

@@ -233,7 +233,7 @@ def full_without(
                 sparse.removal(subject, part, k, means)  # a place that is missing is noticed before the model runs
             with torch.no_grad():
                 variants = [sparse.removal(subject, part, k, means) for k in asked]
-                outcome = EXECUTORS[method](runs.record(subject, part), variants)
+                outcome = EXECUTORS[method](runs.record(subject, part, share_context=True), variants)
             return {"correct": outcome.top == part.answer_ids, "logprob": outcome.logprob}
 
         inputs = {**_inputs(subject, part, means, method), "removed": words}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,10 @@ import pandas as pd
 from . import blocks, boxes, edits, heads, path_patching, places, replay, results, runs
 from .heads import GROUPS, LETTERS, Circuit, Group, Head
 from .path_patching import Discovery, Statistic
+from .results import Store
+
+if TYPE_CHECKING:
+    from .models import Subject
 
 FORMAT = 1
 DIGITS = 6
@@ -121,6 +125,20 @@ def load(name: str | Path) -> Finding:
         known = ", ".join(names()) or "none yet"
         raise FileNotFoundError(f"there is no circuit {str(name)!r}: no such file, and not one of the book's: {known}")
     return _parsed(path.read_text(encoding="utf-8"), path)
+
+
+def of(subject: "Subject", *, n: int = 70, seed: int = 0, store: Store | None = None) -> Finding:
+    """The circuit of a model: the book's own file if it was made from these very weights, else found now.
+
+    Finding it takes minutes (`path_patching.discover` of `n` prompts); finished parts are kept in `store`.
+
+        print(circuits.of(models.load("qwen2.5-coder-0.5b")).rankings()["value_fetcher"][:5])
+    """
+    for name in names():
+        if (stored := load(name)).circuit.about["fingerprint"] == subject.fingerprint:
+            return stored
+    command = f"entity-circuits discover {subject.name} --n {n} --seed {seed}"
+    return finding(path_patching.discover(subject, n=n, seed=seed, store=store), command=command)
 
 
 def folder() -> Path:

@@ -196,9 +196,9 @@ class Minimality:
         return {place: tuple(sorted(some)) for place, some in found.items()}
 
 
-def minimality_cost(circuit: Circuit | Kept) -> int:
+def minimality_cost(circuit: Circuit | Kept, parts: Sequence[str] | None = None) -> int:
     """The most circuits that `minimality` may have to evaluate: for a part of n heads n(n-1)/2 pairs and 3n more."""
-    sizes = [len(some) for _, some in _parts(circuit).values()]
+    sizes = [len(some) for label, (_, some) in _parts(circuit).items() if parts is None or label in parts]
     return 1 + sum(n * (n - 1) // 2 + 3 * n for n in sizes)
 
 
@@ -208,6 +208,7 @@ def minimality(
     prompts: Prompts,
     means: Means,
     *,
+    parts: Sequence[str] | None = None,
     share: float = 0.3,
     method: Method = "replay",
     store: Store | None = None,
@@ -217,37 +218,41 @@ def minimality(
     Each part is handled against the full circuit. The stand-ins of v are those other heads u of its part, up to a
     `share` of the part, once without which v is missed most: F(C without u) - F(C without u, v), positive ones only.
     Both heads of a pair are always removed and a count of zero is a count (B7). `minimality_cost` says how many
-    circuits this evaluates; what is finished is kept in `store`. Take prompts of the split "pruning", and other ones to
-    evaluate what is left. Paper: section 4.1 and its appendix.
+    circuits this evaluates; what is finished is kept in `store`. Only the heads of these `parts` (groups, or the places
+    of a mapping) are examined, all unless given. Take prompts of the split "pruning", and others to evaluate what is
+    left. Raises `ValueError` for a part that the circuit does not have. Paper: section 4.1 and its appendix.
 
         found = minimality(subject, circuit, p, means)
         print(found.table()); smaller = found.kept(0.01)
     """
-    parts = _parts(circuit)
+    everything = _parts(circuit)
+    if unknown := [label for label in parts or () if label not in everything]:
+        raise ValueError(f"no part called {unknown[0]!r}: this circuit has {', '.join(everything)}")
+    examined = {label: everything[label] for label in (everything if parts is None else parts)}
 
     def evaluate(removed: Sequence[tuple[str, Sequence[Head]]], name: str) -> Answers:
         left = [without(circuit, {place: gone}) for place, gone in removed]
         return circuit_accuracy(subject, left, prompts, means, method=method, store=store, name=name)
 
-    singles = [(label, (i, j)) for label, (_, some) in parts.items() for i in range(len(some)) for j in range(i + 1)]
-    asked = [(parts[label][0], tuple({parts[label][1][i] for i in both})) for label, both in singles]
-    first = evaluate([("last", ()), *asked], f"pairs (of {minimality_cost(circuit)} circuits at most)")
-    pairs = {label: torch.zeros(len(some), len(some), dtype=torch.long) for label, (_, some) in parts.items()}
+    singles = [(label, (i, j)) for label, (_, some) in examined.items() for i in range(len(some)) for j in range(i + 1)]
+    asked = [(examined[label][0], tuple({examined[label][1][i] for i in both})) for label, both in singles]
+    first = evaluate([("last", ()), *asked], f"pairs (of {minimality_cost(circuit, parts)} circuits at most)")
+    pairs = {label: torch.zeros(len(some), len(some), dtype=torch.long) for label, (_, some) in examined.items()}
     for (label, (i, j)), right in zip(singles, first.correct[1:].sum(1), strict=True):
         pairs[label][i, j] = pairs[label][j, i] = right
-    stand_ins = {label: tuple(_stand_ins(pairs[label], some, share)) for label, (_, some) in parts.items()}
-    wanted = [(place, gone) for label, (place, _) in parts.items() for gone in stand_ins[label]]
+    stand_ins = {label: tuple(_stand_ins(pairs[label], some, share)) for label, (_, some) in examined.items()}
+    wanted = [(place, gone) for label, (place, _) in examined.items() for gone in stand_ins[label]]
     wanted += [
         (place, (*gone, head))
-        for label, (place, some) in parts.items()
+        for label, (place, some) in examined.items()
         for head, gone in zip(some, stand_ins[label], strict=True)
     ]
     second = evaluate(wanted, "heads without their stand-ins")
-    ends = np.cumsum([0, *(len(some) for _, some in parts.values())])
-    slices = {label: slice(ends[i], ends[i + 1]) for i, label in enumerate(parts)}
+    ends = np.cumsum([0, *(len(some) for _, some in examined.values())])
+    slices = {label: slice(ends[i], ends[i + 1]) for i, label in enumerate(examined)}
     return Minimality(
-        {label: place for label, (place, _) in parts.items()},
-        {label: some for label, (_, some) in parts.items()},
+        {label: place for label, (place, _) in examined.items()},
+        {label: some for label, (_, some) in examined.items()},
         pairs,
         stand_ins,
         {label: second.rows(rows) for label, rows in slices.items()},

@@ -1,9 +1,10 @@
 """One circuit in many models: what is left of each model's accuracy, beside ceilings and random circuits. Table 1."""
 
 import itertools
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import pandas as pd
 import torch
@@ -11,6 +12,7 @@ import torch
 from . import ablation, boxes, criteria, models, statistics
 from .ablation import Answers
 from .boxes import Prompts, Split
+from .executors import Method
 from .heads import Circuit
 from .results import Store
 from .sparse import Kept, Means
@@ -132,3 +134,26 @@ def table(
             named = {"model": one.name, "circuit": name, "heads": ablation.size(some[0]), "full": found.full.value}
             rows.append({**named, **found.cells()})
     return pd.DataFrame(rows)
+
+
+def cost(one: Setting, circuit: Circuit | Kept, contexts: int = 2) -> pd.DataFrame:
+    """One circuit's accuracy on the first few contexts by definition and by replay: seconds, and whether they agree.
+
+    One row a method: `seconds`, `seconds_per_100` prompts, `speedup` over the definition, `largest_difference` of a
+    log-probability of the right answer from the definition's, `same_answers`, `n`. Nothing is stored or taken from a
+    store. Seconds depend on the machine and on what else it does.
+
+        print(evaluation.cost(base, circuit))
+    """
+    part, rows, results = first(one, contexts), [], []
+    for method in get_args(Method):
+        begin = time.perf_counter()
+        results.append(ablation.circuit_accuracy(part.subject, circuit, part.prompts, part.means, method=method))
+        rows.append({"method": method, "seconds": time.perf_counter() - begin, "n": len(part.prompts)})
+    literal = results[get_args(Method).index("definition")]
+    table = pd.DataFrame(rows)
+    table["seconds_per_100"] = 100 * table["seconds"] / table["n"]
+    table["speedup"] = float(table.loc[table["method"] == "definition", "seconds"].iloc[0]) / table["seconds"]
+    table["largest_difference"] = [float((found.logprob - literal.logprob).abs().max()) for found in results]
+    table["same_answers"] = [float((found.correct == literal.correct).double().mean()) for found in results]
+    return table

@@ -141,7 +141,7 @@ def sweep(
 
         def compute(rows: Tensor = rows, part: Prompts = part, here: Tensor = here) -> dict[str, Tensor]:
             if recording is None:
-                recorded = runs.record(subject, part)
+                recorded = runs.record(subject, part, share_context=True)
             else:
                 recorded = recording if len(rows) == len(recording) else recording.select(rows)
             outcomes = [

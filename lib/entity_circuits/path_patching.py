@@ -131,7 +131,7 @@ def sweep(
 
     def recorded() -> tuple[Recording, Recording]:
         if not made:
-            made.append((runs.record(subject, base), runs.record(subject, source)))
+            made.append(_recorded(subject, base, source))
         return made[0]
 
     def clean() -> dict[str, Tensor]:
@@ -152,6 +152,10 @@ def sweep(
         effect = (shard["logprob"] - before["logprob"]).masked_fill(shard["same"], 0.0)
         change[layer, list(numbers)] = effect.cpu()
     return Scores(change, before["logprob"].cpu(), before["correct"].cpu(), base.contexts.cpu())
+
+
+def _recorded(subject: "Subject", base: Prompts, source: Prompts) -> tuple[Recording, Recording]:
+    return runs.record(subject, base, share_context=True), runs.record(subject, source, share_context=True)
 
 
 def unchanged(
@@ -262,7 +266,7 @@ def discover(
     """
     base = task.prompts(subject, n, boxes, seed, split="discovery")
     source = task.noise(subject, base, seed)
-    recordings = (runs.record(subject, base), runs.record(subject, source))
+    recordings = _recorded(subject, base, source)
     k = k or {group: max(1, round(share * subject.layers * subject.heads)) for group, share in SHARE.items()}
     scores: dict[Group, Scores] = {}
     found: dict[Group, tuple[Head, ...]] = {}
