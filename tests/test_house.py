@@ -26,12 +26,12 @@ DOCUMENTS = ["README.md", "CONTRIBUTING.md", "book/how_to.md"]
 
 FLOORS = {
     1: "places vocabulary charts paper statistics results heads training_data",
-    2: "boxes weights subjects models precision",
+    2: "boxes weights subjects models precision conditions shares",
     3: "toy edits sharing runs behaviour desiderata",
     4: "blocks replay executors sparse",
     5: "path_patching ablation criteria knockout patching dcm cmap",
     6: "summaries cost figures circuit_figures ablation_figures evaluation_figures tuning_figures "
-    "evaluation finetune adapters tuning circuits official",
+    "evaluation finetune adapters tuning circuits cmap_figures improvement official",
     7: "notebooks book site sphinx_ext cli",
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}

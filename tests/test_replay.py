@@ -160,3 +160,116 @@ def test_attention_from_a_recording_is_that_of_the_model(family):
         for position in (p.query, p.last, p.prev):
             found = replay.attention(base, head, position)
             assert torch.allclose(found, weights[head.layer][rows, head.head, position].double(), atol=1e-6)
+
+
+# Keys and values that one token alone sees
+
+
+def everywhere(source, site, layer, heads):
+    """(n, T, heads, head_size): all keys or values of a recording for these heads, those after a prompt's end too."""
+    shared = source.subject.heads // source.subject.kv_heads
+    return getattr(source, site)[layer][:, :, [head // shared for head in heads]]
+
+
+def heard(base, source, sites, place, layers=(1, 2), heads=(0, 3)):
+    """Keys and values of all tokens, and the query, of some heads from the source, seen at one place alone."""
+    at, found = base.prompts.position(place), []
+    for layer in layers:
+        for site in sites:
+            if site == "q":
+                query = replay.recorded(source, Read("q", layer, source.prompts.position(place)))[:, list(heads)]
+                found.append(Edit("q", layer, heads, at, query))
+            else:
+                found.append(Edit(site, layer, heads, None, everywhere(source, site, layer, heads), seen_by=at))
+    return found
+
+
+def heard_variants(base, source):
+    p = base.prompts
+    kinds = {
+        f"{sites} at {place}": heard(base, source, sites, place)
+        for sites in ("k", "v", "kv", "qkv", "qk")
+        for place in ("last", "query", "prev")
+    }
+    kinds["its own key alone"] = [Edit("k", 1, (4,), p.query, value(source, "k", 1, "query", (4,)), seen_by=p.query)]
+    kinds["its own value alone"] = [Edit("v", 1, (4,), p.query, value(source, "v", 1, "query", (4,)), seen_by=p.query)]
+    kinds["one key"] = [Edit("k", 2, (7, 1), p.prev, value(source, "k", 2, "prev", (7, 1)), seen_by=p.last)]
+    kinds["one head at two places"] = heard(base, source, "kv", "last") + heard(base, source, "qv", "prev", (0, 2))
+    kinds["one value after all"] = [*heard(base, source, "v", "query", (1,)), kinds["its own value alone"][0]]
+    kinds["one value twice"] = [
+        Edit("v", 1, (2,), p.prev, value(source, "v", layer, "prev", (2,)), seen_by=p.last) for layer in (1, 2)
+    ]
+    kinds["some of it kept"] = [
+        Edit(
+            e.site,
+            e.layer,
+            e.heads,
+            None,
+            e.value,
+            keep=torch.tensor([0.3, 0.9], dtype=torch.float64),
+            seen_by=e.seen_by,
+        )
+        for e in heard(base, source, "kv", "query")
+    ]
+    wide = [Edit(site, 1, (0, 5), None, everywhere(source, site, 2, (0, 5))) for site in "kv"]
+    kinds["beside keys that all see"] = wide + heard(base, source, "k", "last")
+    cuts = [Edit("score", 1, (0, 3), p.last, key=p.prev), Edit("score", 2, (0,), p.query, key=p.prev)]
+    kinds["beside a cut"] = cuts + heard(base, source, "kv", "last") + heard(base, source, "k", "query")
+    kinds["under z"] = [
+        *heard(base, source, "kv", "query"),
+        Edit(
+            "z",
+            1,
+            (3, 6),
+            p.query,
+            value(source, "z", 1, "query", (3, 6)),
+            keep=torch.full((2,), 0.5, dtype=torch.float64),
+        ),
+    ]
+    return kinds
+
+
+@pytest.mark.parametrize("lengths", ["equal", "unequal"])
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_replay_equals_the_definition_for_keys_and_values_seen_by_one_token(family, lengths):
+    base, source = setting(family, lengths=lengths)
+    if lengths == "unequal":  # a source of the same tokens in the same places, as another model's run would be
+        source = runs.record(tiny.subject(family, seed=3, dtype=torch.float64), base.prompts)
+    kinds = heard_variants(base, source)
+    read = [Read(site, 2, base.prompts.position(where)) for site in "kz" for where in ("prev", "query", "last")]
+    literal = runs.rerun(base, list(kinds.values()), read=read)
+    fast = replay.replay(base, list(kinds.values()), read=read)
+    clean = runs.rerun(base, [[]]).logprob[0]
+    for index, kind in enumerate(kinds):
+        assert (literal.logprob[index] - fast.logprob[index]).abs().max() < 1e-9, kind
+        assert (literal.logprob[index] - clean).abs().max() > 1e-6, f"{kind}: changes nothing, so it tests nothing"
+        for item, one, other in zip(read, literal.reads, fast.reads, strict=True):
+            assert torch.allclose(one[index], other[index], atol=1e-9), (kind, item.site)
+
+
+@pytest.mark.parametrize("execute", [replay.replay, runs.rerun])
+def test_keys_seen_by_one_token_change_its_output_and_nothing_beside_it(execute):
+    base, source = setting("qwen2")
+    p = base.prompts
+    wide = [Edit("k", 1, (3,), None, everywhere(source, "k", 1, (3,)))]
+    read = [Read("z", 1, where) for where in (p.prev, p.query, p.last)]
+    reads = execute(base, [wide, heard(base, source, "k", "query", (1,), (3,)), []], read=read).reads
+    for place, (everybody, alone, clean) in zip(("prev", "query", "last"), reads, strict=True):
+        moved = (alone - clean).abs().amax(dim=(0, 2)) > 1e-6
+        assert moved.tolist() == [head == 3 and place == "query" for head in range(base.subject.heads)], place
+        assert (everybody - clean).abs().max() > 1e-6
+        if place == "query":
+            assert torch.allclose(alone, everybody, atol=1e-12)
+
+
+@pytest.mark.parametrize("execute", [replay.replay, runs.rerun])
+def test_positions_at_which_edits_meet_in_some_prompts_alone_are_refused(execute, monkeypatch):
+    base, source = setting()
+    p, other = base.prompts, base.prompts.query.clone()
+    other[0] = p.last[0]
+    given = everywhere(source, "k", 1, (3,))
+    both = [Edit("k", 1, (3,), None, given, seen_by=where) for where in (p.last, other)]
+    monkeypatch.setattr(runs, "_forward", lambda *_: pytest.fail("the model was run"))
+    monkeypatch.setattr(replay, "_free", lambda *_: pytest.fail("the model was run"))
+    with pytest.raises(ValueError, match="head 3 of layer 1"):
+        execute(base, [both])

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from . import behaviour, blocks, edits, replay, results, runs, sparse, statistics, vocabulary
+from . import behaviour, blocks, edits, replay, results, runs, sharing, sparse, statistics, vocabulary
 from . import boxes as task
 from .boxes import Prompts
 from .executors import EXECUTORS, Method
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .models import Subject
 
 SHARD = 128  # circuits that are evaluated, and stored, together
-_CODE: tuple[ModuleType, ...] = (edits, runs, blocks, replay, sparse, task, results)
+_CODE: tuple[ModuleType, ...] = (edits, sharing, runs, blocks, replay, sparse, task, results)
 
 
 def means(

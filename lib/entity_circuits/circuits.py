@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from . import blocks, boxes, edits, heads, path_patching, places, replay, results, runs
+from . import blocks, boxes, edits, heads, path_patching, places, replay, results, runs, sharing
 from .heads import GROUPS, LETTERS, Circuit, Group, Head
 from .path_patching import Discovery, Statistic
 from .results import Store
@@ -40,7 +40,7 @@ KNOWN: Mapping[str, type] = {
 }
 """What the file of a circuit says about it: `circuit.about`."""
 
-_CODE: tuple[ModuleType, ...] = (heads, edits, runs, blocks, replay, boxes, path_patching)
+_CODE: tuple[ModuleType, ...] = (heads, edits, sharing, runs, blocks, replay, boxes, path_patching)
 
 
 @dataclass(frozen=True, eq=False)

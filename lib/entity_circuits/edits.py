@@ -30,9 +30,9 @@ class Edit:
 
     `position` (n,) int64, or None for every position. `value` has the dtype of the model and the shape (n, heads,
     head_size), or (n, T, heads, head_size) where `position` is None. With `keep` (heads,) in [0, 1] the new
-    activation is keep * (what it is in this run) + (1 - keep) * value. A `v` edit with `seen_by` (n,) acts only in
-    the outputs of its heads at that later position. A `score` edit forbids `position` to attend to `key` (n,): it
-    takes no value.
+    activation is keep * (what it is in this run) + (1 - keep) * value. A `k` or `v` edit with `seen_by` (n,) acts only
+    in the outputs of its heads at that position, which is not before its own: no other token sees the change. A
+    `score` edit forbids `position` to attend to `key` (n,): it takes no value.
     """
 
     site: Site
@@ -116,8 +116,8 @@ def check(edit: Edit, subject: "Subject", prompts: Prompts) -> None:
         if edit.position is None or edit.key is None or edit.value is not None or edit.keep is not None:
             raise ValueError("a score edit forbids one position to attend to one key: it has both and no value")
         return
-    if edit.key is not None or (edit.seen_by is not None and (edit.site != "v" or edit.position is None)):
-        raise ValueError("`key` belongs to score edits, `seen_by` to v edits at one position")
+    if edit.key is not None or (edit.seen_by is not None and edit.site not in ("k", "v")):
+        raise ValueError("`key` belongs to score edits, `seen_by` to k and v edits")
     shape: tuple[int, ...] = (n, len(edit.heads), subject.head_size)
     shape = shape if edit.position is not None else (n, width, *shape[1:])
     if edit.value is None or tuple(edit.value.shape) != shape:
@@ -125,3 +125,28 @@ def check(edit: Edit, subject: "Subject", prompts: Prompts) -> None:
         raise ValueError(f"the value of this {edit.site} edit must have shape {shape}, got {got}")
     if edit.keep is not None and edit.keep.shape != (len(edit.heads),):
         raise ValueError(f"`keep` must be one number a head, {len(edit.heads)}, got shape {tuple(edit.keep.shape)}")
+
+
+def heard_together(edits: Sequence[Edit]) -> list[list[Edit]]:
+    """Those that have `seen_by`, in parts of one layer that act at the same position of every prompt.
+
+    Raises `ValueError` if a head hears two edits at one position of some prompts, and at two positions of others.
+    """
+    parts: list[tuple[Edit, Tensor, list[Edit]]] = []
+    for edit in edits:
+        if edit.seen_by is None:
+            continue
+        for first, seen, part in parts:
+            if first.layer == edit.layer and torch.equal(seen, edit.seen_by):
+                part.append(edit)
+                break
+        else:
+            for first, seen, part in parts:
+                shared = set(edit.heads) & {head for other in part for head in other.heads}
+                if first.layer == edit.layer and shared and bool((edit.seen_by == seen).any()):
+                    raise ValueError(
+                        f"two edits of head {min(shared)} of layer {edit.layer} are seen at one position in some "
+                        "prompts and at two in others: run these prompts apart"
+                    )
+            parts.append((edit, edit.seen_by, [edit]))
+    return [part for _, _, part in parts]

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from . import blocks, edits, replay, results, runs, statistics
+from . import blocks, edits, replay, results, runs, sharing, statistics
 from . import boxes as task
 from .boxes import Position, Prompts
 from .edits import Edit
@@ -48,7 +48,7 @@ which no condition cuts."""
 BEGUN, DONE = 0.1, 0.9
 """The shares of the lost accuracy between which it comes back, see `recovery`."""
 
-_CODE: tuple[ModuleType, ...] = (edits, runs, blocks, replay, task, results, sys.modules[__name__])
+_CODE: tuple[ModuleType, ...] = (edits, sharing, runs, blocks, replay, task, results, sys.modules[__name__])
 
 
 @dataclass(frozen=True, eq=False)

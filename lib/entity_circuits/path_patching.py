@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from . import blocks, edits, heads, replay, results, runs
+from . import blocks, edits, heads, replay, results, runs, sharing
 from . import boxes as task
 from .boxes import Prompts
 from .edits import Edit, Outcome, Read
@@ -31,7 +31,7 @@ Composition = Literal["q", "v"]
 Reach = Literal["all", "query"]
 Statistic = Literal["mean", "median", "ratio_of_means", "mean_log"]
 
-_CODE: tuple[ModuleType, ...] = (edits, runs, blocks, replay, task, results)
+_CODE: tuple[ModuleType, ...] = (edits, sharing, runs, blocks, replay, task, results)
 
 
 @dataclass(frozen=True)

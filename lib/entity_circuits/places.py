@@ -34,12 +34,12 @@ def results() -> Path:
     return Path(chosen).expanduser() if chosen else ROOT / "build" / "results"
 
 
-def write(path: Path, text: str) -> None:
-    """Write a text file whole or not at all, with the folders above it; a failure leaves the file that was there."""
+def write(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all, with the folders above it; a failure leaves the file that was there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        part.write_text(text, encoding="utf-8")
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

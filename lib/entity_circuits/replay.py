@@ -13,7 +13,7 @@ for any other it says so, and `runs.rerun`, which has the same signature, is the
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 from weakref import WeakSet
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from . import blocks, edits
-from .edits import Edit, Outcome, Read
+from .edits import Edit, Outcome, Read, heard_together
 from .heads import Head
 from .precision import fast_float32
 from .runs import Recording
@@ -56,6 +56,8 @@ def replay(
         edits.check(edit, subject, prompts)
         if frozen and edit.site != "z":
             raise ValueError(f"a {edit.site} edit does nothing while all z are held: use z edits, or frozen=False")
+    for variant in variants:
+        heard_together(variant)
     with fast_float32(subject):
         _check_once(recording)
         return _replay(recording, variants, frozen, read, targets, answer, memory)
@@ -79,11 +81,12 @@ def _replay(
         spans = [torch.arange(len(recording))] if frozen else _alike(start, last)
         for rows in spans:
             here = rows.to(recording.prompts.last.device)
-            part = recording if len(rows) == len(recording) else recording.select(here)
+            whole = len(rows) == len(recording)
+            part = recording if whole else recording.select(here)
             tail = 1 if frozen else int(last[rows[0]] - start[rows[0]]) + 1
             size = _variants_a_batch(recording, len(rows), tail, memory)
             for chunk in (members[i : i + size] for i in range(0, len(members), size)):
-                batch = [[edit.rows(here) for edit in variants[index]] for index in chunk]
+                batch = [[edit if whole else edit.rows(here) for edit in variants[index]] for index in chunk]
                 seen = [Read(r.site, r.layer, r.position[here]) for r in read]
                 walk = _frozen if frozen else _free
                 hidden, reads = walk(part, batch, layer, start[rows], seen, answer)
@@ -145,7 +148,8 @@ def _free(
     for layer in range(first, reads.top(answer, subject.layers)):
         block, attention = layers[layer], layers[layer].self_attn
         here = [(index, edit) for index, edits in enumerate(variants) for edit in edits if edit.layer == layer]
-        sites = {edit.site for _, edit in here}
+        sites = {edit.site for _, edit in here if edit.seen_by is None}
+        heard = any(edit.seen_by is not None for _, edit in here)
         x = block.input_layernorm(hidden)
         apart = bool({"k", "v"} & sites) or any(reads.wants(layer, site) for site in "kv")
         slices = {}
@@ -155,10 +159,9 @@ def _free(
                 if edit.site == site and edit.seen_by is None:
                     _apply(slices[site], [edit], index, layer, site, rows, origin)
             reads.take(layer, site, slices[site], origin)
-        heard = any(edit.seen_by is not None for _, edit in here)
         if layer == subject.layers - 1 and not (sites - {"k", "v"}) and not heard and not reads.wants(layer, "z"):
             hidden, slices["q"] = hidden[:, :, -1:], slices["q"][:, :, -1:]  # nobody reads the other tokens any more
-        z = _attend(recording, layer, slices, rotation, begin, [e for e in here if e[1].site in ("score", "v")], rows)
+        z = _attend(recording, layer, slices, rotation, begin, here, rows)
         for index, edit in here:
             _apply(z, [edit], index, layer, "z", rows, origin)
         reads.take(layer, "z", z, origin)
@@ -179,7 +182,8 @@ def _attend(
     """z (variants, n, tokens, heads, head_size) of the tokens in `slices`, over recorded and recomputed keys.
 
     Recorded keys and values are those of the positions before `begin`: they are never copied for a variant. Groups of
-    query heads that share a key are treated as more rows of one product.
+    query heads that share a key are treated as more rows of one product. Of the edits, each with the number of its
+    variant, those of scores and those with `seen_by` are made here.
     """
     subject = recording.subject
     attention = subject.model.model.layers[layer].self_attn
@@ -203,38 +207,64 @@ def _attend(
     future = torch.ones(queries, tokens, dtype=torch.bool, device=q.device).tril(tokens - queries).logical_not()
     scores = torch.cat((before, now.masked_fill(future, -torch.inf)), dim=-1)
 
-    def entry(index: int, head: int, position: Tensor, key: Tensor) -> tuple[Tensor | int, ...]:
-        return (rows, head // (heads // groups), index, head % (heads // groups), position - (end - queries), key)
+    def entry(index: int, members: Tensor, position: Tensor, *key: Tensor) -> tuple[Tensor | int, ...]:
+        """Where q, scores and weights have these heads of a variant, at one position a prompt: (n, members, ...)."""
+        here = (rows[:, None], members // (heads // groups), index, members % (heads // groups))
+        return (*here, (position - (end - queries))[:, None], *(place[:, None] for place in key))
 
     for index, edit in edits:
         if edit.site == "score":
             assert edit.position is not None and edit.key is not None
-            for head in edit.heads:
-                scores[entry(index, head, edit.position, edit.key)] = -torch.inf
+            scores[entry(index, torch.tensor(edit.heads, device=rows.device), edit.position, edit.key)] = -torch.inf
     weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
     z = (weights[..., :begin].flatten(2, 4) @ old_v).unflatten(2, (variants, heads // groups, queries))
     z = z + (weights[..., begin:].flatten(3, 4) @ v).unflatten(3, (heads // groups, queries))
     z = z.permute(2, 0, 4, 1, 3, 5).flatten(3, 4)
-    for index, edit in edits:
-        if edit.seen_by is not None:
-            assert edit.position is not None
-            heard = torch.stack(
-                [weights[entry(index, head, edit.seen_by, edit.position)] for head in edit.heads], dim=1
-            )
-            late = (edit.position - begin).clamp(min=0)
+    for index, together in _narrow(edits):
+        first, seen = together[0], together[0].seen_by
+        assert seen is not None
+        members = torch.tensor(list(dict.fromkeys(h for edit in together for h in edit.heads)), device=rows.device)
+        place = (index, rows[:, None], (seen - (end - queries))[:, None], members)
+        if len(together) == 1 and first.site == "v" and first.position is not None:  # z is linear in this one value
+            late = (first.position - begin).clamp(min=0)
             fresh = slices["v"][index, rows, late].repeat_interleave(heads // groups, dim=1)
-            standing = torch.where(
-                (edit.position < begin)[:, None, None], recording.at("v", layer, edit.position), fresh
-            )
-            standing = standing[:, list(edit.heads)]
-            where = (
-                index,
-                rows[:, None],
-                (edit.seen_by - (end - queries))[:, None],
-                torch.tensor(edit.heads, device=rows.device),
-            )
-            z[where] += heard[..., None] * (edit.mixed(standing) - standing)
+            recorded_ = recording.at("v", layer, first.position)
+            standing = torch.where((first.position < begin)[:, None, None], recorded_, fresh)[:, members]
+            heard = weights[entry(index, members, seen, first.position)][..., None]
+            z[place] += heard * (first.mixed(standing) - standing)
+            continue
+        new_k, new_v = (
+            _changed(recording, layer, site, slices[site][index], begin, together, members) for site in "kv"
+        )
+        asked = entry(index, members, seen)
+        heard = weights[asked]
+        if any(edit.site == "k" for edit in together):
+            new_k = blocks.rotated(attention, "k_norm", new_k, rotation, slice(0, end))
+            again = torch.einsum("nhd,nthd->nht", q[asked], new_k).masked_fill(scores[asked].isneginf(), -torch.inf)
+            heard = again.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
+        z[place] = torch.einsum("nht,nthd->nhd", heard, new_v)
     return z
+
+
+def _narrow(edits: Sequence[tuple[int, Edit]]) -> Iterator[tuple[int, list[Edit]]]:
+    """The edits with `seen_by`: of each variant, those that act at the same position together."""
+    for index in sorted({index for index, edit in edits if edit.seen_by is not None}):
+        for together in heard_together([edit for variant, edit in edits if variant == index]):
+            yield index, together
+
+
+def _changed(
+    recording: Recording, layer: int, site: str, fresh: Tensor, begin: int, together: list[Edit], members: Tensor
+) -> Tensor:
+    """(n, tokens, members, head_size): keys or values of some heads, recorded up to `begin` and then fresh, edited."""
+    heads, rows = recording.subject.heads, torch.arange(len(recording), device=members.device)
+    old = getattr(recording, site)[layer, :, :begin]
+    both = [part[:, :, members // (heads // part.shape[2])] for part in (old, fresh)]
+    x = torch.cat(both, dim=1)
+    order = members.tolist()
+    own = [replace(edit, heads=tuple(map(order.index, edit.heads))) for edit in together]
+    _apply(x[None], own, 0, layer, site, rows, torch.zeros_like(rows))
+    return x
 
 
 def _apply(x: Tensor, edits: Sequence[Edit], variant: int, layer: int, site: str, rows: Tensor, origin: Tensor) -> None:

@@ -18,7 +18,7 @@ from transformers import DynamicCache
 
 from . import sharing
 from .boxes import Prompts
-from .edits import Edit, Outcome, Read, Site, check
+from .edits import Edit, Outcome, Read, Site, check, heard_together
 from .precision import fast_float32
 
 if TYPE_CHECKING:
@@ -135,6 +135,7 @@ def run(
     """
     for edit in edits:
         check(edit, subject, prompts)
+    heard_together(edits)
     targets = prompts.answer_ids[:, None] if targets is None else targets
     grad = any(t is not None and t.requires_grad for edit in edits for t in (edit.value, edit.keep))
     parts = []
@@ -178,24 +179,21 @@ def rerun(
 
 
 def _resolved(subject: "Subject", prompts: Prompts, edits: list[Edit]) -> list[Edit]:
-    """Turn every v edit with `seen_by` into the z edit it amounts to, layer by layer upwards.
+    """Turn all k and v edits with `seen_by` into the z edits they amount to, layer by layer upwards.
 
-    What its heads output at that position is read from a run in which everybody sees the changed value: in that layer
-    itself, nothing else can have changed by it yet.
+    What their heads output at that position is read from a run in which everybody sees the changed keys and values: in
+    that layer itself, nothing else can have changed by them yet.
     """
     while narrow := [edit for edit in edits if edit.seen_by is not None]:
         layer = min(edit.layer for edit in narrow)
-        now = [edit for edit in narrow if edit.layer == layer]
-        below = [edit for edit in edits if edit.layer <= layer and edit not in now]
-        for edit in now:
-            assert edit.seen_by is not None
-            seen = Read("z", layer, edit.seen_by)
-            wide = [*below, *(replace(e, seen_by=None) for e in now)]
-            z = _forward(subject, prompts, wide, [seen], prompts.answer_ids[:, None]).reads[0][0]
-            edits = [
-                *(e for e in edits if e is not edit),
-                Edit("z", layer, edit.heads, edit.seen_by, z[:, list(edit.heads)]),
-            ]
+        below = [edit for edit in edits if edit.layer <= layer and edit.seen_by is None]
+        edits = [edit for edit in edits if edit.layer != layer or edit.seen_by is None]
+        for together in heard_together([edit for edit in narrow if edit.layer == layer]):
+            wide = [*below, *(replace(edit, seen_by=None) for edit in together)]
+            heads, seen = tuple(sorted({head for edit in together for head in edit.heads})), together[0].seen_by
+            assert seen is not None
+            z = _forward(subject, prompts, wide, [Read("z", layer, seen)], prompts.answer_ids[:, None]).reads[0][0]
+            edits.append(Edit("z", layer, heads, seen, z[:, list(heads)]))
     return edits
 
 

@@ -1,0 +1,162 @@
+"""What did fine-tuning improve? The conditions of cross-model patching that the book asks for, and their kept answers.
+
+Two thousand prompts take half an hour on a laptop, so their answers are kept, prompt by prompt, in `data/cmap/`, with
+the command that made them; a chapter runs the first contexts again and compares answer by answer.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+
+from . import boxes, circuits, cmap, criteria, models, places
+from .cmap import Condition, Patched
+from .heads import LETTERS, Circuit, Head
+from .results import Store
+
+if TYPE_CHECKING:
+    from .models import Subject
+
+SCALE = 4
+"""How many times larger than found the circuits are whose heads are patched: about the share of all heads that the
+paper's groups have."""
+
+_NUMBERS = tuple(field.name for field in fields(Patched) if field.name != "conditions")
+
+
+def circuit_of(tuned: "Subject", base: "Subject", scale: float = SCALE, store: Store | None = None) -> Circuit:
+    """The fine-tuned model's own circuit, `scale` times larger; the base model's where its own was not looked for."""
+    known = {circuits.load(name).circuit.about["fingerprint"] for name in circuits.names()}
+    found = circuits.of(tuned if tuned.fingerprint in known else base, store=store)
+    return criteria.grown(found.circuit, found.rankings(), scale)
+
+
+def conditions(base: "Subject", circuit: Circuit, draws: int = 3) -> tuple[Condition, ...]:
+    """The groups by themselves and together, random heads for A and B, A to C the other way round, and the inputs of A
+    and B: from the run, from the weights alone, and from what arrives alone.
+
+        print([condition.name for condition in improvement.conditions(base, circuit)])
+    """
+    ab, abc = _part(circuit, "AB"), _part(circuit, "ABC")
+    asked = list(cmap.groups(circuit, combined=("AB", "BC")))
+    own = {condition.name: condition for condition in asked}
+    for letter in "AB":
+        if letter in own:
+            asked += cmap.random_heads(base, own[letter], draws)
+    asked += [one for one in cmap.groups(abc, into="tuned", combined=()) if one.name != "circuit"]
+    asked += cmap.inputs(ab, origins=("run",))
+    asked += cmap.inputs(ab, sites=("q", "v"), origins=("weights", "inputs"))
+    return tuple(asked)
+
+
+def few(circuit: Circuit) -> tuple[Condition, ...]:
+    """The outputs of A, B, C, D and the whole circuit, and the queries of A: what controls are asked for.
+
+    print(cmap.sweep(base, control, improvement.few(circuit), p).table())
+    """
+    queries = cmap.inputs(_part(circuit, "A"), sites=("q",), origins=("run",))
+    return (*cmap.groups(circuit, combined=()), *queries)
+
+
+def scan(base: "Subject", width: int = 3) -> tuple[Condition, ...]:
+    """All heads from each layer up, at `last`; and all heads up to each layer, at `query` and at `last`."""
+    return (
+        *cmap.scan(base, "last", reach="from", width=width),
+        *(condition for place in ("query", "last") for condition in cmap.scan(base, place, width=width)),
+    )
+
+
+def measure(name: str, contexts: int = 286, *, store: Store | None = None) -> Patched:
+    """Run `conditions` for a pair of the registry on all boxes of so many evaluation contexts; a second a prompt.
+
+    found = improvement.measure("code", contexts=7)
+    print(found.table())
+    """
+    base, tuned = models.load_pair(name)
+    asked = conditions(base, circuit_of(tuned, base, store=store))
+    return cmap.sweep(base, tuned, asked, boxes.prompts(base, 7 * contexts, split="evaluation"), store=store)
+
+
+def keep(found: Patched, path: Path, base: "Subject", tuned: "Subject", *, command: str) -> None:
+    """Write the answers to a safetensors file, whole or not at all, with their conditions, models and command.
+
+    Log-probabilities are rounded to float16.
+
+        improvement.keep(found, Path("mine.safetensors"), base, tuned, command="entity-circuits measure-cmap code")
+    """
+    words = [condition.words for condition in found.conditions]
+    about = {"conditions": words, "models": _models(base, tuned), "command": command}
+    tensors = {name: getattr(found, name) for name in _NUMBERS}
+    small = {name: (x.half() if x.is_floating_point() else x).contiguous() for name, x in tensors.items()}
+    places.write(path, save(small, {name: json.dumps(value) for name, value in about.items()}))
+
+
+def kept(base: "Subject", tuned: "Subject") -> Patched | None:
+    """The kept answers of these very models, if there are any.
+
+    found = improvement.kept(*models.load_pair("code"))
+    print(found.table())
+    """
+    for path in sorted(folder().glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            about = {name: json.loads(words) for name, words in file.metadata().items()}
+            if about["models"] == _models(base, tuned):
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+                whole = {key: x.float() if x.is_floating_point() else x for key, x in tensors.items()}
+                return Patched(tuple(map(_condition, about["conditions"])), **whole)
+    return None
+
+
+def folder() -> Path:
+    """Where the kept answers are, one file a pair."""
+    return places.ROOT / "data" / "cmap"
+
+
+def agreement(stored: Patched, again: Patched) -> pd.DataFrame:
+    """How many of the answers that were run again are those that are kept: one row a condition both have.
+
+    The prompts run again must be the first of the kept ones. Columns `condition`, `sites`, `origin`, `into`, `same`,
+    `n`. Raises `ValueError` if no condition is in both, or the contexts do not fit.
+
+        print(improvement.agreement(improvement.kept(base, tuned), found)["same"].sum())
+    """
+    n = len(again.contexts)
+    if n > len(stored.contexts) or not torch.equal(stored.contexts[:n], again.contexts):
+        raise ValueError("the prompts that were run again are not the first of those whose answers are kept")
+    place = {json.dumps(condition.words): index for index, condition in enumerate(stored.conditions)}
+    rows = []
+    for index, condition in enumerate(again.conditions):
+        if (other := place.get(json.dumps(condition.words))) is not None:
+            same = int((stored.correct[other, :n] == again.correct[index]).sum())
+            about = {"condition": condition.name, "sites": "".join(condition.sites), "origin": condition.origin}
+            rows.append({**about, "into": condition.into, "same": same, "n": n})
+    if not rows:
+        raise ValueError("no condition was run again: the kept answers are of other heads")
+    return pd.DataFrame(rows)
+
+
+def under(found: Patched, chosen: Sequence[Condition]) -> Patched:
+    """The answers under some of the conditions only."""
+    index = [found.conditions.index(condition) for condition in chosen]
+    return replace(found, conditions=tuple(chosen), correct=found.correct[index], logprob=found.logprob[index])
+
+
+def _models(base: "Subject", tuned: "Subject") -> list[str]:
+    return [base.fingerprint, tuned.fingerprint]
+
+
+def _part(circuit: Circuit, letters: str) -> Circuit:
+    """The groups of these letters alone."""
+    return Circuit({group: heads for group, heads in circuit.groups.items() if LETTERS[group] in letters})
+
+
+def _condition(words: list[Any]) -> Condition:
+    name, heads, sites, origin, into, draw = words
+    chosen = {place: [*map(Head.parse, some)] for place, some in heads.items()}
+    return Condition(name, chosen, tuple(sites), origin, into, draw)
