@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
-from . import boxes, circuits, cmap, criteria, models, places
+from . import boxes, circuits, cmap, criteria, findings, models, places, statistics
 from .cmap import Condition, Patched
 from .heads import LETTERS, Circuit, Head
 from .results import Store
@@ -160,3 +160,24 @@ def _condition(words: list[Any]) -> Condition:
     name, heads, sites, origin, into, draw = words
     chosen = {place: [*map(Head.parse, some)] for place, some in heads.items()}
     return Condition(name, chosen, tuple(sites), origin, into, draw)
+
+
+def hand_over(found: Patched, model: str) -> None:
+    """Keep the gap and the shares of it that the claims of the book rest on as findings; nothing outside a chapter.
+
+    improvement.hand_over(found, "code")
+    """
+    gap = statistics.difference(found.tuned_correct, found.base_correct, found.contexts)
+    findings.keep("cmap/gap", gap, unit="difference", model=model, about="fine-tuned minus base")
+    table = found.table()
+    table = table[(table["into"] == "base") & table["share"].notna()]
+    for name, draws in table[table["draw"].notna()].groupby("condition"):
+        ends = {"low": draws["share_low"].min(), "high": draws["share_high"].max(), "n": draws["n"].iloc[0]}
+        about = f"{len(draws)} draws of random heads: their mean, and all their intervals"
+        findings.keep(f"cmap/{name}-random", draws["share"].mean(), **ends, unit="share", model=model, about=about)
+    for row in table[table["draw"].isna()].itertuples():
+        inner = "" if row.sites == "z" else f"/{row.sites}"
+        key = f"cmap/{row.condition}{inner}" + ("" if row.origin == "run" else f"/{row.origin}")
+        if " " not in key:
+            ends = {"low": row.share_low, "high": row.share_high, "n": row.n}
+            findings.keep(key, row.share, **ends, unit="share", model=model, about="of the gap recovered")
