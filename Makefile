@@ -3,6 +3,9 @@
 # Variables to give on the command line, as in `make book MODEL=qwen2.5-0.5b`. They are set here, so that a variable of
 # the same name in your environment changes nothing.
 MODEL =
+PAIR =
+BASE =
+FINETUNED =
 DEFAULT_MODEL = qwen2.5-coder-0.5b
 PARAMETERS =
 CHAPTERS =
@@ -22,7 +25,8 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check --no-input
 READY = $(VENV)/.ready
 HALF_MADE = $(VENV)/.half-made
 BOOK = $(BIN)/entity-circuits book --jobs $(JOBS) \
-	$(foreach chapter,$(CHAPTERS),--only $(chapter)) $(if $(MODEL),-p model $(MODEL)) $(PARAMETERS)
+	$(foreach chapter,$(CHAPTERS),--only $(chapter)) $(if $(MODEL),-p model $(MODEL)) $(if $(PAIR),--pair $(PAIR)) \
+	$(if $(BASE),--base $(BASE)) $(if $(FINETUNED),--finetuned $(FINETUNED)) $(PARAMETERS)
 
 .DEFAULT_GOAL = help
 .PHONY: help test book chapters serve lint bench adapters clean pristine
@@ -30,6 +34,7 @@ BOOK = $(BIN)/entity-circuits book --jobs $(JOBS) \
 help:
 	@echo 'make book      environment, model, execute the chapters that need it, build the site into _build/html'
 	@echo '               MODEL=NAME  PARAMETERS="-p seed 7 -p contexts 20"  CHAPTERS="01 02"  JOBS=2'
+	@echo '               PAIR=NAME, or BASE=MODEL FINETUNED=MODEL: all chapters on another pair of models'
 	@echo 'make chapters  the same without building the site'
 	@echo 'make serve     show the site at http://127.0.0.1:8000/   PORT=8001'
 	@echo 'make test      environment, test suite                  TESTS="-k boxes"; TESTS="-m fetch" uses the network'

@@ -1,67 +1,12 @@
 """Executing chapters, with tiny notebooks in a folder of their own that looks like the repository."""
 
 import json
-from pathlib import Path
-from textwrap import dedent
 
 import nbformat
 import pytest
 from entity_circuits import book, cli, notebooks
 from entity_circuits.book import BookError
-
-PARAMETERS = ("boxes = 7\nseed = 0", ["parameters"])
-
-
-def notebook(*cells) -> str:
-    """The text of a notebook with these code cells; a cell is its source, or its source and tags."""
-    made = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
-    for cell in cells:
-        source, tags = (cell, []) if isinstance(cell, str) else cell
-        made.cells.append(nbformat.v4.new_code_cell(dedent(source), metadata={"tags": tags}))
-    return notebooks.text(notebooks.stripped(made))
-
-
-@pytest.fixture
-def house(tmp_path):
-    """A repository with one chapter, a library of one file and a data file."""
-    for folder in ("chapters", "lib", "data"):
-        (tmp_path / folder).mkdir()
-    (tmp_path / "_toc.yml").write_text("root: intro\nchapters:\n- file: chapters/01_one\n- file: page\n")
-    (tmp_path / "chapters" / "01_one.ipynb").write_text(notebook(PARAMETERS, "print(boxes + seed)"))
-    (tmp_path / "lib" / "one.py").write_text("ONE = 1\n")
-    (tmp_path / "data" / "words.csv").write_text("apple\n")
-    return tmp_path
-
-
-def add(house: Path, name: str, *cells) -> None:
-    (house / "chapters" / f"{name}.ipynb").write_text(notebook(*cells))
-    with (house / "_toc.yml").open("a") as contents:
-        contents.write(f"- file: chapters/{name}\n")
-
-
-def executed(house: Path, name: str = "01_one") -> Path:
-    return house / "build" / "executed" / "chapters" / f"{name}.ipynb"
-
-
-def outputs(house: Path, name: str = "01_one") -> str:
-    cells = json.loads(executed(house, name).read_text("utf-8"))["cells"]
-    return "".join("".join(output.get("text", "")) for cell in cells for output in cell.get("outputs", []))
-
-
-def ran(house: Path, **options) -> list[str]:
-    return [run.chapter for run in book.execute(root=house, **options)]
-
-
-@pytest.fixture
-def pretend(monkeypatch):
-    """Chapters count as executed without a kernel: for the tests of what is run, not of how."""
-
-    def run(jobs, _, root):
-        for job in jobs:
-            executed(root, job.chapter).write_text(json.dumps({"metadata": {"book": job.record}}))
-        return [book.Run(job.chapter, "", 0, 0, job.parameters) for job in jobs]
-
-    monkeypatch.setattr(book, "_execute", run)
+from small_book import PARAMETERS, add, executed, notebook, outputs, ran
 
 
 def test_a_chapter_is_executed_noted_and_then_left_alone(house, capfd):

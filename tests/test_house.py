@@ -25,14 +25,15 @@ CHAPTERS = sorted((places.ROOT / "chapters").glob("*.ipynb"))
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "book/how_to.md"]
 
 FLOORS = {
-    1: "places vocabulary charts paper statistics results heads training_data",
+    1: "places vocabulary charts paper statistics results heads training_data findings",
     2: "boxes weights subjects models precision conditions shares",
-    3: "toy edits sharing runs behaviour desiderata",
+    3: "toy edits sharing runs behaviour desiderata pair",
     4: "blocks replay executors sparse",
     5: "path_patching ablation criteria knockout patching dcm cmap",
     6: "summaries cost figures circuit_figures ablation_figures evaluation_figures tuning_figures "
-    "evaluation finetune adapters tuning circuits cmap_figures improvement official",
-    7: "notebooks book site sphinx_ext cli",
+    "evaluation finetune adapters tuning circuits cmap_figures improvement "
+    "verdicts claims claims_figures official official_pairs official_circuits official_figures",
+    7: "notebooks kernels book readme site sphinx_ext cli",
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}
 

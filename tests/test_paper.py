@@ -10,6 +10,9 @@ def test_every_number_names_its_source():
     for part in (PAPER.task, PAPER.models, PAPER.table_1, PAPER.rankings, PAPER.circuits):
         assert part
         assert all(row.source.startswith(("Nix07/finetuning@379765d: ", "derived from ", "paper, ")) for row in part)
+    for part in (PAPER.overlaps, PAPER.dcm, PAPER.cmap):
+        assert part
+        assert all(row.source.startswith("Nix07/finetuning@") for row in part)
 
 
 def test_table_1_agrees_with_the_models_accuracies_and_with_itself():
@@ -42,8 +45,32 @@ def test_a_head_is_in_the_circuit_exactly_when_its_list_has_it_first():
         assert ranked == list(group.first[: len(ranked)])
 
 
+def test_overlaps_have_the_sizes_of_the_published_circuits():
+    sizes = {(circuit.model, circuit.group): circuit.size for circuit in PAPER.circuits}
+    assert len(PAPER.overlaps) == 8
+    for row in PAPER.overlaps:
+        assert (sizes[row.base, row.group], sizes[row.other, row.group]) == (row.size_base, row.size_other)
+        assert row.shared <= min(row.size_base, row.size_other)
+
+
+def test_every_model_group_and_desideratum_was_tested_once_and_every_label_is_void():
+    assert len({(row.model, row.group, row.desideratum) for row in PAPER.dcm}) == len(PAPER.dcm) == 3 * 4 * 3
+    assert {row.accuracy for row in PAPER.dcm if row.desideratum == "label"} == {0.0}
+    assert "not evidence" in {caveat.id: caveat.text for caveat in PAPER.caveats}["label_token"]
+    assert PAPER.carried("llama", "value_fetcher", "object") == 0.468
+
+
+def test_shares_of_the_gap_follow_from_the_published_accuracies():
+    assert PAPER.recovered("goat", "value_fetcher") == pytest.approx(1.0)
+    assert PAPER.recovered("goat", "position_detector") == pytest.approx(-0.25)
+    assert PAPER.recovered("goat", "value_fetcher", "q") == pytest.approx(0.11 / 0.16)
+    assert PAPER.recovered("goat", "position_transmitter", "qkv") == pytest.approx(0.01 / 0.16), "of Llama's own heads"
+
+
 def test_unknown_names_are_refused():
     with pytest.raises(KeyError):
         PAPER.model("gpt")
     with pytest.raises(KeyError):
         PAPER.fact("no_such")
+    with pytest.raises(KeyError):
+        PAPER.recovered("vicuna", "value_fetcher")

@@ -1,11 +1,13 @@
 """The check of a built site, on small sites with one fault each; and the Sphinx side of charts."""
 
+import re
 import urllib.request
 
 import pytest
 from docutils import nodes
-from entity_circuits import charts, places, site, sphinx_ext
+from entity_circuits import charts, claims, findings, places, site, sphinx_ext
 from entity_circuits.book import BookError
+from small_book import add
 
 CHART = '<div class="book-chart"><img class="book-chart-static" src="c.svg" alt="One bar."/>{}</div>'
 SPEC = '<script type="application/json">{}</script>'
@@ -119,6 +121,48 @@ def test_other_outputs_are_left_to_the_book_engine():
         mime_type = "text/plain"
 
     assert sphinx_ext.VegaLiteMime.handle_mime(Renderer(), Plain, False) is None
+
+
+# Numbers quoted from the chapters
+
+
+def test_the_claims_of_the_introduction_are_those_of_the_chapter_that_sums_up(house):
+    assert sphinx_ext.claims_lines(house) == ["The chapter that sums up has not been executed."]
+    add(house, "07_sum", ("1", ["reads-findings"]))
+    assert sphinx_ext.claims_lines(house) == ["The chapter that sums up has not been executed."]
+    found = {"accuracy/base": findings.Reported("accuracy/base", 0.45, 0.41, 0.49, 490)}
+    found["accuracy/chance"] = findings.Reported("accuracy/chance", 0.14)
+    findings.file(house).parent.mkdir(parents=True)
+    findings.file(house).write_text(findings.Gathered(found).to_json())
+    lines = sphinx_ext.claims_lines(house)
+    assert lines[0].endswith("told in {doc}`/chapters/07_sum`.")
+    assert lines[2:] == claims.markdown(claims.table(found)).splitlines()
+    assert "0.45 [0.41, 0.49], n = 490 | **replicates** |" in lines[4]
+
+
+def test_pages_quote_only_findings_that_a_claim_knows():
+    known = {key for claim in claims.CLAIMS for key in claim.keys}
+    pages = [path.read_text("utf-8") for path in (places.ROOT / "book").glob("*.md")]
+    quoted = {key for page in pages for key in re.findall(r"\{finding\}`([^`]+)`", page)}
+    assert quoted <= known
+    assert any("{book-claims}" in page for page in pages)
+
+
+def test_a_number_is_quoted_as_the_chapters_keep_it_and_goes_through_sphinx(house):
+    from sphinx.application import Sphinx
+
+    (house / "conf.py").write_text(
+        'extensions = ["myst_parser", "sphinx.ext.autodoc", "entity_circuits.sphinx_ext"]\nexclude_patterns = ["lib"]\n'
+    )
+    (house / "index.md").write_text("# Title\n\nIt is {finding}`x` and {finding}`y`.\n\n```{book-claims}\n```\n")
+    findings.file(house).parent.mkdir(parents=True)
+    findings.file(house).write_text(findings.Gathered({"x": findings.Reported("x", 0.5, 0.4, 0.6, 7)}).to_json())
+    out = house / "out"
+    app = Sphinx(str(house), str(house), str(out), str(out / "trees"), "text", status=None, warningiserror=True)
+    app.build()
+    text = (out / "index.txt").read_text("utf-8")
+    assert "It is 0.50 [0.40, 0.60], n = 7 and not tested here." in text
+    assert "has not been executed" in text
 
 
 def test_every_page_of_the_contents_is_there_and_every_prose_page_is_in_the_contents():

@@ -6,65 +6,58 @@ not change, it is not run again. What it cost and where it ran goes into `build/
 
 import json
 import multiprocessing
-import os
-import platform
-import re
-import resource
 import sys
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass
 from hashlib import sha256
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
 
-from . import notebooks, places
+from . import findings, kernels, notebooks, places
+from .kernels import BookError, Job, Run, machine, say, write
 from .notebooks import note
 
-__all__ = ["BookError", "Run", "chapters", "execute", "note", "runs"]
+__all__ = ["BookError", "Run", "chapters", "execute", "machine", "note", "runs", "summing_up"]
 
-CELL_SECONDS = 30 * 60
-"""A cell that runs longer than this has failed."""
-
-WATCHED = ("torch", "transformers", "nnsight", "numpy", "altair")
-"""The packages whose versions are kept with each run."""
-
-_FOR_THE_SITE_ONLY = {"cli.py", "site.py", "sphinx_ext.py"}
-_COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-
-
-class BookError(Exception):
-    """A chapter or the site could not be made; the message says which and why."""
+_FOR_THE_SITE_ONLY = {"cli.py", "site.py", "sphinx_ext.py", "readme.py"}
+_NO_INPUT = {"findings.json"}
+"""Files of `data/` that are made from the executed chapters."""
 
 
 @dataclass(frozen=True)
-class Run:
-    """What one execution of a chapter cost, where it ran and what it noted."""
+class _Plan:
+    """All chapters as they would be executed now: the text of each, and which of the given parameters it takes."""
 
-    chapter: str
-    started: str
-    seconds: float
-    peak_bytes: int
-    """Peak resident memory of the chapter's kernel."""
-    parameters: dict[str, Any] = field(default_factory=dict)
-    notes: dict[str, Any] = field(default_factory=dict)
-    machine: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
+    root: Path
+    sources: dict[str, str]
+    given: dict[str, dict[str, Any]]
+    shared: dict[str, str]
+    readers: tuple[str, ...]
 
+    def record(self, name: str, found: str = "") -> dict[str, Any]:
+        """What the executed copy of a chapter will carry, if it is made now, from these findings if it reads any."""
+        parts = [self.sources[name], self.given[name], self.shared, *([found] if name in self.readers else [])]
+        digest = notebooks.digest(json.dumps(parts, sort_keys=True))
+        return {"digest": digest, "source": notebooks.digest(self.sources[name]), "parameters": self.given[name]}
 
-@dataclass(frozen=True)
-class _Job:
-    chapter: str
-    root: str
-    parameters: dict[str, Any]
-    record: dict[str, Any]
-    terminal: bool
+    def gathered(self) -> findings.Gathered:
+        """The findings of all chapters whose executed copies are current. Raises `BookError` if two keep one key."""
+        kept, missing = {}, []
+        for name in (name for name in self.sources if name not in self.readers):
+            done = _record(self.root, name)
+            if done.get("digest") == self.record(name)["digest"]:
+                kept[name] = done.get("findings", {})
+            else:
+                missing.append(name)
+        parameters = {key: value for given in self.given.values() for key, value in given.items()}
+        try:
+            return findings.gather(kept, missing, parameters)
+        except ValueError as error:
+            raise BookError(str(error)) from None
 
 
 def chapters(root: Path = places.ROOT) -> list[str]:
@@ -88,10 +81,16 @@ def runs(root: Path = places.ROOT) -> dict[str, Run]:
     return {name: Run(**run) for name, run in json.loads(path.read_text(encoding="utf-8")).items()}
 
 
+def summing_up(root: Path = places.ROOT) -> list[str]:
+    """The chapters of the table of contents that read the findings of the others."""
+    return [name for name in chapters(root) if notebooks.reads_findings(_source(root, name))]
+
+
 def execute(
     only: Sequence[str] | None = None,
     parameters: Mapping[str, Any] | None = None,
     *,
+    pair: tuple[str, str] | None = None,
     jobs: int = 1,
     force: bool = False,
     root: Path = places.ROOT,
@@ -99,7 +98,12 @@ def execute(
     """Execute the chapters that need it and return their runs; a chapter is skipped while nothing it rests on changed.
 
     It rests on its notebook, the parameters given for it, the library's sources, `data/` and `constraints.txt`. `only`
-    names chapters (`"01_dataset"`, or its beginning `"01"`). Each parameter goes to every chapter that declares it.
+    names chapters (`"01_dataset"`, or its beginning `"01"`). Each parameter goes to every chapter that declares it. A
+    `pair` is a base and a fine-tuned model: the first goes to every parameter called `base` or `model`, the second to
+    `finetuned`, as a list of one where the default is a list.
+
+    A chapter with a cell tagged `reads-findings` comes after all others, and rests on their findings too, as far as
+    they were made by the same parameters and nothing has changed since.
 
     Raises `BookError` before anything runs if a chapter or parameter is unknown or a value is of another type than the
     default, and afterwards if a cell failed, with the chapter, the cell and the end of its traceback. A chapter that
@@ -108,168 +112,77 @@ def execute(
     >>> execute(["01"], {"boxes": 3})  # doctest: +SKIP
     """
     names = _chosen(chapters(root), only)
-    shared = _inputs(root)
-    jobs_to_do = []
-    for name, given in _parameters(root, names, parameters or {}).items():
-        source = _source(root, name).read_text(encoding="utf-8")
-        made_from = json.dumps([source, given, shared], sort_keys=True)
-        record = {"digest": notebooks.digest(made_from), "source": notebooks.digest(source), "parameters": given}
-        if not force and _record(_executed(root) / f"{name}.ipynb").get("digest") == record["digest"]:
-            _say(f"{name}: unchanged, not run again")
-            continue
-        jobs_to_do.append(_Job(name, str(root), given, record, sys.stderr.isatty() and jobs == 1))
-    if not jobs_to_do:
-        return []
+    plan = _plan(root, names, parameters or {}, pair)
     _executed(root).mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(_executed(root).parent / ".lock", timeout=0):
-            return _execute(jobs_to_do, jobs, root)
+            done = _needed(plan, [name for name in names if name not in plan.readers], "", jobs, force)
+            return done + _sum_up(plan, [name for name in plan.readers if name in names], jobs, force)
     except Timeout:
         raise BookError("the chapters are being executed by another process; wait until it has finished") from None
 
 
-def _execute(todo: list[_Job], jobs: int, root: Path) -> list[Run]:
+def _sum_up(plan: _Plan, names: list[str], jobs: int, force: bool) -> list[Run]:
+    """Execute the chapters that read findings, when all others are done; say of those left out if they are behind."""
+    if not plan.readers:
+        return []
+    found = plan.gathered()
+    text = found.to_json()
+    for name in plan.readers:
+        done = _record(plan.root, name).get("digest")
+        if name not in names and done and done != plan.record(name, text)["digest"]:
+            say(f"{name}: was made from other findings than there are now; `entity-circuits book` executes it again")
+    if not names:
+        return []
+    if found.missing:
+        say(f"{', '.join(names)}: without the findings of {', '.join(found.missing)}, not executed as now written")
+    write(findings.file(plan.root), text)
+    return _needed(plan, names, text, jobs, force)
+
+
+def _needed(plan: _Plan, names: list[str], found: str, jobs: int, force: bool) -> list[Run]:
+    """Execute those of these chapters that need it."""
+    todo = []
+    for name in names:
+        record, read = plan.record(name, found), str(findings.file(plan.root)) if name in plan.readers else ""
+        if not force and _record(plan.root, name).get("digest") == record["digest"]:
+            say(f"{name}: unchanged, not run again")
+            continue
+        todo.append(Job(name, str(plan.root), plan.given[name], record, sys.stderr.isatty() and jobs == 1, read))
+    return _execute(todo, jobs, plan.root) if todo else []
+
+
+def _execute(todo: list[Job], jobs: int, root: Path) -> list[Run]:
     """Run each job in a fresh process, so that the peak memory of its kernel is that of this chapter alone."""
     done = []
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context, max_tasks_per_child=1) as pool:
-        futures = [pool.submit(_run, job, _environment(jobs)) for job in todo]
+        futures = [pool.submit(kernels.run, job, kernels.environment(jobs)) for job in todo]
         for future in as_completed(futures):
             try:
                 run = future.result()
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
-            _write(_executed(root).parent / "runs.json", json.dumps(_with(root, run), indent=1, sort_keys=True) + "\n")
+            write(_executed(root).parent / "runs.json", json.dumps(_with(root, run), indent=1, sort_keys=True) + "\n")
             done.append(run)
     return sorted(done, key=lambda run: [job.chapter for job in todo].index(run.chapter))
 
 
-def _run(job: _Job, environment: dict[str, str]) -> Run:
-    """In the process of one chapter: run it and store the executed copy. Raises `BookError` if anything fails."""
-    os.environ.update(environment)
-    import papermill
-    from nbclient.exceptions import CellTimeoutError, DeadKernelError
-    from papermill.exceptions import PapermillExecutionError
-
-    root = Path(job.root)
-    target = _executed(root) / f"{job.chapter}.ipynb"
-    partial = target.with_suffix(".partial.ipynb")
-    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
-    source = notebooks.read(_source(root, job.chapter))
-    code_cells = sum(cell.cell_type == "code" for cell in source.cells) + bool(job.parameters)
-    show, hooks = _progress(job, code_cells)
-    target.unlink(missing_ok=True)  # out of date, or it would not be run: an executed copy is always a current one
-    try:
-        papermill.execute_notebook(
-            str(_source(root, job.chapter)),
-            str(partial),
-            parameters=job.parameters,
-            kernel_name="python3",
-            cwd=str(root),
-            progress_bar=False,
-            start_timeout=120,
-            execution_timeout=CELL_SECONDS,
-            record_timing=False,
-            coalesce_streams=True,
-            extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
-            **hooks,
-        )
-    except PapermillExecutionError as error:
-        lines = _COLOUR.sub("", "\n".join(error.traceback)).strip().splitlines()[-15:]
-        end = "\n".join("    " + line for line in lines)
-        raise BookError(f"{job.chapter}: {show()} failed: {error.ename}: {error.evalue}\n{end}") from None
-    except CellTimeoutError:
-        raise BookError(f"{job.chapter}: {show()} ran for more than {CELL_SECONDS} s and was stopped") from None
-    except DeadKernelError:
-        raise BookError(f"{job.chapter}: its process died in {show()}; most often memory ran out") from None
-    executed, notes, stray = notebooks.finished(notebooks.read(partial), job.record)
-    for words in stray:
-        _say(f"{job.chapter}: {words}")
-    if wrong := notebooks.problems(executed, root, [str(value) for value in job.parameters.values()]):
-        raise BookError("\n".join(f"{job.chapter}: {problem}" for problem in wrong))
-    _write(target, notebooks.text(executed))
-    partial.unlink()
-    seconds = round(time.perf_counter() - clock, 1)
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
-    _say(f"{job.chapter}: done in {seconds} s, peak memory {peak / 2**30:.2f} GiB")
-    return Run(job.chapter, started, seconds, peak, job.parameters, notes, machine(), _versions())
-
-
-def _progress(job: _Job, code_cells: int) -> tuple[Callable[[], str], dict[str, Callable[..., None]]]:
-    """A function that names the cell at work, and the hooks that keep it and report the start and end of each cell."""
-    number, first, clock = 0, "", 0.0
-
-    def show() -> str:
-        return f"code cell {number} of {code_cells} ({first})" if number else "the start of its kernel"
-
-    def start(cell: Any, **_: Any) -> None:
-        nonlocal number, first, clock
-        if cell.cell_type != "code":
-            return
-        lines = [line for line in cell.source.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-        number, first, clock = number + 1, lines[0].strip()[:60] if lines else "comment", time.perf_counter()
-        if job.terminal:
-            print(f"\r\x1b[K{job.chapter}: {show()}", end="", file=sys.stderr, flush=True)
-        else:
-            _say(f"{job.chapter}: {show()}")
-
-    def end(cell: Any, **_: Any) -> None:
-        if cell.cell_type != "code":
-            return
-        seconds = time.perf_counter() - clock
-        if job.terminal:
-            line = f"{job.chapter}: {show()} took {seconds:.1f} s\n" if seconds >= 1 else ""
-            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
-        elif seconds >= 1:
-            _say(f"{job.chapter}: code cell {number} took {seconds:.1f} s")
-
-    return show, {"on_cell_start": start, "on_cell_executed": end}
-
-
-def _environment(jobs: int) -> dict[str, str]:
-    """What a kernel is started with: its share of the cores, no network, no progress bars, always the same hashes."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return {
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // jobs)),
-        "PYTHONHASHSEED": "0",
-        "PYTHONWARNINGS": "ignore:IProgress not found",
-        "TOKENIZERS_PARALLELISM": "false",
-        "TQDM_DISABLE": "1",
-        "HF_HUB_OFFLINE": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-        # Keep freed memory instead of giving it back to the system after each large temporary: allocating a gigabyte
-        # again and again is six times faster, because its pages are not faulted in anew.
-        "MALLOC_MMAP_THRESHOLD_": str(2**32),
-        "MALLOC_TRIM_THRESHOLD_": str(2**34),
-    }
-
-
-def machine() -> dict[str, Any]:
-    """The machine in words: processor, cores, memory in bytes, system and Python version."""
-    processor = platform.processor() or platform.machine()
-    if (info := Path("/proc/cpuinfo")).is_file():
-        models = re.findall(r"^model name\s*:\s*(.+)$", info.read_text(encoding="utf-8"), re.MULTILINE)
-        processor = models[0].strip() if models else processor
-    return {
-        "processor": processor,
-        "cores": os.cpu_count(),
-        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "system": platform.platform(terse=True),
-        "python": platform.python_version(),
-    }
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in WATCHED:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+def _plan(root: Path, names: list[str], parameters: Mapping[str, Any], pair: tuple[str, str] | None) -> _Plan:
+    """Everything that is decided before anything runs. Parameters have to fit the chapters to be executed, `names`."""
+    known = chapters(root)
+    declared = {name: notebooks.parameters(_source(root, name)) for name in known}
+    _fit({name: declared[name] for name in names}, parameters, pair)
+    given = {}
+    for name, table in declared.items():
+        given[name] = {key: parameters[key] for key in table if key in parameters}
+        if pair:
+            finetuned = [pair[1]] if isinstance(table.get("finetuned"), list) else pair[1]
+            both = {"model": pair[0], "base": pair[0], "finetuned": finetuned}
+            given[name] |= {key: both[key] for key in table if key in both}
+    sources = {name: _source(root, name).read_text(encoding="utf-8") for name in known}
+    return _Plan(root, sources, given, _inputs(root), tuple(summing_up(root)))
 
 
 def _chosen(known: list[str], only: Sequence[str] | None) -> list[str]:
@@ -283,10 +196,13 @@ def _chosen(known: list[str], only: Sequence[str] | None) -> list[str]:
     return [name for name in known if name in chosen]
 
 
-def _parameters(root: Path, names: Iterable[str], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Which of the given parameters each chapter takes. Raises `BookError` on an unknown one or a wrong type."""
-    declared = {name: notebooks.parameters(_source(root, name)) for name in names}
+def _fit(declared: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any], pair: tuple[str, str] | None) -> None:
+    """Raises `BookError` for a parameter that no chapter declares, of a wrong type, or given twice."""
     known = sorted({parameter for table in declared.values() for parameter in table})
+    if pair and not {"base", "model", "finetuned"} & set(known):
+        raise BookError("no chapter here takes a pair of models")
+    if pair and (twice := [name for name in ("base", "model", "finetuned") if name in given]):
+        raise BookError(f"`{twice[0]}` is given twice: by a pair of models and as a parameter")
     for parameter, value in given.items():
         if parameter not in known:
             raise BookError(f"no chapter has a parameter {parameter!r}; there are {', '.join(known) or 'none'}")
@@ -296,13 +212,12 @@ def _parameters(root: Path, names: Iterable[str], given: Mapping[str, Any]) -> d
             if default is not None and value is not None and type(default) is not type(value) and not number:
                 wanted = f"of type {type(default).__name__} like its default {default!r}"
                 raise BookError(f"{name}: parameter {parameter!r} has to be {wanted}, not {value!r}")
-    return {name: {key: given[key] for key in table if key in given} for name, table in declared.items()}
 
 
 def _inputs(root: Path) -> dict[str, str]:
     """The digests of everything that all chapters rest on."""
     files = [path for path in (root / "lib").rglob("*.py") if path.name not in _FOR_THE_SITE_ONLY]
-    files += [path for path in (root / "data").rglob("*") if path.is_file()]
+    files += [path for path in (root / "data").rglob("*") if path.is_file() and path.name not in _NO_INPUT]
     files += [path for path in [root / "constraints.txt"] if path.is_file()]
     return {path.relative_to(root).as_posix(): sha256(path.read_bytes()).hexdigest() for path in sorted(files)}
 
@@ -315,23 +230,13 @@ def _executed(root: Path) -> Path:
     return root / "build" / "executed" / "chapters"
 
 
-def _record(path: Path) -> dict[str, Any]:
-    """The `book` record of an executed copy, empty if there is none."""
+def _record(root: Path, name: str) -> dict[str, Any]:
+    """The `book` record of a chapter's executed copy, empty if there is none."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["metadata"]["book"])
+        return dict(json.loads((_executed(root) / f"{name}.ipynb").read_text(encoding="utf-8"))["metadata"]["book"])
     except (OSError, ValueError, KeyError):
         return {}
 
 
 def _with(root: Path, run: Run) -> dict[str, Any]:
     return {name: asdict(one) for name, one in {**runs(root), run.chapter: run}.items()}
-
-
-def _write(path: Path, words: str) -> None:
-    part = path.with_suffix(path.suffix + ".part")
-    part.write_text(words, encoding="utf-8")
-    part.replace(path)
-
-
-def _say(words: str) -> None:
-    print(words, file=sys.stderr, flush=True)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from . import blocks, boxes, edits, heads, path_patching, places, replay, results, runs, sharing
+from . import blocks, boxes, edits, findings, heads, path_patching, places, replay, results, runs, sharing
 from .heads import GROUPS, LETTERS, Circuit, Group, Head
 from .path_patching import Discovery, Statistic
 from .results import Store
@@ -366,3 +366,17 @@ def _on_one_line(match: re.Match[str]) -> str:
 
 def _small(p: float) -> str:
     return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
+
+
+def hand_over(one: Finding, other: Finding) -> None:
+    """Keep as findings how much two circuits overlap, and what chance would give; nothing outside a chapter.
+
+    circuits.hand_over(circuits.load("qwen2.5-coder-0.5b"), circuits.load("code"))
+    """
+    for row in compare(one, other).to_dict("records"):
+        if row["group"] == "all":
+            findings.keep("overlap/all", row["of_one"], unit="share", model=other.model, about="of the base's heads")
+        else:
+            findings.keep(
+                f"overlap/{LETTERS[row['group']]}/p", row["layer_p"], about="chance of random sets, same layers"
+            )

@@ -55,6 +55,11 @@ def _parser() -> argparse.ArgumentParser:
     book.add_argument("--only", action="append", metavar="CHAPTER", help=words)
     book.add_argument("--force", action="store_true", help="execute and build although nothing changed")
     book.add_argument("--jobs", type=_positive, default=1, metavar="N", help="chapters executed at a time (default 1)")
+    book.add_argument(
+        "--pair", metavar="NAME", help="base and fine-tuned model by the name of a pair in data/models.toml"
+    )
+    book.add_argument("--base", metavar="MODEL", help="the base model of all chapters: a name, a folder or a hub id")
+    book.add_argument("--finetuned", metavar="MODEL", help="the fine-tuned model of all chapters; goes with --base")
     words = "give a parameter to every chapter that declares it; repeatable"
     book.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help=words)
 
@@ -70,6 +75,12 @@ def _parser() -> argparse.ArgumentParser:
     finetune.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"], help="to compute in")
     finetune.add_argument("--device", default="cpu", help="cpu (default), or cuda")
     command("measure-adapters", _measure_adapters, "run base and adapters on 2,002 prompts; writes their accuracies")
+    cmap = command(
+        "measure-cmap", _measure_cmap, "patch a fine-tuned model into its base on 2,002 prompts (half an hour)"
+    )
+    cmap.add_argument("pair", help="a fine-tuned model of the registry, for example code")
+    cmap.add_argument("--contexts", type=_positive, default=286, help="seven prompts each (default %(default)s)")
+    cmap.add_argument("--out", type=Path, help="file to write (default: data/cmap/PAIR.safetensors)")
 
     words = "find a model's circuit by path patching and write it, with all scores, to a file"
     discover = command("discover", _discover, words)
@@ -81,6 +92,11 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("one", help="a name in data/circuits, or a file")
     compare.add_argument("other", help="likewise")
 
+    words = "write the numbers of the last whole build into the README, and into data/findings.json"
+    readme = command("readme", _readme, words)
+    readme.add_argument(
+        "--check", action="store_true", help="change nothing; tell what lies outside the stored intervals"
+    )
     command("check-site", _check_site, "check the built site: links, pictures, charts, other hosts")
     serve = command("serve", _serve, "show the built site on this machine")
     serve.add_argument("--port", type=int, default=8000, help="default 8000; 0 takes any free port")
@@ -113,13 +129,41 @@ def _fetch(arguments: argparse.Namespace) -> None:
 def _book(arguments: argparse.Namespace) -> None:
     from . import book
 
+    pair = _pair(arguments)
     if not arguments.build_only:
         given = {name: _value(text) for name, text in arguments.parameter}
-        book.execute(arguments.only, given, jobs=arguments.jobs, force=arguments.force)
+        book.execute(arguments.only, given, pair=pair, jobs=arguments.jobs, force=arguments.force)
     if not arguments.execute_only:
         from . import site
 
         site.build(force=arguments.force)
+
+
+def _pair(arguments: argparse.Namespace) -> tuple[str, str] | None:
+    """The pair of models that is asked for, checked and fetched; None for each chapter's own."""
+    base, finetuned = arguments.base, arguments.finetuned
+    if arguments.pair and (base or finetuned):
+        raise ValueError("give --pair, or --base with --finetuned, not both")
+    if bool(base) != bool(finetuned):
+        raise ValueError("--base and --finetuned go together (for one model alone: -p model NAME)")
+    if not (arguments.pair or base):
+        return None
+    if arguments.build_only:
+        raise ValueError("a pair of models is for executing chapters; --build-only executes none")
+    from . import pair
+
+    return pair.ready(*(pair.named(arguments.pair) if arguments.pair else (base, finetuned)))
+
+
+def _readme(arguments: argparse.Namespace) -> int:
+    from . import readme
+
+    if not arguments.check:
+        readme.write()
+        return 0
+    told, apart = readme.check()
+    print("\n".join(told) or "the last build gives the stored numbers")
+    return 1 if apart else 0
 
 
 def _finetune(arguments: argparse.Namespace) -> None:
@@ -136,6 +180,17 @@ def _measure_adapters(_: argparse.Namespace) -> None:
 
     path = tuning.measure()
     print(tuning.summary(tuning.measured(path)).round(3).to_string(index=False))
+
+
+def _measure_cmap(arguments: argparse.Namespace) -> None:
+    from . import improvement, models, results
+
+    path = arguments.out or improvement.folder() / f"{arguments.pair}.safetensors"
+    found = improvement.measure(arguments.pair, arguments.contexts, store=results.Store())
+    given = f"entity-circuits measure-cmap {arguments.pair} --contexts {arguments.contexts}"
+    improvement.keep(found, path, *models.load_pair(arguments.pair), command=given)
+    print(found.table().round(3).to_string(index=False))
+    print(path)
 
 
 def _discover(arguments: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, get_args
 import pandas as pd
 import torch
 
-from . import ablation, boxes, criteria, models, statistics
+from . import ablation, boxes, criteria, findings, models, statistics
 from .ablation import Answers
 from .boxes import Prompts, Split
 from .executors import Method
@@ -157,3 +157,19 @@ def cost(one: Setting, circuit: Circuit | Kept, contexts: int = 2) -> pd.DataFra
     table["largest_difference"] = [float((found.logprob - literal.logprob).abs().max()) for found in results]
     table["same_answers"] = [float((found.correct == literal.correct).double().mean()) for found in results]
     return table
+
+
+def hand_over(rows: pd.DataFrame, random: pd.DataFrame, who: Mapping[str, str], circuit: str) -> None:
+    """Keep as findings the faithfulness of a circuit and of random heads of its layers; nothing outside a chapter.
+
+    `rows` and `random` are tables of `table`; `who` maps "base" and "finetuned" to the names of models.
+
+        evaluation.hand_over(table, chance, {"base": "qwen2.5-coder-0.5b", "finetuned": "code"}, "as found")
+    """
+    findings.keep("faithful/heads", int(rows.loc[rows["circuit"] == circuit, "heads"].iloc[0]), unit="heads")
+    for key, name in who.items():
+        for suffix, found, label in (("", rows, circuit), ("-random", random, f"{circuit}: same layers")):
+            for row in found[(found["model"] == name) & (found["circuit"] == label)].to_dict("records"):
+                if pd.notna(row["ratio"]):
+                    ends = {"low": row["ratio_low"], "high": row["ratio_high"], "n": row["n"]}
+                    findings.keep(f"faithful/{key}{suffix}", row["ratio"], **ends, unit="share", model=name)

@@ -180,4 +180,4 @@ def hand_over(found: Patched, model: str) -> None:
         key = f"cmap/{row.condition}{inner}" + ("" if row.origin == "run" else f"/{row.origin}")
         if " " not in key:
             ends = {"low": row.share_low, "high": row.share_high, "n": row.n}
-            findings.keep(key, row.share, **ends, unit="share", model=model, about="of the gap recovered")
+            findings.keep(key, float(row.share), **ends, unit="share", model=model, about="of the gap recovered")

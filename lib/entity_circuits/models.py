@@ -5,6 +5,7 @@ a subject by `wrap`. Weights are only ever read from safetensors or GGUF, and no
 """
 
 import hashlib
+import json
 import re
 import tomllib
 import warnings
@@ -134,8 +135,8 @@ def load(
 
     `name` is an entry of the registry, a folder, a GGUF file, or a hub id as `owner/repository[/file.gguf][@revision]`;
     `adapter` is an adapter of the registry, a folder or a hub id in the PEFT format. An entry that is itself an adapter
-    is loaded with its base. `attention` is the implementation in transformers: "sdpa", or "eager", which also gives the
-    attention scores.
+    is loaded with its base, and so is a folder with an adapter that names its base. `attention` is the implementation
+    in transformers: "sdpa", or "eager", which also gives the attention scores.
 
     Raises `FetchError` if the weights cannot be had or are pickled, `ModelCheckError` if the model does not fit the
     experiments, `ValueError` if nothing has this name.
@@ -150,6 +151,8 @@ def load(
         if adapter is not None:
             raise ValueError(f"{name} is an adapter itself; load {entries[name].base} with one adapter at a time")
         name, adapter = entries[name].base, name
+    elif adapter is None and name not in entries and (on := _adapted(Path(name).expanduser())):
+        name, adapter = on, name
     if adapter in entries and entries[str(adapter)].base != name:
         raise ValueError(f"{adapter} is no adapter on {name} but on {entries[str(adapter)].base or 'nothing'}")
     folder, fingerprint = _locate(name)
@@ -298,6 +301,14 @@ def _from_folder(folder: Path, name: str, dtype: torch.dtype, attention: str) ->
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise ModelCheckError(name, "loading", f"the weights lack {missing}. The folder is incomplete: fetch it again.")
     return model, tokenizer
+
+
+def _adapted(folder: Path) -> str:
+    """The base model that an adapter in a folder names; nothing for any other folder."""
+    config = folder / "adapter_config.json"
+    if not config.is_file() or (folder / "config.json").exists():
+        return ""
+    return str(json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path") or "")
 
 
 def _adapter_folder(adapter: str) -> Path:

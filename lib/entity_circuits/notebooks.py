@@ -18,6 +18,8 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
+from . import findings
+
 NOTE = "application/vnd.entity-circuits.run+json"
 """The media type of a note, that is of facts which a chapter hands to the status page and does not show itself."""
 
@@ -74,6 +76,11 @@ def parameters(path: Path) -> dict[str, Any]:
     return found
 
 
+def reads_findings(path: Path) -> bool:
+    """Whether a cell of the notebook is tagged as one that reads the findings of other chapters."""
+    return any(findings.TAG in cell["metadata"].get("tags", []) for cell in read(path).cells)
+
+
 def stripped(notebook: NotebookNode) -> NotebookNode:
     """The normal form of a source notebook: no outputs, no counts, no traces of the editor or the machine.
 
@@ -101,11 +108,13 @@ def finished(notebook: NotebookNode, record: Mapping[str, Any]) -> tuple[Noteboo
     """The normal form of an executed notebook, the notes in it, and what it wrote to standard error.
 
     Times, versions and ids that differ between two runs are taken out, so that equal results are equal bytes. `record`
-    (digests and parameters) goes into the notebook's metadata as `book`. Standard error is taken out as well: it is
-    about the machine, not about the result; the caller shows it on the terminal.
+    (digests and parameters) goes into the notebook's metadata as `book`, and with it the findings that the chapter
+    kept. Standard error is taken out as well: it is about the machine, not about the result; the caller shows it on
+    the terminal. Raises `ValueError` if a finding is kept twice.
     """
     notebook = copy.deepcopy(notebook)
     notes: dict[str, Any] = {}
+    kept_findings: dict[str, Any] = {}
     stray: list[str] = []
     notebook["metadata"] = nbformat.from_dict(
         {
@@ -124,6 +133,11 @@ def finished(notebook: NotebookNode, record: Mapping[str, Any]) -> tuple[Noteboo
         for output in cell.get("outputs", []):
             if NOTE in output.get("data", {}):
                 notes.update(output["data"][NOTE])
+            elif findings.MIME in output.get("data", {}):
+                for key, row in output["data"][findings.MIME].items():
+                    if key in kept_findings:
+                        raise ValueError(f"the finding {key!r} is kept twice")
+                    kept_findings[key] = row
             elif output["output_type"] == "stream" and output["name"] == "stderr":
                 last = ("".join(output["text"]).strip().splitlines() or [""])[-1]
                 stray.append(f"cell {place + 1} wrote to standard error, at last: {last[:200]}")
@@ -131,6 +145,8 @@ def finished(notebook: NotebookNode, record: Mapping[str, Any]) -> tuple[Noteboo
                 outputs.append(output)
         if cell["cell_type"] == "code":
             cell["outputs"] = outputs
+    if kept_findings:
+        notebook["metadata"]["book"]["findings"] = nbformat.from_dict(kept_findings)
     return notebook, notes, stray
 
 

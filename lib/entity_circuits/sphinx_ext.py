@@ -1,4 +1,4 @@
-"""The book's side of Sphinx: executed chapters, charts, formulas and the status table, all without another host.
+"""The book's side of Sphinx: executed chapters, charts, formulas, quoted numbers, the status table; no other host.
 
 Sphinx loads it by name (`_config.yml`); `VegaLiteMime` is found by myst-nb through the entry point of `pyproject.toml`.
 """
@@ -14,9 +14,9 @@ from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util import logging
-from sphinx.util.docutils import SphinxDirective
+from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-from . import book, charts, notebooks
+from . import book, charts, claims, findings, notebooks
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,8 @@ _FORMULA_FILES = ("tex-mml-chtml.js", "output/chtml/fonts/woff-v2/*.woff")
 def setup(app: Sphinx) -> dict[str, Any]:
     """Called by Sphinx when it loads the extension."""
     app.add_directive("book-runs", RunsTable)
+    app.add_directive("book-claims", ClaimsTable)
+    app.add_role("finding", Quoted())
     app.connect("builder-inited", write_scripts)
     app.connect("source-read", use_executed)
     app.connect("doctree-resolved", drop_repeated_ids)
@@ -141,6 +143,42 @@ class RunsTable(SphinxDirective):
         holder = nodes.container(classes=["book-runs"])
         self.state.nested_parse(StringList(lines, source="build/executed/runs.json"), self.content_offset, holder)
         return [holder]
+
+
+class ClaimsTable(SphinxDirective):
+    """`{book-claims}`: each claim of the paper with its verdict, as in the chapter that sums up, and a link to it."""
+
+    has_content = False
+
+    def run(self) -> list[nodes.Node]:
+        """The table as nodes, made from the findings that the chapter read."""
+        root = Path(self.env.srcdir)
+        self.env.note_dependency(str(findings.file(root)))
+        holder = nodes.container(classes=["book-claims"])
+        lines = StringList(claims_lines(root), source="build/executed/findings.json")
+        self.state.nested_parse(lines, self.content_offset, holder)
+        return [holder]
+
+
+class Quoted(SphinxRole):
+    """`` {finding}`accuracy/base` ``: a number of another chapter, as the chapter that sums up read it."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        """The number with its interval; where there is none, because nothing was tested, the words that say so."""
+        path = findings.file(Path(self.env.srcdir))
+        self.env.note_dependency(str(path))
+        found = findings.load(path).get(self.text)
+        return [nodes.Text("not tested here" if found is None else str(found))], []
+
+
+def claims_lines(root: Path) -> list[str]:
+    """The table of claims as MyST text; a line that says so if no chapter sums up, or it has not been executed."""
+    chapters, found = book.summing_up(root), findings.gathered(findings.file(root))
+    if not chapters or not findings.file(root).is_file():
+        return ["The chapter that sums up has not been executed."]
+    judged = claims.table(found.reported)
+    told = f"How each verdict is reached is told in {{doc}}`/chapters/{chapters[0]}`."
+    return [f"{claims.sentence(judged)} {told}", "", *claims.markdown(judged).splitlines()]
 
 
 def _table(runs: list[book.Run]) -> list[str]:

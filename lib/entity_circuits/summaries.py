@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from . import path_patching, replay, statistics
+from . import findings, path_patching, replay, statistics
 from .heads import GROUPS, LETTERS, POSITIONS, Circuit, Group, Head
 from .path_patching import ROUNDS, Discovery, Scores, Statistic
 from .results import Store
@@ -249,3 +249,22 @@ def screens(found: Discovery) -> dict[str, pd.DataFrame]:
             exact = score_table(found.scores[group], "mean_log")
             tables[LETTERS[group]] = exact.assign(other=estimate.flatten().numpy())
     return tables
+
+
+def hand_over(recording: Recording, circuit: Circuit) -> None:
+    """Keep as findings which share of each group's heads attends most where the paper says; nothing outside a chapter.
+
+    The first token, on which heads rest that have nothing to do, does not count. D may attend to its own statement's
+    label or object.
+
+        summaries.hand_over(found.recordings[0], found.circuit)
+    """
+    prompts = recording.prompts
+    expected = (["queried object"], ["query"], ["queried label"], ["queried object", "queried label"])
+    for (group, letter), roles in zip(LETTERS.items(), expected, strict=True):
+        looks = attention_table(recording, circuit.groups[group], getattr(prompts, POSITIONS[group]))
+        best = looks[looks["role"] != "first token"].sort_values("weight").groupby("head")["role"].last()
+        right = statistics.wilson(int(best.isin(roles).sum()), len(best))
+        findings.keep(
+            f"reads/{letter}", right, unit="share", model=recording.subject.name, about="of the group's heads"
+        )

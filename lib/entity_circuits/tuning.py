@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from . import adapters, behaviour, boxes, finetune, models, places, results, training_data
+from . import adapters, behaviour, boxes, findings, finetune, models, places, results, statistics, training_data
 from .boxes import Template
 from .models import Subject
 from .statistics import Estimate, difference, estimate
@@ -218,3 +218,16 @@ def loss_curves() -> pd.DataFrame:
         rows += [{"kind": kind, "step": i + 1, "loss": x, "part": "batches"} for i, x in enumerate(record["losses"])]
         rows += [{"kind": kind, "step": i, "loss": x, "part": "held out"} for i, x, _ in record["held_out"]]
     return pd.DataFrame(rows)
+
+
+def hand_over(measured: pd.DataFrame) -> None:
+    """Keep as findings what arithmetic and code gain over the base, and over the control; nothing outside a chapter.
+
+    tuning.hand_over(tuning.measured())
+    """
+    share = measured.groupby(["kind", "prompt", "context"])["correct"].mean().unstack("kind")
+    contexts = share.index.get_level_values("context").to_numpy()
+    for kind in ("arithmetic", "code"):
+        for key, other in ((f"gain/{kind}", BASE), (f"gain/{kind}-over-control", "shuffled")):
+            gain = statistics.difference(share[kind].to_numpy(), share[other].to_numpy(), contexts)
+            findings.keep(key, gain, unit="difference", model=kind, about="mean over seeds of training")

@@ -1,0 +1,103 @@
+"""Findings: what is kept of a number, how it reads, how two books compare."""
+
+import math
+
+import pytest
+from entity_circuits import findings
+from entity_circuits.findings import Gathered, Reported, gather, outside, report
+from entity_circuits.statistics import Estimate
+
+ESTIMATE = Estimate(0.4512345678, 0.4, 0.5, 490, 70)
+
+
+def test_an_estimate_brings_its_interval_and_its_n():
+    found = report("accuracy/base", ESTIMATE, unit="accuracy", model="tiny")
+    assert found == Reported("accuracy/base", 0.451235, 0.4, 0.5, 490, "accuracy", "tiny")
+    assert str(found) == "0.45 [0.40, 0.50], n = 490"
+
+
+def test_a_finding_without_a_spread_has_no_interval():
+    found = report("x", Estimate(0.5, math.nan, math.nan, 7, 1))
+    assert (found.low, found.high, found.n) == (None, None, 7)
+    assert str(found) == "0.50, n = 7"
+
+
+@pytest.mark.parametrize(
+    ("finding", "words"),
+    [
+        (Reported("x", 0.1, 0.0, 0.2, unit="difference"), "+0.10 [+0.00, +0.20]"),
+        (Reported("x", 98.0, unit="heads"), "98"),
+        (Reported("x", 1.0, unit="share"), "1.00"),
+        (Reported("x", "none"), "none"),
+    ],
+)
+def test_a_finding_reads_as_what_it_is(finding, words):
+    assert str(finding) == words
+
+
+@pytest.mark.parametrize("key", ["", "a b", "/a", "a/", "a//b", "Ä"])
+def test_a_key_of_another_form_is_refused(key):
+    with pytest.raises(ValueError, match="a finding is named like"):
+        findings.keep(key, 1.0)
+
+
+@pytest.mark.parametrize("more", [{"low": 0.1}, {"high": 0.1}, {"low": 0.1, "high": math.nan}])
+def test_half_an_interval_is_refused(more):
+    with pytest.raises(ValueError, match="two ends"):
+        report("x", 0.2, **more)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_number_that_is_none_is_refused(value):
+    with pytest.raises(ValueError, match="keep only what there is"):
+        report("x", value)
+
+
+def test_findings_are_read_as_they_were_gathered(tmp_path):
+    rows = {"01_one": {"x": {"value": 0.5, "low": 0.4, "high": 0.6, "n": 7}}, "02_two": {"y": {"value": "none"}}}
+    whole = gather(rows, ["03_three"], {"seed": 1})
+    assert whole.reported["x"] == Reported("x", 0.5, 0.4, 0.6, 7, chapter="01_one")
+    path = tmp_path / "findings.json"
+    path.write_text(whole.to_json())
+    assert findings.gathered(path) == whole
+    assert findings.load(path) == whole.reported
+    assert whole.to_json() == Gathered.from_json(whole.to_json()).to_json()
+
+
+def test_two_chapters_cannot_keep_one_finding():
+    with pytest.raises(ValueError, match="two chapters keep the finding 'x': 01_one and 02_two"):
+        gather({"01_one": {"x": {"value": 1.0}}, "02_two": {"x": {"value": 1.0}}}, [], {})
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"findings": {"x": {"size": 1}}}', "{}"])
+def test_a_file_of_another_form_is_said_to_be_one(tmp_path, text):
+    (tmp_path / "f.json").write_text(text)
+    with pytest.raises(ValueError, match=r"f\.json does not hold findings"):
+        findings.load(tmp_path / "f.json")
+
+
+def test_a_chapter_that_did_not_say_so_reads_nothing(monkeypatch, tmp_path):
+    monkeypatch.setenv(findings.VARIABLE, "")
+    with pytest.raises(RuntimeError, match="reads-findings"):
+        findings.load()
+    monkeypatch.setenv(findings.VARIABLE, str(tmp_path / "not-there.json"))
+    assert findings.load() == {}
+
+
+def test_what_lies_outside_an_earlier_interval_is_told_and_nothing_else():
+    old = {
+        "x": Reported("x", 0.5, 0.4, 0.6),
+        "y": Reported("y", 98.0),
+        "z": Reported("z", "none"),
+        "gone": Reported("g", 1.0),
+    }
+    same = {"x": Reported("x", 0.6, 0.5, 0.7), "y": Reported("y", 98.0), "z": Reported("z", "none")}
+    assert outside(old, old) == []
+    assert outside(same, old) == ["gone: there is no such finding any more"]
+    moved = {**old, "x": Reported("x", 0.65, 0.6, 0.7), "y": Reported("y", 90.0), "z": Reported("z", "some")}
+    assert outside({**moved, "w": Reported("w", 2.0)}, old) == [
+        "w: new, 2",
+        "x: 0.650 is 0.050 outside of 0.50 [0.40, 0.60], 0.5 times half its width",
+        "y: 90, was 98",
+        "z: some, was none",
+    ]
