@@ -31,7 +31,7 @@ FLOORS = {
     4: "blocks replay sparse",
     5: "path_patching ablation criteria knockout patching dcm cmap",
     6: "summaries cost figures circuit_figures ablation_figures evaluation_figures tuning_figures "
-    "evaluation finetune adapters tuning circuits official",
+    "evaluation finetune adapters tuning circuits official semantics semantics_figures mask_tables",
     7: "notebooks book site sphinx_ext cli",
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}

@@ -7,7 +7,7 @@ PAPER = paper()
 
 
 def test_every_number_names_its_source():
-    for part in (PAPER.task, PAPER.models, PAPER.table_1, PAPER.rankings, PAPER.circuits):
+    for part in (PAPER.task, PAPER.models, PAPER.table_1, PAPER.rankings, PAPER.circuits, PAPER.dcm, PAPER.patching):
         assert part
         assert all(row.source.startswith(("Nix07/finetuning@379765d: ", "derived from ", "paper, ")) for row in part)
 
@@ -40,6 +40,20 @@ def test_a_head_is_in_the_circuit_exactly_when_its_list_has_it_first():
     for group in PAPER.circuits:
         ranked = [head.head for head in PAPER.ranking(group.model, group.group).strongest if head.in_circuit]
         assert ranked == list(group.first[: len(ranked)])
+
+
+def test_the_floor_of_position_is_the_mask_that_selected_no_head_and_every_void_number_is_zero():
+    empty = [row for row in PAPER.dcm if row.selected == 0]
+    assert [row.accuracy for row in empty] == [PAPER.fact("positional_floor")]
+    for row in (*PAPER.dcm, *PAPER.patching):
+        assert row.void == (row.desideratum == "label") and 0 <= row.accuracy <= 1
+        assert row.accuracy == 0 or not row.void
+
+
+def test_a_mask_chooses_among_the_heads_of_the_published_circuit():
+    sizes = {(circuit.model, circuit.group): circuit.size for circuit in PAPER.circuits}
+    assert all(row.selected <= row.candidates == sizes[row.model, row.group] for row in PAPER.dcm)
+    assert len({(row.model, row.group, row.desideratum) for row in PAPER.dcm}) == len(PAPER.dcm) == 3 * 4 * 3 + 11
 
 
 def test_unknown_names_are_refused():

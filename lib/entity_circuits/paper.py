@@ -81,6 +81,39 @@ class PublishedGroup:
 
 
 @dataclass(frozen=True)
+class Masked:
+    """What one mask of the paper's DCM came to: heads `selected` of a circuit's group, and the test accuracy.
+
+    `void` marks numbers that an error in the official code makes 0 whatever the model does (artefact B4).
+    """
+
+    model: str
+    group: str
+    desideratum: str
+    selected: int
+    candidates: int
+    accuracy: float
+    examples: int
+    void: bool
+    source: str
+
+
+@dataclass(frozen=True)
+class Patched:
+    """Heads that DCM selected in one model's `circuit`, patched in a model: mean and deviation of several draws."""
+
+    circuit: str
+    model: str
+    group: str
+    desideratum: str
+    accuracy: float
+    deviation: float
+    repeats: int
+    void: bool
+    source: str
+
+
+@dataclass(frozen=True)
 class Caveat:
     """What to know before a published number is compared with another one."""
 
@@ -101,6 +134,8 @@ class Paper:
     table_1: tuple[Faithfulness, ...]
     rankings: tuple[Ranking, ...]
     circuits: tuple[PublishedGroup, ...]
+    dcm: tuple[Masked, ...]
+    patching: tuple[Patched, ...]
     caveats: tuple[Caveat, ...]
 
     def model(self, name: str) -> Model:
@@ -135,6 +170,8 @@ def paper() -> Paper:
         circuits=tuple(
             PublishedGroup(**row | {"first": tuple(map(tuple, row["first"]))}) for row in content["circuits"]
         ),
+        dcm=tuple(Masked(**row) for row in content["dcm"]),
+        patching=tuple(Patched(**row) for row in content["patching"]),
         caveats=tuple(Caveat(**row) for row in content["caveats"]),
     )
 
