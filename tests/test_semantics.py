@@ -138,7 +138,7 @@ def test_the_pairs_to_learn_on_to_choose_and_to_report_share_no_context(study):
 
 def test_a_head_of_two_groups_at_one_position_stays_where_its_rank_is_better():
     score = np.arange(8.0).reshape(2, 4) - 8  # L0H0 first in every group, but for B
-    scores = {group: score for group in POSITIONS} | {B: score[::-1, ::-1]}
+    scores = dict.fromkeys(POSITIONS, score) | {B: score[::-1, ::-1]}
     circuit = Circuit({A: (Head(0, 0),), B: (Head(1, 3),), C: (Head(0, 0),)}, {"model": "m", "statistic": "mean"})
     found = semantics.candidates(circuits.Finding(circuit, {"mean": scores}), scale=5)
     assert not set(found[A]) & set(found[B])
@@ -248,15 +248,41 @@ def test_heads_are_crossed_between_models_on_the_same_pairs(study, twin):
     assert two[0] == two[1]
 
 
+def test_what_is_crossed_is_held_against_the_floor_and_the_reference_on_the_same_pairs(study, twin):
+    rows = semantics.cross([study, twin], {"A": Selection(GROUPS[A], "last", "object")})
+    rows.loc[rows["patched"] == "A", "hit"] = (
+        [True] * 7 + [False] * 7 + [True] * 14
+    )  # half in one model, all in the other
+    rows.loc[rows["patched"] == "no patch", "hit"] = False
+    rows["source_right"] = rows["model"] == study.name
+    table = mask_tables.crossed(rows, study.name).set_index("model")
+    assert table["value"].to_dict() == {study.name: 0.5, twin.name: 1}
+    assert table["more"].to_dict() == {study.name: 0, twin.name: 0.5}
+    assert table["alone"].to_dict() == {study.name: 0, twin.name: -1}
+    assert (table["floor"] == 0).all() and (table["n"] == 14).all()
+
+
+def test_words_give_the_selected_heads_where_there_is_a_mask_and_the_group_where_there_is_none(study, masks):
+    table = semantics.table([study], masks, draws=1)
+    row = table["masked"].notna()
+    table.loc[row, ["masked", "masked_low", "masked_high"]] = [0.5, 0.4, 0.6]
+    table.loc[~row, ["whole", "whole_low", "whole_high"]] = [0.25, 0.1, 0.3]
+    table[["gain", "gain_low", "gain_high"]] = [0.2, -0.1, 0.3]
+    told = mask_tables.words(table, {"base": study.name, "other": "not there"})
+    assert told["base_a_object"] == "0.50 [0.40, 0.60]" and told["base_d_label"] == "0.25 [0.10, 0.30]"
+    assert told["base_b_position_gain"] == "+0.20 [-0.10, +0.30]"
+    assert told["base_a_object_n"] == str(len(masks[study.name, A, "object"].selected))
+    assert all(name.startswith("base_") for name in told) and len(told) == 12 * 5
+
+
 # Figures
 
 
 def drawn(name, study, twin, masks):
     some = [masks[study.name, A, "object"], masks[study.name, A, "position"]]
     if name == "crossed":
-        table = semantics.cross([study, twin], {"A": Selection(GROUPS[A], "last", "object")})
-        table = table[table["patched"] != "no patch"].groupby(["selection", "model"])["hit"].mean().reset_index()
-        return semantics_figures.crossed(table.rename(columns={"hit": "value"}).assign(low=0, high=1, n=14, floor=0.1))
+        rows = semantics.cross([study, twin], {"A": Selection(GROUPS[A], "last", "object")})
+        return semantics_figures.crossed(mask_tables.crossed(rows, study.name))
     published = paper()
     return {
         "hypotheses": lambda: semantics_figures.hypotheses(study.triples["test"], 2),
@@ -289,11 +315,11 @@ def test_a_figure_is_described_and_can_be_drawn(study, twin, masks, name):
 
 def test_the_three_drawings_predict_three_other_words_of_the_pair(study):
     triples = study.triples["test"]
-    for row in range(len(triples)):
-        words = semantics_figures.hypotheses(triples, row).to_dict()["description"].split("the answer is ")[1:]
+    for row in (0, 5, 11):
+        words = str(semantics_figures.hypotheses(triples, row).description).split("the answer is ")[1:]
         found = [sentence.split(".")[0] for sentence in words]
         base, source = triples.base.worlds[row], triples.source.worlds[row]
-        wanted = source.queries[row] if hasattr(source, "queries") else triples.source.queries[row]
+        wanted = triples.source.queries[row]
         assert found[0] == base.objects[wanted] and found[1] == source.objects[wanted]
         assert found[2] == base.objects[base.labels.index(source.labels[wanted])]
         assert len(set(found)) == 3

@@ -1,4 +1,4 @@
-"""What masks chose, in tables: while they are learned, against the number of heads, in two models, from all heads."""
+"""Masks and patches in tables: as masks are learned, by number of heads, in two models, among all heads, in words."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ import pandas as pd
 from . import statistics
 from .dcm import Mask
 from .desiderata import Hypothesis
-from .heads import POSITIONS, Group, Head, by_layer
+from .heads import LETTERS, POSITIONS, Group, Head, by_layer
 from .patching import Position
 from .semantics import Masks, Study
 
@@ -129,3 +129,48 @@ def traces(masks: Sequence[Mask]) -> pd.DataFrame:
         for head, weight in zip(mask.heads, weights, strict=True)
     ]
     return pd.DataFrame(rows)
+
+
+def crossed(rows: pd.DataFrame, reference: str) -> pd.DataFrame:
+    """Rows of `semantics.cross`, one a selection and model: `value`, `low`, `high`, `n`, and the `floor` (no patch).
+
+    `more` is the paired difference to the model `reference` on the same pairs, and `alone` that of the source prompts'
+    own accuracies, each with `_low` and `_high`.
+
+        print(mask_tables.crossed(semantics.cross(studies, selections), "qwen2.5-coder-0.5b"))
+    """
+    found = []
+    parts = {key: part.sort_values("prompt") for key, part in rows.groupby(["selection", "model", "patched"])}
+    for selection, model in rows[["selection", "model"]].drop_duplicates().itertuples(index=False):
+        part, own = (parts[selection, name, selection] for name in (model, reference))
+        value = statistics.estimate(part["hit"].to_numpy(), part["context"].to_numpy())
+        row: dict[str, object] = {"selection": selection, "model": model, "value": value.value, "low": value.low}
+        row |= {"high": value.high, "n": value.n, "floor": float(parts[selection, model, "no patch"]["hit"].mean())}
+        for name, column in (("more", "hit"), ("alone", "source_right")):
+            gap = statistics.difference(part[column].to_numpy(), own[column].to_numpy(), own["context"].to_numpy())
+            row |= {name: gap.value, f"{name}_low": gap.low, f"{name}_high": gap.high}
+        found.append(row)
+    return pd.DataFrame(found).sort_values("selection", kind="stable").reset_index(drop=True)
+
+
+def words(table: pd.DataFrame, models: Mapping[str, str]) -> dict[str, str]:
+    """The numbers of `semantics.table` as text with their intervals, by names that a page can `glue`.
+
+    For a model called `base` by `models`: `base_a_object`, the accuracy of the selected heads (of the whole group where
+    no mask was learned), `base_a_object_whole`, `_gain` and `_choice`; and `_n`, how many heads were selected.
+
+        for name, text in mask_tables.words(table, {"base": "qwen2.5-coder-0.5b"}).items():
+            print(name, text)
+    """
+    found = {}
+    names = {model: name for name, model in models.items()}
+    for row in table[table["model"].isin(list(names))].to_dict("records"):
+        start = f"{names[row['model']]}_{LETTERS[row['group']].lower()}_{row['desideratum']}"
+        learned = not pd.isna(row["selected"])
+        found[f"{start}_n"] = str(row["selected"] if learned else row["heads"])
+        columns = {"": "masked" if learned else "whole", "_whole": "whole", "_gain": "gain", "_choice": "choice"}
+        for ending, column in columns.items():
+            sign = "+" if column in ("gain", "choice") else ""
+            value, low, high = (format(row[column + end], f"{sign}.2f") for end in ("", "_low", "_high"))
+            found[start + ending] = f"{value} [{low}, {high}]"
+    return found
