@@ -1,5 +1,6 @@
 """Masks and patches in tables: as masks are learned, by number of heads, in two models, among all heads, in words."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -141,7 +142,7 @@ def crossed(rows: pd.DataFrame, reference: str) -> pd.DataFrame:
     """
     found = []
     parts = {key: part.sort_values("prompt") for key, part in rows.groupby(["selection", "model", "patched"])}
-    for selection, model in rows[["selection", "model"]].drop_duplicates().itertuples(index=False):
+    for selection, model in itertools.product(rows["selection"].unique(), rows["model"].unique()):
         part, own = (parts[selection, name, selection] for name in (model, reference))
         value = statistics.estimate(part["hit"].to_numpy(), part["context"].to_numpy())
         row: dict[str, object] = {"selection": selection, "model": model, "value": value.value, "low": value.low}
@@ -150,7 +151,7 @@ def crossed(rows: pd.DataFrame, reference: str) -> pd.DataFrame:
             gap = statistics.difference(part[column].to_numpy(), own[column].to_numpy(), own["context"].to_numpy())
             row |= {name: gap.value, f"{name}_low": gap.low, f"{name}_high": gap.high}
         found.append(row)
-    return pd.DataFrame(found).sort_values("selection", kind="stable").reset_index(drop=True)
+    return pd.DataFrame(found)
 
 
 def words(table: pd.DataFrame, models: Mapping[str, str]) -> dict[str, str]:

@@ -11,10 +11,17 @@ from .desiderata import HYPOTHESES, Hypothesis, Triples
 from .heads import LETTERS
 from .paper import Masked
 
-COLOURS = {"base": NEUTRAL, "position": VERMILLION, "object": BLUE, "label": GREEN, "other": "#CFCFCF"}
-"""The colour of each kind of answer; `next` and `counted` are fifth candidates of additional desiderata."""
+ELSEWHERE = "another place"
+COLOURS = {
+    "base": NEUTRAL,
+    "position": VERMILLION,
+    "object": BLUE,
+    "label": GREEN,
+    ELSEWHERE: PURPLE,
+    "other": "#CFCFCF",
+}
+"""The colour of each kind of answer; `ELSEWHERE` are the fifth candidates of additional desiderata."""
 
-FIFTH = {"next": PURPLE, "counted": PURPLE}
 TITLES = {"llama": "Llama-7B", "goat": "Goat-7B", "float": "FLoat-7B"}
 _SHARE = alt.Axis(format=".0%", values=[0, 0.25, 0.5, 0.75, 1])
 _TIPS = [alt.Tooltip(f"{name}:Q", format=".2f") for name in ("value", "low", "high")]
@@ -101,33 +108,34 @@ def distribution(table: pd.DataFrame) -> alt.FacetChart:
         for bar in order:
             some = part[part["bar"] == bar].set_index("answer")["share"]
             if len(some):
-                shown = some.reindex(list(COLOURS), fill_value=0)
+                shown = some.reindex([kind for kind in COLOURS if kind != ELSEWHERE], fill_value=0)
                 words.append(f"{model}, {bar}: " + ", ".join(f"{kind} {share:.2f}" for kind, share in shown.items()))
-    return _stacked(bars, "bar", order, list(COLOURS)).properties(
-        description="Answers when a group's outputs come from the source prompt. " + "; ".join(words) + "."
+    kinds = [kind for kind in COLOURS if kind != ELSEWHERE]
+    panels = alt.Row("model:N", title=None, sort=list(bars["model"].unique()), header=_header())
+    return (
+        _stacked(bars, "bar", order, kinds, 230)
+        .facet(row=panels)
+        .properties(description="Answers when a group's outputs come from the source prompt. " + "; ".join(words) + ".")
     )
 
 
-def _stacked(bars: pd.DataFrame, row: str, order: list[str], kinds: list[str]) -> alt.FacetChart:
-    colours = COLOURS | FIFTH
+def _stacked(bars: pd.DataFrame, row: str, order: list[str], kinds: list[str], width: int) -> alt.Chart:
     place = {kind: index for index, kind in enumerate(kinds)}
-    bars = bars.assign(order=bars["answer"].map(place))
     return (
-        alt.Chart(bars)
+        alt.Chart(bars.assign(order=bars["answer"].map(place)))
         .mark_bar()
         .encode(
             x=alt.X("share:Q", title="share of the answers", axis=_SHARE, scale=alt.Scale(domain=[0, 1])),
             y=alt.Y(f"{row}:N", sort=order, title=None),
             color=alt.Color(
                 "answer:N",
-                scale=alt.Scale(domain=kinds, range=[colours[kind] for kind in kinds]),
-                legend=alt.Legend(orient="bottom", columns=3, title=None),
+                scale=alt.Scale(domain=kinds, range=[COLOURS[kind] for kind in kinds]),
+                legend=alt.Legend(orient="bottom", columns=3 if width > 200 else 2, title=None),
             ),
             order="order:Q",
-            tooltip=["model", f"{row}:N", "answer", alt.Tooltip("share:Q", format=".2f"), "n"],
+            tooltip=[f"{row}:N", "answer", alt.Tooltip("share:Q", format=".2f"), "n"],
         )
-        .properties(width=230, height=22 * len(order))
-        .facet(row=alt.Row("model:N", title=None, sort=list(bars["model"].unique()), header=_header()))
+        .properties(width=width, height=22 * len(order))
     )
 
 
@@ -135,21 +143,24 @@ def _header() -> alt.Header:
     return alt.Header(labelAngle=0, labelAnchor="start", labelOrient="top", labelFontWeight="bold")
 
 
-def additional(table: pd.DataFrame) -> alt.FacetChart:
-    """What patched heads bring when the source is written otherwise. Rows of `semantics.additional`."""
-    rows = table[table["patched"] != "no patch"].assign(model="")
+def additional(table: pd.DataFrame) -> alt.Chart:
+    """What patched heads bring when the source is written otherwise. Rows of `semantics.additional`.
+
+    The answers `next` and `counted`, the base's objects at another place than the source's, have one colour.
+    """
+    rows = table[table["patched"] != "no patch"]
+    rows = rows.assign(answer=rows["answer"].replace({"next": ELSEWHERE, "counted": ELSEWHERE}))
     share = rows.groupby("desideratum", sort=False)["answer"].value_counts(normalize=True).rename("share").reset_index()
-    share = share.assign(model=" ", n=rows.groupby("desideratum").size().max())
-    order = list(rows["desideratum"].unique())
-    there = set(share["answer"])
-    kinds = [kind for kind in ("position", "next", "counted", "base", "label", "object", "other") if kind in there]
-    position = share[share["answer"] == "position"].set_index("desideratum")["share"].reindex(order, fill_value=0)
-    words = ", ".join(f"{name} {value:.2f}" for name, value in position.items())
-    fifth = share[share["answer"].isin(list(FIFTH))]
-    more = ", ".join(f"{row.desideratum} {row.share:.2f} ({row.answer})" for row in fifth.itertuples())
-    return _stacked(share, "desideratum", order, kinds).properties(
-        description=f"Answers by how the source is written, n = {share['n'].iloc[0]} each. The object at the source's "
-        f"position: {words}." + (f" The object at another position: {more}." if more else "")
+    share["n"] = share["desideratum"].map(rows.groupby("desideratum").size())
+    order, there = list(rows["desideratum"].unique()), set(share["answer"])
+    kinds = [kind for kind in ("position", ELSEWHERE, "base", "label", "object", "other") if kind in there]
+    shares = share.set_index(["desideratum", "answer"])["share"]
+    words = "; ".join(
+        f"{name} " + ", ".join(f"{kind} {shares.get((name, kind), 0):.2f}" for kind in ("position", ELSEWHERE))
+        for name in order
+    )
+    return _stacked(share, "desideratum", order, kinds, 140).properties(
+        description=f"Answers by how the source is written, n = {share['n'].min()} each or more. {words}."
     )
 
 
