@@ -32,7 +32,8 @@ FLOORS = {
     5: "path_patching ablation criteria knockout patching dcm cmap",
     6: "summaries cost figures circuit_figures ablation_figures evaluation_figures tuning_figures "
     "evaluation finetune adapters tuning circuits cmap_figures improvement "
-    "verdicts claims claims_figures official official_pairs official_circuits official_figures",
+    "verdicts claims claims_figures official official_pairs official_circuits official_figures "
+    "semantics semantics_figures mask_tables",
     7: "notebooks kernels book readme site sphinx_ext cli",
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}

@@ -7,10 +7,10 @@ PAPER = paper()
 
 
 def test_every_number_names_its_source():
-    for part in (PAPER.task, PAPER.models, PAPER.table_1, PAPER.rankings, PAPER.circuits):
+    for part in (PAPER.task, PAPER.models, PAPER.table_1, PAPER.rankings, PAPER.circuits, PAPER.dcm, PAPER.patching):
         assert part
         assert all(row.source.startswith(("Nix07/finetuning@379765d: ", "derived from ", "paper, ")) for row in part)
-    for part in (PAPER.overlaps, PAPER.dcm, PAPER.cmap):
+    for part in (PAPER.overlaps, PAPER.cmap):
         assert part
         assert all(row.source.startswith("Nix07/finetuning@") for row in part)
 
@@ -53,18 +53,27 @@ def test_overlaps_have_the_sizes_of_the_published_circuits():
         assert row.shared <= min(row.size_base, row.size_other)
 
 
-def test_every_model_group_and_desideratum_was_tested_once_and_every_label_is_void():
-    assert len({(row.model, row.group, row.desideratum) for row in PAPER.dcm}) == len(PAPER.dcm) == 3 * 4 * 3
-    assert {row.accuracy for row in PAPER.dcm if row.desideratum == "label"} == {0.0}
-    assert "not evidence" in {caveat.id: caveat.text for caveat in PAPER.caveats}["label_token"]
-    assert PAPER.carried("llama", "value_fetcher", "object") == 0.468
-
-
 def test_shares_of_the_gap_follow_from_the_published_accuracies():
     assert PAPER.recovered("goat", "value_fetcher") == pytest.approx(1.0)
     assert PAPER.recovered("goat", "position_detector") == pytest.approx(-0.25)
     assert PAPER.recovered("goat", "value_fetcher", "q") == pytest.approx(0.11 / 0.16)
     assert PAPER.recovered("goat", "position_transmitter", "qkv") == pytest.approx(0.01 / 0.16), "of Llama's own heads"
+
+
+def test_the_floor_of_position_is_the_mask_that_selected_no_head_and_every_void_number_is_zero():
+    empty = [row for row in PAPER.dcm if row.selected == 0]
+    assert [row.accuracy for row in empty] == [PAPER.fact("positional_floor")]
+    for row in (*PAPER.dcm, *PAPER.patching):
+        assert row.void == (row.desideratum == "label") and 0 <= row.accuracy <= 1
+        assert row.accuracy == 0 or not row.void
+
+
+def test_a_mask_chooses_among_the_heads_of_the_published_circuit():
+    sizes = {(circuit.model, circuit.group): circuit.size for circuit in PAPER.circuits}
+    assert all(row.selected <= row.candidates == sizes[row.model, row.group] for row in PAPER.dcm)
+    assert len({(row.model, row.group, row.desideratum) for row in PAPER.dcm}) == len(PAPER.dcm) == 3 * 4 * 3 + 11
+    assert PAPER.carried("llama", "value_fetcher", "object") == 0.468
+    assert "not evidence" in {caveat.id: caveat.text for caveat in PAPER.caveats}["label_token"]
 
 
 def test_unknown_names_are_refused():

@@ -5,9 +5,9 @@ and 0 (the source's), follows the gradient of the target's logit and a penalty o
 `patching` patches whole heads. Nothing is frozen: what comes after the patch is computed anew.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -55,6 +55,31 @@ class Mask:
     @property
     def settled(self) -> tuple[Head, ...]:
         return tuple(head for head, weight in zip(self.heads, self.keep.tolist(), strict=True) if weight < 0.5)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What was learned, as named tensors: with what was asked, `Mask.restored` makes the mask of them again."""
+        looks = torch.tensor(self.snapshots[["step", "heads", "accuracy"]].to_numpy(dtype=float))
+        chosen = torch.tensor([head in self.selected for head in self.heads])
+        ends = torch.tensor([self.accuracy, float(self.converged)], dtype=torch.float64)
+        learned = {"keep": self.keep, "trace": self.trace, "logit": self.logit}
+        return {**learned, "looks": looks, "chosen": chosen, "ends": ends}
+
+    @classmethod
+    def restored(cls, tensors: Mapping[str, Tensor], **asked: Any) -> "Mask":
+        """The mask of these tensors; `asked` are its `heads`, `position`, `desideratum`, `penalty` and `seed`."""
+        looks = pd.DataFrame(tensors["looks"].numpy(), columns=["step", "heads", "accuracy"])
+        accuracy, converged = tensors["ends"].tolist()
+        chosen = zip(asked["heads"], tensors["chosen"].tolist(), strict=True)
+        return cls(
+            keep=tensors["keep"],
+            trace=tensors["trace"],
+            logit=tensors["logit"],
+            snapshots=looks.astype({"step": int, "heads": int}),
+            selected=tuple(head for head, there in chosen if there),
+            accuracy=accuracy,
+            converged=bool(converged),
+            **asked,
+        )
 
     def __str__(self) -> str:
         state = "converged" if self.converged else "NOT converged"

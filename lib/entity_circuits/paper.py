@@ -94,19 +94,20 @@ class Overlap:
 
 
 @dataclass(frozen=True)
-class Carried:
-    """How often the target of a desideratum is answered when DCM's selection of a group is patched, in one model.
+class Masked:
+    """What one mask of the paper's DCM came to: heads `selected` of a circuit's group, and the test accuracy.
 
-    The label rows are void and the position rows have a floor of about 0.13: see the caveats.
+    `void` marks numbers that an error in the official code makes 0 whatever the model does (artefact B4).
     """
 
     model: str
     group: str
     desideratum: str
     selected: int
-    heads: int
+    candidates: int
     accuracy: float
     examples: int
+    void: bool
     source: str
 
 
@@ -123,6 +124,21 @@ class CrossModel:
     patched: str
     selected_in: str
     accuracy: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Patched:
+    """Heads that DCM selected in one model's `circuit`, patched in a model: mean and deviation of several draws."""
+
+    circuit: str
+    model: str
+    group: str
+    desideratum: str
+    accuracy: float
+    deviation: float
+    repeats: int
+    void: bool
     source: str
 
 
@@ -148,7 +164,8 @@ class Paper:
     rankings: tuple[Ranking, ...]
     circuits: tuple[PublishedGroup, ...]
     overlaps: tuple[Overlap, ...]
-    dcm: tuple[Carried, ...]
+    dcm: tuple[Masked, ...]
+    patching: tuple[Patched, ...]
     cmap: tuple[CrossModel, ...]
     caveats: tuple[Caveat, ...]
 
@@ -198,7 +215,8 @@ def paper() -> Paper:
             PublishedGroup(**row | {"first": tuple(map(tuple, row["first"]))}) for row in content["circuits"]
         ),
         overlaps=tuple(Overlap(**row) for row in content["overlaps"]),
-        dcm=tuple(Carried(**row) for row in content["dcm"]),
+        dcm=tuple(Masked(**row) for row in content["dcm"]),
+        patching=tuple(Patched(**row) for row in content["patching"]),
         cmap=tuple(CrossModel(**row) for row in content["cmap"]),
         caveats=tuple(Caveat(**row) for row in content["caveats"]),
     )

@@ -60,6 +60,32 @@ class Pairs:
         """The same runs with another candidate answer as the target: `pairs.towards("object")`."""
         return replace(self, triples=self.triples.towards(name))
 
+    def batch(self, index: int) -> "Pairs":
+        """The pairs of one batch."""
+        rows = self.rows[index]
+        return replace(
+            self,
+            triples=self.triples.select(torch.arange(len(self))[rows]),
+            batches=(self.batches[index],),
+            z={position: z[:, rows] for position, z in self.z.items()},
+            base_top=self.base_top[rows],
+            source_top=self.source_top[rows],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What n base prompts lead to when each of some sets of heads is patched, and what both prompts lead to alone.
+
+    `top` (sets, n) are the most likely tokens, `logprobs` (sets, n, k) those of all candidate answers, and `base_top`
+    and `source_top` (n,) the most likely tokens of both prompts as they are.
+    """
+
+    top: Tensor
+    logprobs: Tensor
+    base_top: Tensor
+    source_top: Tensor
+
 
 def record(subject: "Subject", triples: Triples, *, batch: int = 49, like: Pairs | None = None) -> Pairs:
     """Run base and source prompts once; every experiment on these pairs starts from here.
@@ -158,27 +184,40 @@ def patch(
     check(subject, [head for chosen in sets.values() for head in chosen], position, triples)
     pairs = triples if isinstance(triples, Pairs) else record(subject, triples)
     sets = {"no patch": (), **sets}
-    outcome = outcomes(pairs, list(sets.values()), position, method)
-    given = pairs.triples
+    return tabulate(pairs.triples, sets, position, answers(pairs, list(sets.values()), position, method))
+
+
+def answers(pairs: Pairs, sets: Sequence[Sequence[Head]], position: Position, method: Method = "replay") -> Answers:
+    """What `patch` tabulates, for no particular target: one computation serves every `Pairs.towards`."""
+    outcome = outcomes(pairs, sets, position, method)
+    return Answers(outcome.top, outcome.logprobs[..., 1:], pairs.base_top, pairs.source_top)
+
+
+def tabulate(
+    triples: Triples, sets: Mapping[str, Sequence[Head]], position: Position, answers: Answers
+) -> pd.DataFrame:
+    """The rows of `patch`, from answers that were computed (or stored) before: one set of heads a row of theirs."""
     common = {
-        "desideratum": given.desideratum,
+        "desideratum": triples.desideratum,
         "at": position,
-        "prompt": range(len(given)),
-        "context": given.base.contexts.tolist(),
-        "base_asked": [box + 1 for box in given.base.queries],
-        "source_asked": [box + 1 for box in given.source.queries],
-        "base_right": (pairs.base_top == given.base.answer_ids).tolist(),
-        "source_right": (pairs.source_top == given.source.answer_ids).tolist(),
+        "prompt": range(len(triples)),
+        "context": triples.base.contexts.tolist(),
+        "base_asked": [box + 1 for box in triples.base.queries],
+        "source_asked": [box + 1 for box in triples.source.queries],
+        "base_right": (answers.base_top == triples.base.answer_ids).tolist(),
+        "source_right": (answers.source_top == triples.source.answer_ids).tolist(),
     }
+    column = (triples.candidates == triples.targets[:, None]).int().argmax(1)
+    rows = torch.arange(len(triples), device=column.device)
     tables = [
         pd.DataFrame(
             {
                 "patched": name,
                 "size": len(set(chosen)),
                 **common,
-                "answer": pd.Categorical(given.kinds(outcome.top[index]), [*given.names, "other"]),
-                "hit": (outcome.top[index] == given.targets).tolist(),
-                "target_logprob": outcome.logprob[index].tolist(),
+                "answer": pd.Categorical(triples.kinds(answers.top[index]), [*triples.names, "other"]),
+                "hit": (answers.top[index] == triples.targets).tolist(),
+                "target_logprob": answers.logprobs[index, rows, column].tolist(),
             }
         )
         for index, (name, chosen) in enumerate(sets.items())

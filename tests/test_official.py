@@ -1,0 +1,540 @@
+"""Each artefact of the official code does what it is said to do, and its corrected counterpart does not."""
+
+import math
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+import torch
+from entity_circuits import (
+    ablation,
+    boxes,
+    charts,
+    cmap,
+    criteria,
+    dcm,
+    desiderata,
+    official,
+    official_circuits,
+    official_figures,
+    official_pairs,
+    patching,
+    replay,
+    runs,
+    vocabulary,
+)
+from entity_circuits.heads import Circuit, Head
+from entity_circuits.paper import paper
+from entity_circuits.path_patching import Scores
+from entity_circuits.statistics import Estimate
+
+SUBJECT = tiny.subject("qwen2", dtype=torch.float64)
+GROUP = (Head(2, 3), Head(0, 1), Head(2, 1), Head(1, 6))
+CIRCUIT = Circuit(
+    {
+        "value_fetcher": (Head(3, 0), Head(2, 1), Head(1, 1)),
+        "position_transmitter": (Head(2, 5),),
+        "position_detector": (Head(2, 2), Head(1, 4)),
+        "structure_reader": (Head(0, 3), Head(1, 3), Head(1, 5)),
+    }
+)
+
+
+@cache
+def reader():
+    return tiny.subject("llama")
+
+
+@cache
+def many():
+    return boxes.prompts(reader(), 1400)
+
+
+@cache
+def pairs(split="evaluation", boxes=3, n=12):
+    return patching.record(SUBJECT, desiderata.triples(SUBJECT, "position", n=n, boxes=boxes, split=split), batch=6)
+
+
+@cache
+def recordings(n=6):
+    base = boxes.prompts(SUBJECT, n, 3)
+    return runs.record(SUBJECT, base), runs.record(SUBJECT, boxes.noise(SUBJECT, base))
+
+
+def cell(table, quantity, column):
+    return table.set_index("quantity")[column][quantity]
+
+
+# Pairs
+
+
+def test_official_position_pairs_ask_for_one_position_in_a_seventh_of_cases_and_ours_never():
+    prompts = many()
+    given = official_pairs.triples(prompts, official_pairs.sources(prompts))
+    equal = np.mean([a == b for a, b in zip(given.base.queries, given.source.queries, strict=True)])
+    assert abs(equal - 1 / 7) < 4 * math.sqrt(6 / 49 / 1400)
+    same = torch.tensor([a == b for a, b in zip(given.base.queries, given.source.queries, strict=True)])
+    assert torch.equal(given.targets == given.base.answer_ids, same)
+    ours = desiderata.triples(reader(), "position", n=140)
+    assert not (ours.targets == ours.base.answer_ids).any()
+
+
+def test_sources_that_seem_to_ask_for_the_first_box_are_never_used():
+    prompts = many()
+    asked = [prompts.asked[row] for row in official_pairs.sources(prompts).tolist()]
+    assert not {"B", "T"} & set(asked) and {"A", "S", "Z"} <= set(asked)
+    assert {"B", "T"} <= set(prompts.asked)
+    queries = [prompts.queries[row] for row in official_pairs.sources(prompts).tolist()]
+    assert set(queries) == set(range(1, 7))
+    for row in range(70):
+        apparent = official_pairs.apparent_index(prompts, row)
+        assert apparent == (0 if prompts.asked[row] in "BT" else prompts.queries[row])
+
+
+def test_official_label_pairs_have_the_sources_label_elsewhere_in_the_base():
+    prompts = boxes.prompts(reader(), 350)
+    given = official_pairs.triples(prompts, official_pairs.sources(prompts, "label"), "label")
+    for world, own, label, target in zip(
+        given.base.worlds, given.base.asked, given.source.asked, given.targets.tolist(), strict=True
+    ):
+        assert label in world.labels and label != own
+        word = world.objects[world.labels.index(label)]
+        assert vocabulary.token_ids(reader().tokenizer, [word])[word] == target
+
+
+def test_official_pairs_take_other_contexts_by_the_seed_and_say_so_if_there_is_none():
+    prompts = boxes.prompts(reader(), 70)
+    rows = official_pairs.sources(prompts, seed=3)
+    assert torch.equal(rows, official_pairs.sources(prompts, seed=3))
+    assert not torch.equal(rows, official_pairs.sources(prompts, seed=4))
+    assert (prompts.contexts[rows] != prompts.contexts).all()
+    with pytest.raises(ValueError, match="take more"):
+        official_pairs.sources(prompts.select(range(7)))
+    with pytest.raises(ValueError, match="no desideratum called 'colour'"):
+        official_pairs.sources(prompts, "colour")
+
+
+@pytest.mark.parametrize("position", patching.POSITIONS)
+def test_borrowed_sources_give_what_recording_them_gives(position):
+    borrowed = official_pairs.borrowed(pairs())
+    recorded = patching.record(SUBJECT, borrowed.triples, batch=6)
+    assert torch.allclose(borrowed.z[position], recorded.z[position], atol=1e-12)
+    assert torch.equal(borrowed.source_top, recorded.source_top)
+    assert not torch.allclose(borrowed.z[position], pairs().z[position])
+
+
+def test_the_floor_holds_the_base_answers_of_equal_positions():
+    found = official.floor(pairs(), CIRCUIT.groups)
+    assert list(found["quantity"][2:]) == [f"target `position`, {group} patched" for group in CIRCUIT.groups]
+    row = found.iloc[0]
+    assert row["official"] > 0 == row["corrected"]
+    theirs = official_pairs.borrowed(pairs())
+    hits = (theirs.base_top == theirs.triples.targets).double().mean()
+    assert cell(found, "target `position` without a patch", "official") == float(hits)
+
+
+def test_the_first_batch_of_pairs_is_what_recording_it_gives():
+    part = official_pairs.first(pairs())
+    alone = patching.record(SUBJECT, pairs().triples.select(range(6)))
+    assert len(part) == 6 and torch.equal(part.triples.targets, alone.triples.targets)
+    tables = [patching.patch(SUBJECT, {"heads": GROUP}, some, position="query") for some in (part, alone)]
+    assert np.allclose(tables[0]["target_logprob"], tables[1]["target_logprob"], atol=1e-10)
+    assert torch.equal(part.source_top, alone.source_top) and torch.equal(part.base_top, alone.base_top)
+
+
+# Where sources are read
+
+
+def test_reading_at_the_bases_prev_is_another_label_wherever_the_positions_differ():
+    found = official.other_position(pairs(), [Head(0, 3), Head(1, 3)])
+    assert cell(found, "sources read at the label they ask for", "official") == 0
+    given = pairs().triples
+    moved = patching.record(
+        SUBJECT, replace(given, source=replace(given.source, prev=given.base.prev)), like=pairs(), batch=6
+    )
+    assert torch.allclose(moved.z["last"], pairs().z["last"], atol=1e-12)
+    assert ((moved.z["prev"] - pairs().z["prev"]).abs().amax((0, 2, 3)) > 1e-3).all()
+    same = replace(given, source=given.base)  # where both ask for one position, there is no difference
+    here = patching.record(SUBJECT, same, like=pairs())
+    again = replace(same, source=replace(same.source, prev=given.base.prev))
+    assert torch.equal(patching.record(SUBJECT, again, like=pairs()).z["prev"], here.z["prev"])
+
+
+def test_only_prompts_shorter_than_the_longest_are_read_at_padding():
+    given = official_pairs.altered_order(SUBJECT, pairs().triples)
+    longer = torch.tensor([query == given.source.boxes - 1 for query in given.source.queries])
+    assert 0 < longer.sum() < len(longer)
+    assert torch.equal(given.source.last == given.source.input_ids.shape[1] - 1, longer)
+    wide = official_pairs.from_the_end(given.source)
+    assert torch.equal(wide.last == given.source.last, longer) and torch.equal(wide.query == given.source.query, longer)
+    found = official.padded(pairs(), GROUP)
+    assert cell(found, "sources read at a padding token", "official") == float((~longer).double().mean())
+    assert all(" contains the" in text.split(". ")[0] for text in given.source.texts)
+
+
+def test_reading_padded_runs_at_own_positions_is_as_if_there_were_no_padding():
+    given = official_pairs.altered_order(SUBJECT, pairs().triples)
+    wide = runs.record(SUBJECT, official_pairs.from_the_end(given.source))
+    found = official_pairs.reread(pairs(), given, [wide])
+    alone = patching.record(SUBJECT, given, like=pairs())
+    for position in patching.POSITIONS:
+        assert torch.allclose(found.z[position], alone.z[position], atol=1e-10)
+    theirs = official_pairs.reread(pairs(), replace(given, source=wide.prompts), [wide])
+    shorter = given.source.last != wide.prompts.last
+    assert ((theirs.z["last"] - found.z["last"]).abs().amax((0, 2, 3)) > 1e-3).equal(shorter)
+
+
+def test_training_positions_are_right_by_chance_only():
+    validation = pairs("pruning")
+    found = official.training_positions(pairs("training").triples.base, validation, [Head(0, 3)])
+    assert cell(found, "prompts patched at the label they ask for", "official") == 0  # 1000 is no multiple of 3
+    same = official.training_positions(validation.triples.base, validation, [Head(0, 3)], shift=0)
+    assert (same["official"] == same["corrected"]).all()
+
+
+# Targets
+
+
+def test_the_token_from_a_list_is_never_the_answers():
+    words = vocabulary.objects()[:20]
+    for subject in (SUBJECT, reader()):
+        found = official.label_tokens(subject, words)
+        assert not found["same"].any()
+        assert [f"Ġ{word}" for word in found["word"]] == list(found["answer"])
+        assert list(found["official"]) == list(found["word"])
+    assert official_pairs.list_token(SUBJECT.tokenizer, "zyzzyva") == SUBJECT.tokenizer.unk_token_id
+
+
+def test_label_accuracy_is_zero_by_construction_even_where_the_answer_is_the_label_target():
+    wide = pairs(boxes=7, n=42)
+    given = official_pairs.borrowed(wide, "label").triples
+    everything = {"all heads": [Head(i, j) for i in range(4) for j in range(8)]}
+    found = official.label_token(wide, everything, "last")
+    assert (found["official"] == 0).all() and found["corrected"].iloc[0] == 1
+    assert len(found) == 3 and len(given) == 42
+
+
+def test_unseeded_pairs_spread_and_a_seed_does_not():
+    found = official.unseeded(pairs(), GROUP, "last", draws=3).iloc[0]
+    assert found["corrected"] == 0 <= found["official"] <= 1
+    assert len({tuple(official_pairs.sources(pairs().triples.base, seed=seed).tolist()) for seed in range(3)}) == 3
+
+
+# Masks
+
+
+def test_of_equal_snapshots_the_one_with_most_heads_is_saved_and_ours_has_the_fewest():
+    mask = dcm.sweep(SUBJECT, GROUP, pairs("training"), pairs("pruning"), position="last", steps=20, penalties=[0.0])[0]
+    trace = torch.ones(21, 4, dtype=torch.float64)
+    trace[5:, 0] = 0.0
+    trace[9:] = 0.2
+    trace[13:] = torch.tensor([0.0, 0.9, 0.9, 0.9])
+    judge = pairs("pruning")
+    looks = official.snapshots(replace(mask, trace=trace), judge)
+    assert list(looks["step"]) == [1, 5, 9, 13, 17] and list(looks["heads"]) == [0, 1, 4, 1, 1]
+    assert looks["official"].sum() == 1
+    saved, best = looks[looks["official"]].iloc[0], looks[looks["accuracy"] == looks["accuracy"].max()]
+    assert saved["heads"] == best["heads"].max()
+    never = replace(judge, triples=replace(judge.triples, targets=torch.full_like(judge.triples.targets, -1)))
+    ties = official.snapshots(replace(mask, trace=trace), never)
+    assert ties[ties["official"]].iloc[0]["heads"] == 4 and (ties["accuracy"] == 0).all()
+    lost = dcm.sweep(SUBJECT, GROUP, pairs("training"), never, position="last", steps=20, penalties=[0.0])[0]
+    assert lost.selected == ()
+    found = official.best_of_snapshots(lost, ties, pairs())
+    assert found.iloc[0]["official"] == 4 and found.iloc[0]["corrected"] == 0
+
+
+# Models and recordings
+
+
+def tuned(*projections):
+    made = tiny.subject("qwen2", dtype=torch.float64)
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(5)
+        for layer in made.model.model.layers:
+            for name in projections:
+                weight = getattr(layer.self_attn, name).weight
+                weight += 0.1 * torch.randn_like(weight)
+    return replace(made, name="tuned", fingerprint="tuned")
+
+
+def test_without_the_update_of_o_the_score_of_a_head_that_does_not_change_is_not_zero():
+    prompts, model = boxes.prompts(SUBJECT, 6, 3), tuned("q_proj", "o_proj")
+    before = model.model.state_dict()["model.layers.1.self_attn.o_proj.weight"].clone()
+    found = official_circuits.unmerged(SUBJECT, model, prompts)
+    offset = found.set_index("quantity").loc["round-1 score of a head that does not change"]
+    assert abs(offset["official"]) > 1e-3 and abs(offset["corrected"]) < 1e-9
+    rebuilt = official_pairs.without_o(SUBJECT, model)
+    for layer, mine, base in zip(*(one.model.model.layers for one in (rebuilt, model, SUBJECT)), strict=True):
+        assert torch.equal(layer.self_attn.o_proj.weight, base.self_attn.o_proj.weight)
+        assert layer.self_attn.q_proj.weight is mine.self_attn.q_proj.weight
+    assert torch.equal(model.model.state_dict()["model.layers.1.self_attn.o_proj.weight"], before)
+
+
+def test_the_offset_is_that_of_a_run_with_every_output_frozen():
+    prompts, model = boxes.prompts(SUBJECT, 6, 3), tuned("o_proj", "v_proj")
+    rebuilt, recording = official_pairs.without_o(SUBJECT, model), runs.record(model, prompts)
+    held = [
+        runs.Edit("z", layer, tuple(range(8)), prompts.last, recording.at("z", layer, prompts.last))
+        for layer in range(4)
+    ]
+    change = runs.run(rebuilt, prompts, held).logprob[0] - replay.recorded_answers(recording).logprob[0]
+    found = official_circuits.unmerged(SUBJECT, model, prompts)
+    expected = float(torch.expm1(change).mean())
+    assert cell(found, "round-1 score of a head that does not change", "official") == pytest.approx(expected, abs=1e-9)
+
+
+def test_an_adapter_that_leaves_o_alone_loses_nothing():
+    found = official_circuits.unmerged(SUBJECT, tuned("q_proj", "v_proj"), boxes.prompts(SUBJECT, 6, 3))
+    assert np.allclose(found["official"], found["corrected"], atol=1e-9)
+    with pytest.raises(ValueError, match="different shapes"):
+        official_pairs.without_o(tiny.subject("qwen2", layers=2), SUBJECT)
+
+
+def test_a_replay_changes_no_number_of_its_recording_and_the_check_can_fail():
+    recording = recordings()[0]
+    found = official_circuits.shared_tensors(recording, GROUP)
+    assert found["corrected"].iloc[0] == 0
+    original = replay.replay
+
+    def careless(recording, variants, **options):
+        recording.z[0, 0, 0, 0, 0] += 1
+        return original(recording, variants, **options)
+
+    copy = replace(recording, z=recording.z.clone())
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(replay, "replay", careless)
+        assert official_circuits.shared_tensors(copy, GROUP)["corrected"].iloc[0] == 1
+    with pytest.raises(ValueError, match="changes no answer"):
+        official_circuits.shared_tensors(recording, [])
+
+
+# Path patching
+
+
+def test_redrawn_heads_differ_in_what_they_read_and_a_shared_draw_is_one_position():
+    source = recordings()[1]
+    labels = official_pairs.label_positions(source.prompts)
+    letters = [[source.prompts.input_ids[i, j] for j in row] for i, row in enumerate(labels.tolist())]
+    tokens = vocabulary.token_ids(SUBJECT.tokenizer, vocabulary.LABELS)
+    assert letters == [[tokens[label] for label in world.labels] for world in source.prompts.worlds]
+    there, n = official_pairs.redrawn(source, 0), torch.arange(len(source))
+    z = there.z[:, n, source.prompts.prev]
+    options = source.z[:, n[:, None], labels].transpose(0, 2)  # (boxes, n, layers, heads, size)
+    places = (z.transpose(0, 1)[None] == options).all(-1).int().argmax(0)
+    assert {0, 1, 2} == set(places.flatten().tolist())
+    assert (places.flatten(1).float().std(1) > 0).all()
+    one = official_pairs.one_draw(source, 0)
+    assert one.z is source.z and ((one.prompts.prev[:, None] == labels).sum(1) == 1).all()
+    untouched = torch.ones(source.z.shape[:3], dtype=torch.bool)
+    untouched[:, n, source.prompts.prev] = False
+    assert torch.equal(there.z[untouched], source.z[untouched])
+
+
+def test_two_runs_with_one_and_the_same_draw_agree_completely():
+    base, source = recordings()
+    found = official_circuits.redraws(base, source, [Head(3, 2), Head(2, 2)], reach="all")
+    rows = official_circuits.redraw_rows(found)
+    assert (rows["official"] < [1, 6]).all()
+    one = found["corrected"][0]
+    same = official_circuits.rank_agreement(one, one)
+    assert same.value == pytest.approx(1) and same.low == pytest.approx(1)
+    points = official_circuits.redraw_points(found)
+    assert set(points["draws"]) == {"official", "corrected"} and len(points) == 2 * 24
+    some = official_circuits.redraws(base, source, [Head(3, 2)], senders=[Head(0, 1), Head(1, 2)], reach="all")
+    assert len(official_circuits.redraw_points(some)) == 4
+
+
+def scores(n=20):
+    change = torch.zeros(1, 3, n, dtype=torch.float64)
+    logprob = torch.full((n,), math.log(0.5), dtype=torch.float64)
+    logprob[0] = math.log(1e-4)
+    change[0, 0] = math.log(0.9)
+    change[0, 1, 0] = math.log(51.0)  # one prompt, next to impossible before, decides the mean
+    change[0, 2] = math.log(0.99)
+    return Scores(change, logprob, logprob > math.log(0.1), torch.arange(n))
+
+
+def test_one_unlikely_prompt_makes_most_of_the_change_unless_it_is_weighted():
+    rows = official_circuits.outliers(scores(), k=1)
+    share = rows.iloc[0]
+    assert share["official"] > 0.9 and share["corrected"] < 0.1
+    harmed = scores().change
+    harmed[0, 0], harmed[0, 0, 0], harmed[0, 1] = math.log(0.5), math.log(51.0), 0.0
+    shared = official_circuits.outliers(replace(scores(), change=harmed), k=1).iloc[1]
+    assert shared["official"] == 0 and shared["corrected"] == 1  # the mean puts a head first that hardly matters
+
+
+def test_halves_are_disjoint_and_heads_look_better_on_the_rows_that_chose_them():
+    torch.manual_seed(0)
+    noise = Scores(torch.randn(4, 8, 40) / 5, torch.full((40,), -1.0), torch.ones(40).bool(), torch.arange(40) // 2)
+    one, other = official_circuits.halves(noise)
+    assert len(one.contexts) == len(other.contexts) == 20
+    assert not set(one.contexts.tolist()) & set(other.contexts.tolist())
+    row = official_circuits.overlapping_rows(noise, k=3).iloc[0]
+    assert row["official"] < row["corrected"]
+
+
+# Circuits
+
+
+@cache
+def judged():
+    prompts = boxes.prompts(SUBJECT, 9, 3, split="pruning")
+    means = ablation.means(SUBJECT, n=6, boxes=3)
+    return prompts, means, criteria.minimality(SUBJECT, CIRCUIT, prompts, means)
+
+
+def test_a_threshold_of_zero_keeps_heads_that_change_nothing():
+    found = judged()[2]
+    rows = official_circuits.thresholds(found)
+    kept, idle = rows["official"], int((found.table()["ratio"] == 0).sum())
+    assert kept[1] == idle and kept[0] - rows["corrected"][0] >= 0
+    assert kept[0] == int((found.table()["ratio"] >= 0).sum())
+
+
+def test_the_pair_bug_touches_only_heads_of_one_number_and_none_without_such():
+    prompts, means, found = judged()
+    rows = official_circuits.pair_bug(SUBJECT, CIRCUIT, prompts, means, found)
+    assert rows["official"][0] == 2  # L2H1 and L1H1 in A, L0H3 and L1H3 in D
+    assert (rows["corrected"][:2] == 0).all()
+    plain = Circuit({"structure_reader": (Head(0, 3), Head(1, 4), Head(1, 5))})
+    pairs = {"structure_reader": torch.tensor([[5, 2, 1], [2, 4, 3], [1, 3, 5]])}
+    made = replace(
+        found,
+        places={"structure_reader": "prev"},
+        heads={"structure_reader": plain.groups["structure_reader"]},
+        pairs=pairs,
+        stand_ins={
+            "structure_reader": tuple(
+                criteria._stand_ins(pairs["structure_reader"], plain.groups["structure_reader"], 0.3)
+            )
+        },
+        before={"structure_reader": found.whole.rows([0, 0, 0])},
+        after={"structure_reader": found.whole.rows([0, 0, 0])},
+    )
+    same = official_circuits.pair_bug(SUBJECT, plain, prompts, means, made)
+    assert (same["official"] == same["corrected"]).all()
+    pairs["structure_reader"][0, 2] = pairs["structure_reader"][2, 0] = 0  # dropped: it was the only large loss
+    made = replace(
+        made,
+        stand_ins={
+            "structure_reader": tuple(
+                criteria._stand_ins(pairs["structure_reader"], plain.groups["structure_reader"], 0.3)
+            )
+        },
+    )
+    dropped = official_circuits.pair_bug(SUBJECT, plain, prompts, means, made)
+    assert dropped["official"][1] > 0 == dropped["official"][0]
+
+
+def test_drawing_with_replacement_gives_fewer_heads():
+    everything = {"last": [Head(i, j) for i in range(4) for j in range(8)][:20]}
+    drawn = official_pairs.with_replacement(SUBJECT, everything, 50)
+    mean = np.mean([ablation.size(one) for one in drawn])
+    assert abs(mean - 32 * (1 - (1 - 1 / 32) ** 20)) < 1
+    prompts, means, _ = judged()
+    rows = official_circuits.replacement(SUBJECT, everything, prompts, means, draws=3)
+    assert rows["official"][0] < rows["corrected"][0] == 20
+
+
+def test_rounded_ratios_have_the_published_values_within_what_rounding_allows():
+    for row in paper().table_1:
+        found = official_circuits.rounded_ratio(row.circuit_accuracy, row.full_model)
+        assert found.low < row.faithfulness < found.high and round(found.value, 2) == row.faithfulness
+    assert official_circuits.rounded_ratio(0.4449, 0.4451).value == pytest.approx(0.44 / 0.45)
+    assert math.isnan(official_circuits.rounded_ratio(0.3, 0.001).value)
+
+
+def test_means_of_ones_own_contexts_are_over_these_contexts_and_no_others():
+    prompts = judged()[0]
+    own = official_pairs.own_means(SUBJECT, prompts)
+    assert own.n == 3
+    # Everything before the query is the same for a context whichever label is asked.
+    z = runs.record(SUBJECT, prompts.select([0, 3, 6])).z.mean(1)
+    begin = int(prompts.query.min())
+    assert torch.allclose(own.z[:, :begin], z[:, :begin], atol=1e-10)
+    rows = official_circuits.overlapping_means(SUBJECT, CIRCUIT, prompts)
+    assert rows["n"][0] == 9
+
+
+# The table
+
+
+def test_the_table_is_in_the_order_of_the_artefacts_and_says_what_each_touches():
+    rows = [official.joined(official.entry(name, "x", 1.0, 0.0, n=3)) for name in ("B10", "B9", "B1")]
+    found = official.table(rows)
+    assert list(found["artefact"]) == ["B1", "B9", "B10"]
+    assert tuple(found.columns) == official.COLUMNS
+    assert found["touches"].str.len().gt(3).all() and set(official.ARTEFACTS) == {f"B{i}" for i in range(1, 20)}
+
+
+# Two models
+
+
+@cache
+def both():
+    model, prompts = tuned("q_proj", "k_proj", "v_proj"), boxes.prompts(SUBJECT, 12, 3)
+    return runs.record(SUBJECT, prompts), runs.record(model, prompts)
+
+
+def test_an_extended_list_is_not_a_alone_and_twins_show_no_difference():
+    found = official.cross_model(*both(), CIRCUIT.groups)
+    assert list(found["artefact"]) == ["B13", "B13", "B14", "B15", "B15"]
+    assert found["official"][0] == 4 and found["corrected"][0] == 3
+    twins = official.cross_model(both()[0], both()[0], CIRCUIT.groups)
+    right = (patching.top(both()[0]) == both()[0].prompts.answer_ids).double().mean()
+    accuracies = twins[twins["quantity"].str.startswith("accuracy")]
+    assert (accuracies[["official", "corrected"]] == float(right)).all(axis=None)
+
+
+def test_corrected_cross_model_rows_are_those_of_the_sweep(monkeypatch):
+    seen = []
+    original = replay.replay
+
+    def spy(recording, variants, **options):
+        outcome = original(recording, variants, **options)
+        seen.append(outcome.logprob)
+        return outcome
+
+    monkeypatch.setattr(replay, "replay", spy)
+    base, model = both()
+    official.cross_model(base, model, CIRCUIT.groups)
+    monkeypatch.undo()
+    a, b, d = (CIRCUIT.groups[name] for name in ("value_fetcher", "position_transmitter", "structure_reader"))
+    conditions = [
+        cmap.Condition("A and B", {"last": (*a, *b)}),
+        cmap.Condition("A", {"last": a}),
+        cmap.Condition("A by k and v", {"last": a}, ("k", "v")),
+        cmap.Condition("D", {"prev": d}, ("q",)),
+    ]
+    swept = cmap.sweep(base.subject, model.subject, conditions, base.prompts).logprob
+    assert torch.allclose(seen[0][[0, 1, 3, 5]], swept, atol=1e-10)
+    assert (seen[0][2] - seen[0][3]).abs().max() > 1e-6  # the own token is attended to
+    elsewhere = base.prompts.prev != base.prompts.prev[-1]
+    assert torch.equal(((seen[0][4] - seen[0][5]).abs() > 1e-9), elsewhere)
+
+
+# Figures
+
+
+def test_figures_say_their_numbers_in_words():
+    rows = official.floor(pairs(), CIRCUIT.groups)
+    words = charts.description(official_figures.beside(rows).to_dict())
+    assert f"{rows['official'][1]:.2f} official" in words
+    looks = pd.DataFrame({"step": [1, 5], "heads": [0, 3], "accuracy": [0.1, 0.4], "official": [False, True]})
+    assert "saves 3 heads" in charts.description(official_figures.snapshots(looks, 2, 0.4).to_dict())
+    points = pd.DataFrame(
+        {"draws": ["official"] * 3 + ["corrected"] * 3, "head": list("abc") * 2, "first": [1, 2, 3.0] * 2}
+    ).assign(second=[3, 2, 1.0, 1, 2, 3])
+    said = charts.description(official_figures.two_runs(points).to_dict())
+    assert "every head: rank correlation -1.00" in said and "all heads: rank correlation 1.00" in said
+
+
+def test_a_row_in_words_has_both_numbers_and_the_intervals_there_are():
+    rows = official.joined(official.entry("B4", "x", Estimate(0.25, 0.125, 0.5, 8, 8), 3, n=8))
+    assert official.said(rows) == "0.25 [0.12, 0.50] officially, 3 corrected"
+    assert rows["n"][0] == 8
