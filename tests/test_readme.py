@@ -152,3 +152,9 @@ def test_two_models_of_other_shapes_are_no_pair_and_an_adapter_folder_names_its_
     assert pair.ready("one", "adapter") == ("one", "adapter")
     with pytest.raises(ValueError, match="adapter is an adapter on one, not on two"):
         pair.ready("two", "adapter")
+
+
+def test_a_control_on_another_base_is_none_and_that_is_said(capsys):
+    assert pair.control("shuffled", "qwen2.5-coder-0.5b") == "shuffled" and capsys.readouterr().out == ""
+    assert pair.control("shuffled", "llama-7b") is None
+    assert "an adapter on qwen2.5-coder-0.5b, and the base is llama-7b" in capsys.readouterr().out

@@ -275,6 +275,22 @@ def test_words_give_the_selected_heads_where_there_is_a_mask_and_the_group_where
     assert all(name.startswith("base_") for name in told) and len(told) == 12 * 5
 
 
+def test_findings_are_those_of_the_selected_heads_or_of_the_group_where_none_is_selected(study, masks, monkeypatch):
+    kept = {}
+    monkeypatch.setattr(mask_tables.findings, "keep", lambda key, value, **more: kept.update({key: (value, more)}))
+    table = semantics.table([study], masks, draws=1)
+    mask_tables.hand_over(table, study.name)
+    row = table.set_index(["group", "desideratum"]).loc[A, "object"]
+    value, more = kept["carries/A/object"]
+    assert value == row.masked and (more["low"], more["high"], more["n"]) == (row.masked_low, row.masked_high, row.n)
+    assert kept["carries/A/object/gain"][0] == row.gain
+    whole = table.set_index(["group", "desideratum"]).loc["structure_reader", "label"]
+    assert kept["carries/D/label"][0] == whole.whole and len(kept) == 12 * 2
+    none = {key: replace(mask, selected=()) for key, mask in masks.items()}
+    row = semantics.table([study], none, draws=1).set_index(["group", "desideratum"]).loc[A, "object"]
+    assert row.masked == row.floor and row.gain == pytest.approx(row.whole - row.floor)
+
+
 # Figures
 
 

@@ -2,12 +2,13 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from . import statistics
+from . import findings, statistics
 from .dcm import Mask
 from .desiderata import Hypothesis
 from .heads import LETTERS, POSITIONS, Group, Head, by_layer
@@ -158,7 +159,7 @@ def words(table: pd.DataFrame, models: Mapping[str, str]) -> dict[str, str]:
     """The numbers of `semantics.table` as text with their intervals, by names that a page can `glue`.
 
     For a model called `base` by `models`: `base_a_object`, the accuracy of the selected heads (of the whole group where
-    no mask was learned), `base_a_object_whole`, `_gain` and `_choice`; and `_n`, how many heads were selected.
+    none was selected), `base_a_object_whole`, `_gain` and `_choice`; and `_n`, how many heads these are.
 
         for name, text in mask_tables.words(table, {"base": "qwen2.5-coder-0.5b"}).items():
             print(name, text)
@@ -167,11 +168,32 @@ def words(table: pd.DataFrame, models: Mapping[str, str]) -> dict[str, str]:
     names = {model: name for name, model in models.items()}
     for row in table[table["model"].isin(list(names))].to_dict("records"):
         start = f"{names[row['model']]}_{LETTERS[row['group']].lower()}_{row['desideratum']}"
-        learned = not pd.isna(row["selected"])
-        found[f"{start}_n"] = str(row["selected"] if learned else row["heads"])
-        columns = {"": "masked" if learned else "whole", "_whole": "whole", "_gain": "gain", "_choice": "choice"}
+        patched = _patched(row)
+        found[f"{start}_n"] = str(row["selected"] if patched == "masked" else row["heads"])
+        columns = {"": patched, "_whole": "whole", "_gain": "gain", "_choice": "choice"}
         for ending, column in columns.items():
             sign = "+" if column in ("gain", "choice") else ""
             value, low, high = (format(row[column + end], f"{sign}.2f") for end in ("", "_low", "_high"))
             found[start + ending] = f"{value} [{low}, {high}]"
     return found
+
+
+def hand_over(table: pd.DataFrame, model: str) -> None:
+    """Keep what the groups of a model carry, rows of `semantics.table`, as findings; nothing outside a chapter.
+
+    `carries/A/object` is how often the target is answered with the selected heads patched, or the whole group where
+    none was selected; `carries/A/object/gain` is that minus the floor.
+
+        mask_tables.hand_over(semantics.table(studies, masks), "qwen2.5-coder-0.5b")
+    """
+    for row in table[table["model"] == model].to_dict("records"):
+        key, patched = f"carries/{LETTERS[row['group']]}/{row['desideratum']}", _patched(row)
+        about = "selected heads patched" if patched == "masked" else "whole group patched"
+        for name, column, unit in ((key, patched, "accuracy"), (f"{key}/gain", "gain", "difference")):
+            ends = {"low": row[f"{column}_low"], "high": row[f"{column}_high"], "n": row["n"]}
+            findings.keep(name, row[column], **ends, unit=unit, model=model, about=about)
+
+
+def _patched(row: Mapping[Hashable, Any]) -> str:
+    """The column that says what patching brought: the selected heads, or the group where there are none."""
+    return "masked" if not pd.isna(row["selected"]) and row["selected"] else "whole"

@@ -49,6 +49,19 @@ def ready(base: str, finetuned: str) -> tuple[str, str]:
     return base, finetuned
 
 
+def control(name: str, base: str) -> str | None:
+    """The control `name` if it is an adapter on this base; otherwise None, after saying that there is no control.
+
+    >>> control("shuffled", "qwen2.5-coder-0.5b")
+    'shuffled'
+    """
+    on = _adapts(name)
+    if on == base:
+        return name
+    print(f"No control: {name} is {'no adapter' if on is None else f'an adapter on {on}'}, and the base is {base}.")
+    return None
+
+
 def _adapts(name: str) -> str | None:
     """The base model that an adapter says it was trained on; None for a whole model."""
     entry = models.registry().get(name)

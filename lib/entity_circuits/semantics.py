@@ -177,8 +177,9 @@ def study(
     boxes_: int = 7,
     seed: int = 0,
     store: Store | None = None,
+    name: str | None = None,
 ) -> Study:
-    """Load a model (or take one) and draw pairs for it; nothing is run yet.
+    """Load a model (or take one, under a `name` if its own is long) and draw pairs for it; nothing is run yet.
 
     Each of the `contexts` of the split "evaluation", and of the `training` and `validation` ones, is asked about all
     its boxes, and has one source context. `groups` are usually larger than a circuit (`candidates`): a mask can only
@@ -196,8 +197,8 @@ def study(
     every = torch.arange(len(triples["test"]))
     triples["few"] = triples["test"].select(every.tensor_split(-(-len(every) // BATCH["test"]))[0])
     given = {group: tuple(groups[group]) for group in GROUPS if groups.get(group)}
-    name = model if isinstance(model, str) else model.name
-    return Study(name, subject, given, triples, Store(None) if store is None else store, seed)
+    called = name or (model if isinstance(model, str) else model.name)
+    return Study(called, subject, given, triples, Store(None) if store is None else store, seed)
 
 
 def others(
@@ -272,7 +273,7 @@ def table(studies: Sequence[Study], masks: Masks, draws: int = 5, seed: int = 0)
     `heads` (of the group) and `selected` (by the mask; missing where none was learned); accuracies for the target, each
     with `_low` and `_high`: `floor` (no patch), `whole` (all heads of the group), `masked` (the selected ones),
     `random` (mean of `draws` sets of equally many heads of the group), `source` (right answers of the source prompt
-    alone); and the paired differences `gain` (masked, or whole where there is no mask, minus floor) and `choice`
+    alone); and the paired differences `gain` (masked, or whole where no head was selected, minus floor) and `choice`
     (masked minus random). Intervals resample contexts. `n` pairs.
     """
     rows = []
@@ -299,7 +300,7 @@ def _row(found: pd.DataFrame, heads: Sequence[Head], mask: Mask | None) -> dict[
     series = {"floor": hits["no patch"], "whole": hits["whole"], "masked": hits.get("masked"), "random": drawn}
     series["source"] = one["source_right"].astype(float)
     row: dict[str, object] = {"heads": len(heads), "selected": None if mask is None else len(mask.selected)}
-    gains = {"gain": (series["masked"] if mask else series["whole"], series["floor"])}
+    gains = {"gain": (series["masked"] if mask and mask.selected else series["whole"], series["floor"])}
     gains["choice"] = (series["masked"], series["random"])
     for name, values in series.items():
         row |= _cells(name, values, None, contexts)
