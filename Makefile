@@ -92,6 +92,7 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/entity-circuits fetch $(DEFAULT_MODEL)
 	$(BIN)/python benchmarks/replay.py $(BENCH)
+	$(BIN)/python benchmarks/methods.py
 
 # Seed 0 is shipped: remove its folder to train it again. Each training goes on where it was interrupted.
 ADAPTERS = $(foreach kind,arithmetic code code-binding code-other shuffled,data/adapters/$(kind)) \

@@ -265,13 +265,13 @@ def test_what_is_crossed_is_held_against_the_floor_and_the_reference_on_the_same
 def test_words_give_the_selected_heads_where_there_is_a_mask_and_the_group_where_there_is_none(study, masks):
     table = semantics.table([study], masks, draws=1)
     row = table["masked"].notna()
-    table.loc[row, ["masked", "masked_low", "masked_high"]] = [0.5, 0.4, 0.6]
+    table.loc[row, ["selected", "masked", "masked_low", "masked_high"]] = [2, 0.5, 0.4, 0.6]
     table.loc[~row, ["whole", "whole_low", "whole_high"]] = [0.25, 0.1, 0.3]
     table[["gain", "gain_low", "gain_high"]] = [0.2, -0.1, 0.3]
     told = mask_tables.words(table, {"base": study.name, "other": "not there"})
     assert told["base_a_object"] == "0.50 [0.40, 0.60]" and told["base_d_label"] == "0.25 [0.10, 0.30]"
     assert told["base_b_position_gain"] == "+0.20 [-0.10, +0.30]"
-    assert told["base_a_object_n"] == str(len(masks[study.name, A, "object"].selected))
+    assert (told["base_a_object_n"], told["base_d_label_n"]) == ("2", str(len(GROUPS[D])))
     assert all(name.startswith("base_") for name in told) and len(told) == 12 * 5
 
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 import torch
@@ -180,4 +180,4 @@ def hand_over(found: Patched, model: str) -> None:
         key = f"cmap/{row.condition}{inner}" + ("" if row.origin == "run" else f"/{row.origin}")
         if " " not in key:
             ends = {"low": row.share_low, "high": row.share_high, "n": row.n}
-            findings.keep(key, float(row.share), **ends, unit="share", model=model, about="of the gap recovered")
+            findings.keep(key, cast(float, row.share), **ends, unit="share", model=model, about="of the gap recovered")
