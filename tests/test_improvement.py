@@ -1,76 +1,68 @@
-"""Kept answers are those that were measured, of these very models, and are compared answer by answer."""
+"""Claims about what a pair of models is asked, and about answers that are kept in a file and quoted from it."""
 
 import pytest
-import tiny
 import torch
-from entity_circuits import boxes, cmap, improvement
-from entity_circuits.heads import Circuit, Head
-
-CIRCUIT = Circuit(
-    {
-        "value_fetcher": (Head(3, 1), Head(2, 4)),
-        "position_transmitter": (Head(2, 0),),
-        "position_detector": (Head(1, 3),),
-        "structure_reader": (Head(0, 2),),
-    },
-    {},
-)
+from entity_circuits import cmap, improvement
+from test_cmap import CIRCUIT, changed, setting
 
 
 @pytest.fixture(scope="module")
-def pair():
-    return tiny.subject("qwen2"), tiny.subject("qwen2", seed=1)
+def three():
+    base, tuned, prompts = setting()
+    return base, tuned, cmap.sweep(base, tuned, improvement.conditions(base, CIRCUIT, draws=1), prompts)
 
 
-@pytest.fixture(scope="module")
-def measured(pair):
-    prompts = boxes.prompts(pair[0], 21, split="evaluation")
-    return cmap.sweep(*pair, improvement.conditions(pair[0], CIRCUIT, draws=2), prompts)
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
+def test_kept_answers_come_back_for_the_same_models_only(three, tmp_path, monkeypatch):
+    base, tuned, found = three
     monkeypatch.setattr(improvement, "folder", lambda: tmp_path)
-    return tmp_path
-
-
-def test_every_condition_that_the_chapter_speaks_of_is_asked_for_once(pair):
-    asked = improvement.conditions(pair[0], CIRCUIT, draws=2)
-    words = [(one.name, "".join(one.sites), one.origin, one.into, one.draw) for one in asked]
-    assert len(set(words)) == len(words)
-    assert {(name, "z", "run", "base", None) for name in ("circuit", "A", "B", "C", "D", "A + B", "B + C")} < set(words)
-    assert {("A", "z", "run", "base", draw) for draw in (0, 1)} < set(words)
-    assert {(name, "z", "run", "tuned", None) for name in "ABC"} < set(words)
-    inputs = {(name, site, way, "base", None) for name in "AB" for site in "qv" for way in ("weights", "inputs")}
-    assert inputs < set(words)
-
-
-def test_kept_answers_come_back_for_the_models_they_are_of_and_for_no_others(pair, measured, folder):
-    base, tuned = pair
-    improvement.keep(measured, folder / "mine.safetensors", base, tuned, command="by hand")
-    found = improvement.kept(base, tuned)
-    assert [one.words for one in found.conditions] == [one.words for one in measured.conditions]
-    assert torch.equal(found.correct, measured.correct) and torch.equal(found.contexts, measured.contexts)
-    assert (found.logprob - measured.logprob).abs().max() < 0.01
+    assert improvement.kept(base, tuned) is None
+    improvement.keep(found, tmp_path / "tuned.safetensors", base, tuned, command="as in a test")
+    back = improvement.kept(base, tuned)
+    assert back is not None and back.conditions == found.conditions
+    assert torch.equal(back.correct, found.correct) and torch.equal(back.contexts, found.contexts)
+    assert torch.allclose(back.logprob.double(), found.logprob.double(), rtol=2e-3)
+    assert improvement.kept(base, changed(base, seed=6)) is None
     assert improvement.kept(tuned, base) is None
-    assert [path.name for path in folder.iterdir()] == ["mine.safetensors"]
 
 
-def test_answers_run_again_are_compared_one_by_one(pair, measured):
-    base, tuned = pair
-    part = boxes.prompts(base, 7, split="evaluation")
-    again = cmap.sweep(base, tuned, [*improvement.few(CIRCUIT), *improvement.scan(base, 2)], part)
-    table = improvement.agreement(measured, again)
-    assert set(table["condition"]) == {"circuit", "A", "B", "C", "D"} and (table["same"] == 7).all()
-    changed = measured.correct.clone()
-    changed[measured.conditions.index(again.conditions[0]), 3] ^= True
-    other = improvement.agreement(type(measured)(**{**vars(measured), "correct": changed}), again)
-    assert other["same"].sum() == table["same"].sum() - 1
-    with pytest.raises(ValueError, match="not the first of those"):
-        improvement.agreement(again, measured)
+def test_the_others_are_the_kept_answers_of_this_base_with_another_model(three, tmp_path, monkeypatch):
+    base, tuned, found = three
+    monkeypatch.setattr(improvement, "folder", lambda: tmp_path)
+    assert improvement.others(base, tuned).empty
+    improvement.keep(found, tmp_path / "one.safetensors", base, tuned, command="one")
+    improvement.keep(found, tmp_path / "two.safetensors", base, changed(base, seed=6), command="two")
+    improvement.keep(found, tmp_path / "foreign.safetensors", tuned, base, command="another base")
+    rows = improvement.others(base, tuned)
+    assert set(rows["model"]) == {"two"} and len(rows) == len(found.conditions)
 
 
-def test_the_answers_under_some_conditions_are_those_of_all(measured):
-    chosen = measured.conditions[3:5]
-    found = improvement.under(measured, chosen)
-    assert found.conditions == chosen and torch.equal(found.correct, measured.correct[3:5])
+def test_answers_that_were_run_again_are_counted_against_the_kept_ones(three):
+    _, _, found = three
+    rows = improvement.agreement(found, found)
+    assert (rows["same"] == rows["n"]).all() and len(rows) == len(found.conditions)
+    other = improvement.under(found, found.conditions[:2])
+    other.correct[0, 0] = ~other.correct[0, 0]
+    assert improvement.agreement(found, other)["same"].to_list() == [len(found.contexts) - 1, len(found.contexts)]
+    with pytest.raises(ValueError, match="of other heads"):
+        improvement.agreement(
+            improvement.under(found, found.conditions[:1]), improvement.under(found, found.conditions[1:])
+        )
+
+
+def test_the_brief_conditions_are_among_the_full_ones(three):
+    base, _, found = three
+    some, all_of_them = improvement.brief(base, CIRCUIT), found.conditions
+    assert all(one in all_of_them for one in some) and len(some) < len(all_of_them) / 2
+    assert {one.name for one in some} == {"circuit", *"ABCD"}
+    assert {"".join(one.sites) for one in some if one.name == "A"} == {"z", "q", "k", "v", "qk", "qkv"}
+
+
+def test_words_have_every_outcome_with_its_interval_and_say_where_there_is_no_gap(three):
+    base, _, found = three
+    told = improvement.words(found)
+    row = found.table().set_index(["condition", "sites", "origin", "into"]).loc[("A", "z", "run", "base")]
+    first = row[row["draw"].isna()].iloc[0]
+    assert told["A"] == f"{first.accuracy:.2f} [{first.low:.2f}, {first.high:.2f}]"
+    assert {"B_share", "A_q_run", "B_v_inputs", "base", "tuned"} <= set(told)
+    same = cmap.sweep(base, base, improvement.few(CIRCUIT), setting()[2])
+    assert improvement.words(same)["A_share"] == "no share (no gap)"

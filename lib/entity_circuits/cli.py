@@ -80,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     cmap.add_argument("pair", help="a fine-tuned model of the registry, for example code")
     cmap.add_argument("--contexts", type=_positive, default=286, help="seven prompts each (default %(default)s)")
+    cmap.add_argument("--brief", action="store_true", help="groups, inputs and one random draw; a third of the time")
     cmap.add_argument("--out", type=Path, help="file to write (default: data/cmap/PAIR.safetensors)")
 
     words = "find a model's circuit by path patching and write it, with all scores, to a file"
@@ -186,8 +187,9 @@ def _measure_cmap(arguments: argparse.Namespace) -> None:
     from . import improvement, models, results
 
     path = arguments.out or improvement.folder() / f"{arguments.pair}.safetensors"
-    found = improvement.measure(arguments.pair, arguments.contexts, store=results.Store())
-    given = f"entity-circuits measure-cmap {arguments.pair} --contexts {arguments.contexts}"
+    short = arguments.brief
+    found = improvement.measure(arguments.pair, arguments.contexts, short=short, store=results.Store())
+    given = f"entity-circuits measure-cmap {arguments.pair} --contexts {arguments.contexts}" + " --brief" * short
     improvement.keep(found, path, *models.load_pair(arguments.pair), command=given)
     print(found.table().round(3).to_string(index=False))
     print(path)

@@ -55,6 +55,19 @@ def conditions(base: "Subject", circuit: Circuit, draws: int = 3) -> tuple[Condi
     return tuple(asked)
 
 
+def brief(base: "Subject", circuit: Circuit) -> tuple[Condition, ...]:
+    """Of `conditions`: each group by itself, one draw of random heads for A and for B, and the inputs of A and B.
+
+    print([condition.name for condition in improvement.brief(base, circuit)])
+    """
+    wanted = {"circuit", *"ABCD"}
+    return tuple(
+        one
+        for one in conditions(base, circuit, draws=1)
+        if one.name in wanted and one.into == "base" and one.origin == "run"
+    )
+
+
 def few(circuit: Circuit) -> tuple[Condition, ...]:
     """The outputs of A, B, C, D and the whole circuit, and the queries of A: what controls are asked for.
 
@@ -72,14 +85,16 @@ def scan(base: "Subject", width: int = 3) -> tuple[Condition, ...]:
     )
 
 
-def measure(name: str, contexts: int = 286, *, store: Store | None = None) -> Patched:
-    """Run `conditions` for a pair of the registry on all boxes of so many evaluation contexts; a second a prompt.
+def measure(name: str, contexts: int = 286, *, short: bool = False, store: Store | None = None) -> Patched:
+    """Run `conditions` (or `brief`, if `short`) for a pair of the registry on all boxes of so many evaluation contexts.
 
-    found = improvement.measure("code", contexts=7)
-    print(found.table())
+    It takes about a second a prompt, or a third of that.
+
+        found = improvement.measure("code", contexts=7)
+        print(found.table())
     """
     base, tuned = models.load_pair(name)
-    asked = conditions(base, circuit_of(tuned, base, store=store))
+    asked = (brief if short else conditions)(base, circuit_of(tuned, base, store=store))
     return cmap.sweep(base, tuned, asked, boxes.prompts(base, 7 * contexts, split="evaluation"), store=store)
 
 
@@ -104,13 +119,53 @@ def kept(base: "Subject", tuned: "Subject") -> Patched | None:
     print(found.table())
     """
     for path in sorted(folder().glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            about = {name: json.loads(words) for name, words in file.metadata().items()}
-            if about["models"] == _models(base, tuned):
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-                whole = {key: x.float() if x.is_floating_point() else x for key, x in tensors.items()}
-                return Patched(tuple(map(_condition, about["conditions"])), **whole)
+        pair, found = _read(path)
+        if pair == _models(base, tuned):
+            return found
     return None
+
+
+def others(base: "Subject", tuned: "Subject") -> pd.DataFrame:
+    """The kept answers of this base with other fine-tuned models than this: their `table`, and `model`, their names.
+
+    print(improvement.others(base, tuned).groupby("model")["n"].first())
+    """
+    tables = [pd.DataFrame()]
+    for path in sorted(folder().glob("*.safetensors")):
+        (of, other), found = _read(path)
+        if of == base.fingerprint and other != tuned.fingerprint:
+            tables.append(found.table().assign(model=path.stem))
+    return pd.concat(tables, ignore_index=True)
+
+
+def words(found: Patched) -> dict[str, str]:
+    """The numbers of both models and of what is patched into the base, as text with intervals, for a page to `glue`.
+
+    `base` and `tuned`; `A` and so on, an accuracy with outputs patched, and `A_share`, the share of the gap; for inputs
+    `A_q_run`, `A_q_weights`, `A_q_inputs`, shares too. Where there is no gap, shares say so.
+
+        print(improvement.words(found)["B_share"])
+    """
+    told = {"base": str(found.unmodified("base")), "tuned": str(found.unmodified("tuned"))}
+    table = found.table()
+    for row in table[(table["into"] == "base") & table["draw"].isna()].to_dict("records"):
+        share = "{share:.0%} [{share_low:.0%}, {share_high:.0%}]".format(**row)
+        share = "no share (no gap)" if row["no_share"] else share
+        if row["sites"] == "z":
+            told[f"{row['condition']}"] = "{accuracy:.2f} [{low:.2f}, {high:.2f}]".format(**row)
+            told[f"{row['condition']}_share"] = share
+        else:
+            told[f"{row['condition']}_{row['sites']}_{row['origin']}"] = share
+    return told
+
+
+def _read(path: Path) -> tuple[list[str], Patched]:
+    """The fingerprints of both models, and the answers."""
+    with safe_open(path, framework="pt") as file:
+        about = {name: json.loads(text) for name, text in file.metadata().items()}
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    whole = {key: x.float() if x.is_floating_point() else x for key, x in tensors.items()}
+    return about["models"], Patched(tuple(map(_condition, about["conditions"])), **whole)
 
 
 def folder() -> Path:
