@@ -149,10 +149,10 @@ def words(found: Patched) -> dict[str, str]:
     told = {"base": str(found.unmodified("base")), "tuned": str(found.unmodified("tuned"))}
     table = found.table()
     for row in table[(table["into"] == "base") & table["draw"].isna()].to_dict("records"):
-        share = "{share:.0%} [{share_low:.0%}, {share_high:.0%}]".format(**row)
+        share = "{share:.0%} [{share_low:.0%}, {share_high:.0%}]".format_map(row)
         share = "no share (no gap)" if row["no_share"] else share
         if row["sites"] == "z":
-            told[f"{row['condition']}"] = "{accuracy:.2f} [{low:.2f}, {high:.2f}]".format(**row)
+            told[f"{row['condition']}"] = "{accuracy:.2f} [{low:.2f}, {high:.2f}]".format_map(row)
             told[f"{row['condition']}_share"] = share
         else:
             told[f"{row['condition']}_{row['sites']}_{row['origin']}"] = share
