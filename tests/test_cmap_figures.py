@@ -45,6 +45,7 @@ def drawn(name, table, scanned):
     paper = pd.DataFrame({"condition": ["circuit", "A"], "accuracy": [0.82, 0.8], "base": 0.66, "tuned": 0.82})
     both = pd.concat([table, paper.assign(model="Goat-7B", into="base", sites="z")])
     figures = {
+        "drawing": cmap_figures.drawing,
         "bars": lambda: cmap_figures.bars(both),
         "bars of a paper alone": lambda: cmap_figures.bars(paper.assign(model="Goat-7B")),
         "bars into the tuned": lambda: cmap_figures.bars(table, into="tuned"),
@@ -55,7 +56,10 @@ def drawn(name, table, scanned):
     return figures[name]()
 
 
-@pytest.mark.parametrize("name", ["bars", "bars of a paper alone", "bars into the tuned", "inputs", "scan", "one line"])
+NAMES = ["drawing", "bars", "bars of a paper alone", "bars into the tuned", "inputs", "scan", "one line"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_figure_is_described_narrow_and_drawable(table, scanned, name):
     charts.enable()
     spec = drawn(name, table, scanned).to_dict()

@@ -30,6 +30,72 @@ _STYLE = {
 _NUMBERS = [alt.Tooltip(f"{name}:Q", format=".2f") for name in ("accuracy", "low", "high")]
 
 
+def drawing() -> alt.LayerChart:
+    """What cross-model patching does, drawn for group B: one output goes over; all above it is computed anew."""
+    places, right = ("prev", "query", "last"), 4  # the base model stands to the right, by so much
+    groups = {"D": (0, 0.8), "C": (1, 1.6), "B": (2, 2.4), "A": (2, 3.4)}
+    kinds = {
+        "as in its own run": (NEUTRAL, "circle"),
+        "read here": (PURPLE, "square"),
+        "put in here": (VERMILLION, "diamond"),
+        "computed anew": (BLUE, "triangle-up"),
+    }
+    own, read, put, anew = kinds
+    what = {("B", 0): read, ("B", right): put, ("A", right): anew}
+    nodes = pd.DataFrame(
+        [
+            {"x": x + side + 0.3, "y": y, "stream": x + side, "group": letter, "what": what.get((letter, side), own)}
+            for side in (0, right)
+            for letter, (x, y) in groups.items()
+        ]
+    )
+    streams = pd.DataFrame(
+        [
+            {"x": x + side, "y": y, "place": place, "line": x + side}
+            for side in (0, right)
+            for x, place in enumerate(places)
+            for y in (0.0, 4.4)
+        ]
+    )
+    names = pd.DataFrame({"x": [1, right + 1], "y": 4.8, "model": ["fine-tuned model", "base model"]})
+    over = pd.DataFrame({"x": [2.3, right + 2.3], "y": groups["B"][1], "order": [0, 1]})
+    above = pd.DataFrame({"x": [right + 2.3, right + 2, right + 2], "y": [2.4, 2.4, 4.4], "order": range(3)})
+    quiet = {"tooltip": alt.value(None)}
+    axes = {
+        "x": alt.X("x:Q", scale=alt.Scale(domain=[-0.5, right + 3]), axis=None),
+        "y": alt.Y("y:Q", scale=alt.Scale(domain=[-0.5, 5]), axis=None),
+    }
+    colour = alt.Scale(domain=list(kinds), range=[colour for colour, _ in kinds.values()])
+    shape = alt.Scale(domain=list(kinds), range=[shape for _, shape in kinds.values()])
+    legend = alt.Legend(title=None, orient="bottom", columns=2, symbolOpacity=1)
+    line = {"order": alt.Order("order:Q"), **quiet}
+    layer = [
+        alt.Chart(streams).mark_line(strokeWidth=2, color=NEUTRAL).encode(**axes, detail="line:N", **quiet),
+        alt.Chart(streams[streams["y"] == 0]).mark_text(dy=14, color=INK).encode(**axes, text="place:N", **quiet),
+        alt.Chart(names).mark_text(fontWeight="bold", color=INK).encode(**axes, text="model:N", **quiet),
+        alt.Chart(nodes).mark_rule(strokeWidth=1.5, color=NEUTRAL).encode(**axes, x2="stream:Q", **quiet),
+        alt.Chart(over).mark_line(strokeWidth=3, strokeDash=[6, 4], color=VERMILLION).encode(**axes, **line),
+        alt.Chart(above).mark_line(strokeWidth=6, opacity=0.6, color=BLUE).encode(**axes, **line),
+        alt.Chart(nodes)
+        .mark_point(filled=True, size=220, opacity=1)
+        .encode(
+            **axes,
+            color=alt.Color("what:N", scale=colour, legend=legend),
+            shape=alt.Shape("what:N", scale=shape, legend=legend),
+            tooltip=["group", "what"],
+        ),
+        alt.Chart(nodes).mark_text(dx=12, dy=-13, color=INK).encode(**axes, text="group:N", **quiet),
+    ]
+    return alt.LayerChart(layer=layer).properties(
+        width=330,
+        height=230,
+        description="Drawing of cross-model patching: the residual streams of two models side by side, at prev, query "
+        "and last. The output of group B at the last token is read in the fine-tuned model's own run and put in its "
+        "place in the base model; what stands above it there, group A and the answer, is computed anew, and all else "
+        "stays as in the base model's own run.",
+    )
+
+
 def bars(table: pd.DataFrame, into: str = "base") -> alt.FacetChart:
     """Accuracy with each set of heads patched, a panel a fine-tuned model, in the manner of the paper's CMAP figure.
 
