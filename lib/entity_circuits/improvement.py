@@ -115,8 +115,8 @@ def keep(found: Patched, path: Path, base: "Subject", tuned: "Subject", *, comma
 def kept(base: "Subject", tuned: "Subject") -> Patched | None:
     """The kept answers of these very models, if there are any.
 
-    found = improvement.kept(*models.load_pair("code"))
-    print(found.table())
+    base, tuned = models.load_pair("code")
+    print(improvement.kept(base, tuned).table())
     """
     for path in sorted(folder().glob("*.safetensors")):
         pair, found = _read(path)

@@ -320,19 +320,20 @@ def _cells(name: str, values: pd.Series | None, less: pd.Series | None, contexts
 def additional(
     one: Study,
     heads: Sequence[Head],
-    names: Sequence[Desideratum] = ("position", *ADDITIONAL),
+    names: Sequence[Desideratum] | None = None,
     *,
     position: Position = "last",
     contexts: int = 4,
 ) -> pd.DataFrame:
     """What these heads bring when the source is written otherwise: the rows of `patching.patch` for each desideratum.
 
-    Base contexts and their queries are the same for all. The `next` and `counted` answers stand beside `position` where
-    a desideratum has them. Pairs are recorded one desideratum at a time, the base prompts once.
+    `names` are by default `position` and all of `desiderata.ADDITIONAL`. Base contexts and their queries are the same
+    for all. The `next` and `counted` answers stand beside `position` where a desideratum has them. Pairs are recorded
+    one desideratum at a time, the base prompts once.
     """
     tables, base = [], list[Pairs]()
     count = one.triples["test"].base.boxes
-    for name in names:
+    for name in names or ("position", *ADDITIONAL):
         drawn = desiderata.triples(one.subject, name, contexts * count, count, one.seed, SPLITS["test"])
 
         def pairs(drawn: Triples = drawn) -> Pairs:
