@@ -343,3 +343,18 @@ def test_pairs_of_another_model_are_refused(pairs):
     other = tiny.subject("qwen2", seed=5)
     with pytest.raises(ValueError, match="recorded with another model"):
         patching.patch(other, GROUP, pairs, position="last")
+
+
+def test_a_bystander_is_an_object_of_the_base_that_no_hypothesis_predicts():
+    drawn = desiderata.triples(SUBJECT, "label", n=4, boxes=5)
+    objects, candidates = drawn.base.object_ids, drawn.candidates
+    unforeseen = [
+        [x for x in row if x not in known] for row, known in zip(objects.tolist(), candidates.tolist(), strict=True)
+    ]
+    assert [len(row) for row in unforeseen] == [
+        2
+    ] * 4  # of five: the answer, the position's and the label's are foreseen
+    top = torch.tensor([unforeseen[0][1], int(drawn.targets[1]), int(candidates[2, 0]), unforeseen[3][0]])
+    answers = patching.Answers(top[None], torch.zeros(1, 4, candidates.shape[1]), top, top)
+    table = patching.tabulate(drawn, {"a patch": GROUP}, "last", answers)
+    assert table["bystander"].tolist() == [0.5, 0.0, 0.0, 0.5]

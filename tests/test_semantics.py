@@ -272,7 +272,7 @@ def test_words_give_the_selected_heads_where_there_is_a_mask_and_the_group_where
     assert told["base_a_object"] == "0.50 [0.40, 0.60]" and told["base_d_label"] == "0.25 [0.10, 0.30]"
     assert told["base_b_position_gain"] == "+0.20 [-0.10, +0.30]"
     assert (told["base_a_object_n"], told["base_d_label_n"]) == ("2", str(len(GROUPS[D])))
-    assert all(name.startswith("base_") for name in told) and len(told) == 12 * 5
+    assert all(name.startswith("base_") for name in told) and len(told) == 12 * 6
 
 
 def test_findings_are_those_of_the_selected_heads_or_of_the_group_where_none_is_selected(study, masks, monkeypatch):
@@ -284,6 +284,8 @@ def test_findings_are_those_of_the_selected_heads_or_of_the_group_where_none_is_
     value, more = kept["carries/A/object"]
     assert value == row.masked and (more["low"], more["high"], more["n"]) == (row.masked_low, row.masked_high, row.n)
     assert kept["carries/A/object/gain"][0] == row.gain
+    label = table.set_index(["group", "desideratum"]).loc[B, "label"]
+    assert kept["carries/B/label/gain"][0] == label.beyond
     whole = table.set_index(["group", "desideratum"]).loc["structure_reader", "label"]
     assert kept["carries/D/label"][0] == whole.whole and len(kept) == 12 * 2
     none = {key: replace(mask, selected=()) for key, mask in masks.items()}

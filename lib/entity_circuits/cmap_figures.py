@@ -217,8 +217,7 @@ def _panels(table: pd.DataFrame, panel: str, y: alt.Y, words: str) -> alt.FacetC
     inner = alt.LayerChart(layer=layers).properties(width=WIDTH, height=alt.Step(STEP / 2 if apart else STEP))
     header = alt.Header(labelAngle=0, labelAnchor="start", labelOrient="top", labelPadding=4)
     row = alt.Row(f"{panel}:N", title=None, header=header, sort=list(dict.fromkeys(table[panel])))
-    panels = inner.facet(row=row, data=table, spacing=12).resolve_scale(y="independent")
-    return panels.properties(description=words)
+    return inner.facet(row=row, data=table, spacing=12).properties(description=words)
 
 
 def _chosen(table: pd.DataFrame, into: str, outputs: bool) -> pd.DataFrame:

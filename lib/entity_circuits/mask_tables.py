@@ -159,7 +159,7 @@ def words(table: pd.DataFrame, models: Mapping[str, str]) -> dict[str, str]:
     """The numbers of `semantics.table` as text with their intervals, by names that a page can `glue`.
 
     For a model called `base` by `models`: `base_a_object`, the accuracy of the selected heads (of the whole group where
-    none was selected), `base_a_object_whole`, `_gain` and `_choice`; and `_n`, how many heads these are.
+    none was selected), `base_a_object_whole`, `_gain`, `_beyond` and `_choice`; and `_n`, how many heads these are.
 
         for name, text in mask_tables.words(table, {"base": "qwen2.5-coder-0.5b"}).items():
             print(name, text)
@@ -170,9 +170,9 @@ def words(table: pd.DataFrame, models: Mapping[str, str]) -> dict[str, str]:
         start = f"{names[row['model']]}_{LETTERS[row['group']].lower()}_{row['desideratum']}"
         patched = _patched(row)
         found[f"{start}_n"] = str(row["selected"] if patched == "masked" else row["heads"])
-        columns = {"": patched, "_whole": "whole", "_gain": "gain", "_choice": "choice"}
+        columns = {"": patched, "_whole": "whole", "_gain": "gain", "_beyond": "beyond", "_choice": "choice"}
         for ending, column in columns.items():
-            sign = "+" if column in ("gain", "choice") else ""
+            sign = "+" if column in ("gain", "beyond", "choice") else ""
             value, low, high = (format(row[column + end], f"{sign}.2f") for end in ("", "_low", "_high"))
             found[start + ending] = f"{value} [{low}, {high}]"
     return found
@@ -182,14 +182,16 @@ def hand_over(table: pd.DataFrame, model: str) -> None:
     """Keep what the groups of a model carry, rows of `semantics.table`, as findings; nothing outside a chapter.
 
     `carries/A/object` is how often the target is answered with the selected heads patched, or the whole group where
-    none was selected; `carries/A/object/gain` is that minus the floor.
+    none was selected; `carries/A/object/gain` is that minus the floor, or for position and label minus what an object
+    of the base gets under the same patch that no hypothesis predicts.
 
         mask_tables.hand_over(semantics.table(studies, masks), "qwen2.5-coder-0.5b")
     """
     for row in table[table["model"] == model].to_dict("records"):
         key, patched = f"carries/{LETTERS[row['group']]}/{row['desideratum']}", _patched(row)
         about = "selected heads patched" if patched == "masked" else "whole group patched"
-        for name, column, unit in ((key, patched, "accuracy"), (f"{key}/gain", "gain", "difference")):
+        gain = "gain" if row["desideratum"] == "object" else "beyond"
+        for name, column, unit in ((key, patched, "accuracy"), (f"{key}/gain", gain, "difference")):
             ends = {"low": row[f"{column}_low"], "high": row[f"{column}_high"], "n": row["n"]}
             findings.keep(name, row[column], **ends, unit=unit, model=model, about=about)
 

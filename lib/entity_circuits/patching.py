@@ -174,6 +174,8 @@ def patch(
     `patched` and `size` (of the set), `desideratum`, `at`, `prompt`, `context`; `base_asked` and `source_asked`, the
     queried boxes counted from 1; `base_right` and `source_right`, whether each prompt by itself is answered rightly;
     the `answer` as the name of a candidate or `other`, whether it is the target (`hit`), and `target_logprob`.
+    `bystander` is 1/k where the answer is one of the k objects of the base that no hypothesis predicts, else 0: its
+    mean is how often one such object is said, the floor of a patch that only confuses.
     `statistics.by(table, "patched", "hit")` gives accuracies with intervals. Raises `ValueError` before any model
     runs. Paper: section 5.
 
@@ -193,6 +195,12 @@ def answers(pairs: Pairs, sets: Sequence[Sequence[Head]], position: Position, me
     return Answers(outcome.top, outcome.logprobs[..., 1:], pairs.base_top, pairs.source_top)
 
 
+def _share(unforeseen: Tensor, said: Tensor) -> list[float]:
+    """For each row, one over the number of unforeseen objects if one of them is said."""
+    number = unforeseen.sum(1).clamp(min=1)
+    return ((unforeseen & said).any(1).double() / number).tolist()
+
+
 def tabulate(
     triples: Triples, sets: Mapping[str, Sequence[Head]], position: Position, answers: Answers
 ) -> pd.DataFrame:
@@ -208,6 +216,8 @@ def tabulate(
         "source_right": (answers.source_top == triples.source.answer_ids).tolist(),
     }
     column = (triples.candidates == triples.targets[:, None]).int().argmax(1)
+    objects = triples.base.object_ids.to(column.device)
+    unforeseen = (objects[:, :, None] != triples.candidates[:, None, :]).all(-1)
     rows = torch.arange(len(triples), device=column.device)
     tables = [
         pd.DataFrame(
@@ -217,6 +227,7 @@ def tabulate(
                 **common,
                 "answer": pd.Categorical(triples.kinds(answers.top[index]), [*triples.names, "other"]),
                 "hit": (answers.top[index] == triples.targets).tolist(),
+                "bystander": _share(unforeseen, objects == answers.top[index][:, None]),
                 "target_logprob": answers.logprobs[index, rows, column].tolist(),
             }
         )

@@ -273,8 +273,9 @@ def table(studies: Sequence[Study], masks: Masks, draws: int = 5, seed: int = 0)
     `heads` (of the group) and `selected` (by the mask; missing where none was learned); accuracies for the target, each
     with `_low` and `_high`: `floor` (no patch), `whole` (all heads of the group), `masked` (the selected ones),
     `random` (mean of `draws` sets of equally many heads of the group), `source` (right answers of the source prompt
-    alone); and the paired differences `gain` (masked, or whole where no head was selected, minus floor) and `choice`
-    (masked minus random). Intervals resample contexts. `n` pairs.
+    alone); and the paired differences `gain` (masked, or whole where no head was selected, minus floor), `beyond` (the
+    same minus `bystander`: how often, under this patch, an object of the base is said that no hypothesis predicts) and
+    `choice` (masked minus random). Intervals resample contexts. `n` pairs.
     """
     rows = []
     for one in studies:
@@ -300,8 +301,13 @@ def _row(found: pd.DataFrame, heads: Sequence[Head], mask: Mask | None) -> dict[
     series = {"floor": hits["no patch"], "whole": hits["whole"], "masked": hits.get("masked"), "random": drawn}
     series["source"] = one["source_right"].astype(float)
     row: dict[str, object] = {"heads": len(heads), "selected": None if mask is None else len(mask.selected)}
-    gains = {"gain": (series["masked"] if mask and mask.selected else series["whole"], series["floor"])}
-    gains["choice"] = (series["masked"], series["random"])
+    chosen = "masked" if mask and mask.selected else "whole"
+    other = found[found["patched"] == chosen].set_index("prompt")["bystander"]
+    gains = {
+        "gain": (hits[chosen], hits["no patch"]),
+        "beyond": (hits[chosen], other),
+        "choice": (series["masked"], drawn),
+    }
     for name, values in series.items():
         row |= _cells(name, values, None, contexts)
     for name, (upper, lower) in gains.items():
