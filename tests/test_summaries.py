@@ -52,6 +52,10 @@ def test_a_head_is_told_to_look_where_it_looks():
     mine = table[table["head"] == "L1H2"].set_index("role")["weight"]
     assert mine["queried label"] == pytest.approx(float(weights[rows, p.prev].mean()), abs=1e-6)
     assert mine["queried object"] == pytest.approx(float(weights[rows, p.object].mean()), abs=1e-6)
+    each = table[table["head"] == "L1H2"].set_index("role")["each"]
+    assert (
+        each["other objects"] == pytest.approx(mine["other objects"] / 2) and each["first token"] == mine["first token"]
+    )
     assert mine["query"] == pytest.approx(float(weights[:, int(p.query[0]) - 1 :].sum(-1).mean()), abs=1e-6)
 
 

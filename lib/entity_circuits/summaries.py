@@ -1,5 +1,6 @@
 """Tidy tables of what path patching found: one row a head, with its score, its interval, and where it looks."""
 
+import math
 import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -57,16 +58,20 @@ def score_table(scores: Scores, statistic: Statistic = "ratio_of_means") -> pd.D
 def attention_table(recording: Recording, heads: Sequence[Head], position: Tensor) -> pd.DataFrame:
     """How much attention each head pays, on average, to each kind of token from `position` (n,).
 
-    Columns `head`, `role` (one of `ROLES`) and `weight`; the weights of a head sum to 1.
+    Columns `head`, `role` (one of `ROLES`) and `weight`; the weights of a head sum to 1. `each` is the weight a token
+    of that kind gets: `other objects` are six tokens, the queried one is one; NaN where there is none to look at.
     """
     prompts = recording.prompts
     role = _roles(recording)
+    seen = torch.arange(role.shape[1], device=role.device) <= position.to(role.device)[:, None]
     rows = []
     for head in heads:
         weights = replay.attention(recording, head, position)
         for index, name in enumerate(ROLES):
             weight = float((weights * (role == index)).sum() / len(prompts))
-            rows.append({"head": str(head), "role": name, "order": index, "weight": weight})
+            tokens = float((seen & (role == index)).sum() / len(prompts))
+            each = weight / tokens if tokens else math.nan
+            rows.append({"head": str(head), "role": name, "order": index, "weight": weight, "each": each})
     return pd.DataFrame(rows)
 
 
@@ -252,10 +257,10 @@ def screens(found: Discovery) -> dict[str, pd.DataFrame]:
 
 
 def hand_over(recording: Recording, circuit: Circuit) -> None:
-    """Keep as findings which share of each group's heads attends most where the paper says; nothing outside a chapter.
+    """Keep as findings which share of each group's heads looks most where the paper says; nothing outside a chapter.
 
-    The first token, on which heads rest that have nothing to do, does not count. D may attend to its own statement's
-    label or object.
+    What counts is the attention that one token of a kind gets. The first token, on which heads rest that have nothing
+    to do, does not count. D may attend to its own statement's label or object.
 
         summaries.hand_over(found.recordings[0], found.circuit)
     """
@@ -263,7 +268,7 @@ def hand_over(recording: Recording, circuit: Circuit) -> None:
     expected = (["queried object"], ["query"], ["queried label"], ["queried object", "queried label"])
     for (group, letter), roles in zip(LETTERS.items(), expected, strict=True):
         looks = attention_table(recording, circuit.groups[group], getattr(prompts, POSITIONS[group]))
-        best = looks[looks["role"] != "first token"].sort_values("weight").groupby("head")["role"].last()
+        best = looks[looks["role"] != "first token"].dropna().sort_values("each").groupby("head")["role"].last()
         right = statistics.wilson(int(best.isin(roles).sum()), len(best))
         findings.keep(
             f"reads/{letter}", right, unit="share", model=recording.subject.name, about="of the group's heads"
