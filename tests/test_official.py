@@ -538,3 +538,13 @@ def test_a_row_in_words_has_both_numbers_and_the_intervals_there_are():
     rows = official.joined(official.entry("B4", "x", Estimate(0.25, 0.125, 0.5, 8, 8), 3, n=8))
     assert official.said(rows) == "0.25 [0.12, 0.50] officially, 3 corrected"
     assert rows["n"][0] == 8
+
+
+def test_rows_to_be_read_have_each_side_with_its_interval_in_one_cell():
+    rows = official.joined(
+        official.entry("B1", "floor", Estimate(0.131, 0.1, 0.16, 98, 14), 0.0, n=98),
+        official.entry("B19", "changed numbers", math.nan, 0.0),
+    )
+    read = official.words(rows)
+    assert read["official"].tolist() == ["0.13 [0.10, 0.16]", "–"] and read["corrected"].tolist() == ["0", "0"]
+    assert list(read.columns) == ["artefact", "what", "quantity", "official", "corrected", "n", "touches"]

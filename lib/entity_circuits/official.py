@@ -70,12 +70,23 @@ def said(rows: pd.DataFrame, index: int = 0) -> str:
     print(official.said(official.label_token(pairs, {"C": heads}, "query"), 2))
     """
     row = rows.iloc[index]
-    cells = []
-    for kind in ("official", "corrected"):
-        shown = f"{row[kind]:.3g}" if float(row[kind]).is_integer() else f"{row[kind]:.2f}"
-        interval = "" if pd.isna(row[f"{kind}_low"]) else f" [{row[f'{kind}_low']:.2f}, {row[f'{kind}_high']:.2f}]"
-        cells.append(shown + interval)
-    return f"{cells[0]} officially, {cells[1]} corrected"
+    return f"{_cell(row, 'official')} officially, {_cell(row, 'corrected')} corrected"
+
+
+def words(rows: pd.DataFrame) -> pd.DataFrame:
+    """The same rows to be read: each side with its interval in one cell of text, a dash where there is no number.
+
+    print(official.words(official.table([rows_of_b1])))
+    """
+    sides = {kind: [_cell(row, kind) for _, row in rows.iterrows()] for kind in ("official", "corrected")}
+    return rows[["artefact", "what", "quantity"]].assign(**sides, n=rows["n"], touches=rows["touches"])
+
+
+def _cell(row: pd.Series, kind: str) -> str:
+    if pd.isna(row[kind]):
+        return "–"
+    shown = f"{row[kind]:.3g}" if float(row[kind]).is_integer() else f"{row[kind]:.2f}"
+    return shown if pd.isna(row[f"{kind}_low"]) else f"{shown} [{row[f'{kind}_low']:.2f}, {row[f'{kind}_high']:.2f}]"
 
 
 Number = Estimate | float
