@@ -127,6 +127,19 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Estimate:
     return Estimate(share, max(middle - half, 0.0), min(middle + half, 1.0), n, n)
 
 
+def beside_chance(accuracy: Estimate, chance: float) -> str:
+    """An accuracy in words, with a plain warning where it does not lie surely above chance.
+
+    >>> print(beside_chance(Estimate(0.06, 0.04, 0.08, 490, 70), 1 / 7))
+    0.06 [0.04, 0.08], n = 490; NOT above chance (0.14): what follows can show little about this model
+    >>> print(beside_chance(Estimate(0.49, 0.45, 0.52, 490, 70), 1 / 7))
+    0.49 [0.45, 0.52], n = 490; above chance (0.14)
+    """
+    if accuracy.low > chance:
+        return f"{accuracy}; above chance ({chance:.2f})"
+    return f"{accuracy}; NOT above chance ({chance:.2f}): what follows can show little about this model"
+
+
 def intervals(
     per_example: Values,
     contexts: Values | None = None,
