@@ -101,3 +101,8 @@ def test_what_lies_outside_an_earlier_interval_is_told_and_nothing_else():
         "y: 90, was 98",
         "z: some, was none",
     ]
+
+
+def test_a_model_in_a_folder_goes_by_the_name_of_the_folder():
+    assert findings.report("a/b", 0.5, model="/somewhere/else/adapter").model == "adapter"
+    assert findings.report("a/b", 0.5, model="Qwen/Qwen2.5-0.5B").model == "Qwen/Qwen2.5-0.5B"

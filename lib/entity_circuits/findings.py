@@ -125,6 +125,8 @@ def report(key: str, value: "Estimate | float | str", **more: Any) -> Reported:
     if interval.count(None) == 1:
         raise ValueError(f"finding {key}: an interval has two ends")
     more |= {"low": interval[0], "high": interval[1], "n": None if more.get("n") is None else int(more["n"])}
+    if Path(more.get("model", "")).is_absolute():  # a folder of one machine says nothing to a reader of the page
+        more["model"] = Path(more["model"]).name
     return Reported(key, value, **more)
 
 
