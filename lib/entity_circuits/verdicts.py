@@ -109,10 +109,10 @@ def carries(letter: str, what: str) -> Rule:
         if low(own) <= 0:
             return "does not", f"not surely above what happens without a patch ({own.brief})"
         if low(own) > SMALL and low(own) > high(gains[rival]):
-            return "replicates", f"{own.brief} over no patch, and more than the other two"
+            return "replicates", f"{own.brief} over its floor, and more than the other two"
         if low(own) <= SMALL:
-            return "partly", f"above no patch, but little ({own.brief})"
-        return "partly", f"{own.brief} over no patch, but not surely more than the {rival} ({gains[rival].brief})"
+            return "partly", f"above its floor, but little ({own.brief})"
+        return "partly", f"{own.brief} over its floor, but not surely more than the {rival} ({gains[rival].brief})"
 
     return rule
 
