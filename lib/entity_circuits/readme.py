@@ -47,7 +47,7 @@ def write(root: Path = places.ROOT) -> None:
     machine = last.machine
     content = {
         "date": last.started[:10],
-        "machine": f"{machine['processor']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}",
+        "machine": f"{machine['processor']}, {machine['cores']} cores, {machine['system'].split('-')[0]}, Python {machine['python']}",
         "command": "entity-circuits book",
         "findings": json.loads(found.to_json())["findings"],
     }
