@@ -45,9 +45,10 @@ def write(root: Path = places.ROOT) -> None:
     found, runs = current(root), book.runs(root)
     last = max((runs[one.chapter] for one in found.reported.values()), key=lambda run: run.started)
     machine = last.machine
+    system = machine["system"].split("-")[0]  # its name; the release of a kernel tells a reader nothing
     content = {
         "date": last.started[:10],
-        "machine": f"{machine['processor']}, {machine['cores']} cores, {machine['system'].split('-')[0]}, Python {machine['python']}",
+        "machine": f"{machine['processor']}, {machine['cores']} cores, {system}, Python {machine['python']}",
         "command": "entity-circuits book",
         "findings": json.loads(found.to_json())["findings"],
     }
