@@ -18,7 +18,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from . import findings, kernels, notebooks, places
-from .kernels import BookError, Job, Run, machine, say, write
+from .kernels import BookError, Job, Run, machine, say
 from .notebooks import note
 
 __all__ = ["BookError", "Run", "chapters", "execute", "machine", "note", "runs", "summing_up"]
@@ -136,7 +136,7 @@ def _sum_up(plan: _Plan, names: list[str], jobs: int, force: bool) -> list[Run]:
         return []
     if found.missing:
         say(f"{', '.join(names)}: without the findings of {', '.join(found.missing)}, not executed as now written")
-    write(findings.file(plan.root), text)
+    places.write(findings.file(plan.root), text)
     return _needed(plan, names, text, jobs, force)
 
 
@@ -164,7 +164,9 @@ def _execute(todo: list[Job], jobs: int, root: Path) -> list[Run]:
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
-            write(_executed(root).parent / "runs.json", json.dumps(_with(root, run), indent=1, sort_keys=True) + "\n")
+            places.write(
+                _executed(root).parent / "runs.json", json.dumps(_with(root, run), indent=1, sort_keys=True) + "\n"
+            )
             done.append(run)
     return sorted(done, key=lambda run: [job.chapter for job in todo].index(run.chapter))
 

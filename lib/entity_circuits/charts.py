@@ -68,6 +68,15 @@ def theme() -> dict[str, Any]:
     }
 
 
+def marked(field: str, styles: Mapping[str, tuple[str, str]], legend: alt.Legend) -> tuple[alt.Color, alt.Shape]:
+    """Colour and shape by the same field, each name with its own pair: one legend for both, or Vega complains.
+
+    colour, shape = charts.marked("kind:N", {"mask": (BLUE, "circle"), "random": (NEUTRAL, "diamond")}, alt.Legend())
+    """
+    colours, shapes = (alt.Scale(domain=list(styles), range=list(side)) for side in zip(*styles.values(), strict=True))
+    return alt.Color(field, scale=colours, legend=legend), alt.Shape(field, scale=shapes, legend=legend)
+
+
 def enable() -> None:
     """Show every Altair chart of this session with our theme and renderer. Call it in a chapter's first code cell.
 

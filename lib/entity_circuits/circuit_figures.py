@@ -6,6 +6,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from . import charts
 from .charts import BLUE, GREEN, INK, NEUTRAL, PURPLE, VERMILLION
 from .heads import GROUPS, LETTERS, Circuit, Group
 from .summaries import ROLES
@@ -43,16 +44,14 @@ def path_drawing() -> alt.LayerChart:
     )
     kinds = {"sender": (VERMILLION, "circle"), "held": (NEUTRAL, "square"), "receiver": (BLUE, "diamond")}
     kinds["MLP on the path"] = (GREEN, "triangle-up")
-    colour = alt.Scale(domain=list(kinds), range=[colour for colour, _ in kinds.values()])
-    shape = alt.Scale(domain=list(kinds), range=[shape for _, shape in kinds.values()])
-    legend = alt.Legend(title=None, orient="top", columns=2)
+    colour, shape = charts.marked("what:N", kinds, alt.Legend(title=None, orient="top", columns=2))
     point = (
         alt.Chart(nodes)
         .mark_point(filled=True, size=200, opacity=1)
         .encode(
             **axes,
-            color=alt.Color("what:N", scale=colour, legend=legend),
-            shape=alt.Shape("what:N", scale=shape, legend=legend),
+            color=colour,
+            shape=shape,
             tooltip=["what", "note"],
         )
     )

@@ -5,6 +5,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from . import charts
 from .charts import BLUE, GREEN, INK, NEUTRAL, PALETTE, PURPLE, VERMILLION
 from .heads import LETTERS
 
@@ -65,9 +66,7 @@ def drawing() -> alt.LayerChart:
         "x": alt.X("x:Q", scale=alt.Scale(domain=[-0.5, right + 3]), axis=None),
         "y": alt.Y("y:Q", scale=alt.Scale(domain=[-0.5, 5]), axis=None),
     }
-    colour = alt.Scale(domain=list(kinds), range=[colour for colour, _ in kinds.values()])
-    shape = alt.Scale(domain=list(kinds), range=[shape for _, shape in kinds.values()])
-    legend = alt.Legend(title=None, orient="bottom", columns=2, symbolOpacity=1)
+    colour, shape = charts.marked("what:N", kinds, alt.Legend(title=None, orient="bottom", columns=2, symbolOpacity=1))
     line = {"order": alt.Order("order:Q"), **quiet}
     layer = [
         alt.Chart(streams).mark_line(strokeWidth=2, color=NEUTRAL).encode(**axes, detail="line:N", **quiet),
@@ -80,8 +79,8 @@ def drawing() -> alt.LayerChart:
         .mark_point(filled=True, size=220, opacity=1)
         .encode(
             **axes,
-            color=alt.Color("what:N", scale=colour, legend=legend),
-            shape=alt.Shape("what:N", scale=shape, legend=legend),
+            color=colour,
+            shape=shape,
             tooltip=["group", "what"],
         ),
         alt.Chart(nodes).mark_text(dx=12, dy=-13, color=INK).encode(**axes, text="group:N", **quiet),
@@ -184,10 +183,7 @@ def _panels(table: pd.DataFrame, panel: str, y: alt.Y, words: str) -> alt.FacetC
     """A panel for each value of a column, a line for each value of y: points or bars, intervals, controls, models."""
     present = [name for name in _STYLE if name in {*table["what"], BASE, TUNED}]
     legend: Any = alt.Legend(orient="bottom", title=None, columns=1, symbolOpacity=1)
-    colours = alt.Scale(domain=present, range=[_STYLE[name][0] for name in present])
-    shapes = alt.Scale(domain=present, range=[_STYLE[name][1] for name in present])
-    colour = alt.Color("what:N", scale=colours, legend=legend)
-    shape = alt.Shape("what:N", scale=shapes, legend=legend)  # the same for both channels, or Vega complains
+    colour, shape = charts.marked("what:N", {name: _STYLE[name] for name in present}, legend)
     x = alt.X("accuracy:Q", title="accuracy", scale=alt.Scale(domain=[0, 1]))
     tips: list[Any] = [
         "condition:N",

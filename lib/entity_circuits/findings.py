@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import places
+from . import places, statistics
 
 if TYPE_CHECKING:
     from .statistics import Estimate
@@ -60,9 +60,7 @@ class Reported:
         if float(self.value).is_integer() and self.low is None and self.unit not in ("accuracy", "difference", "share"):
             return f"{self.value:.0f}"
         sign = "+" if self.unit == "difference" else ""
-        if self.low is None or self.high is None:
-            return f"{self.value:{sign}.2f}"
-        return f"{self.value:{sign}.2f} [{self.low:{sign}.2f}, {self.high:{sign}.2f}]"
+        return statistics.spoken(self.value, self.low, self.high, f"{sign}.2f")
 
 
 @dataclass(frozen=True)

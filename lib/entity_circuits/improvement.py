@@ -5,7 +5,7 @@ the command that made them; a chapter runs the first contexts again and compares
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -118,11 +118,7 @@ def kept(base: "Subject", tuned: "Subject") -> Patched | None:
     base, tuned = models.load_pair("code")
     print(improvement.kept(base, tuned).table())
     """
-    for path in sorted(folder().glob("*.safetensors")):
-        pair, found = _read(path)
-        if pair == _models(base, tuned):
-            return found
-    return None
+    return next((found for _, pair, found in _files() if pair == _models(base, tuned)), None)
 
 
 def others(base: "Subject", tuned: "Subject") -> pd.DataFrame:
@@ -131,10 +127,9 @@ def others(base: "Subject", tuned: "Subject") -> pd.DataFrame:
     print(improvement.others(base, tuned).groupby("model")["n"].first())
     """
     tables = [pd.DataFrame()]
-    for path in sorted(folder().glob("*.safetensors")):
-        (of, other), found = _read(path)
+    for name, (of, other), found in _files():
         if of == base.fingerprint and other != tuned.fingerprint:
-            tables.append(found.table().assign(model=path.stem))
+            tables.append(found.table().assign(model=name))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -149,23 +144,24 @@ def words(found: Patched) -> dict[str, str]:
     told = {"base": str(found.unmodified("base")), "tuned": str(found.unmodified("tuned"))}
     table = found.table()
     for row in table[(table["into"] == "base") & table["draw"].isna()].to_dict("records"):
-        share = "{share:.0%} [{share_low:.0%}, {share_high:.0%}]".format_map(row)
+        share = statistics.spoken(row["share"], row["share_low"], row["share_high"], ".0%")
         share = "no share (no gap)" if row["no_share"] else share
         if row["sites"] == "z":
-            told[f"{row['condition']}"] = "{accuracy:.2f} [{low:.2f}, {high:.2f}]".format_map(row)
+            told[f"{row['condition']}"] = statistics.spoken(row["accuracy"], row["low"], row["high"])
             told[f"{row['condition']}_share"] = share
         else:
             told[f"{row['condition']}_{row['sites']}_{row['origin']}"] = share
     return told
 
 
-def _read(path: Path) -> tuple[list[str], Patched]:
-    """The fingerprints of both models, and the answers."""
-    with safe_open(path, framework="pt") as file:
-        about = {name: json.loads(text) for name, text in file.metadata().items()}
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-    whole = {key: x.float() if x.is_floating_point() else x for key, x in tensors.items()}
-    return about["models"], Patched(tuple(map(_condition, about["conditions"])), **whole)
+def _files() -> Iterator[tuple[str, list[str], Patched]]:
+    """Of each kept file its name, the fingerprints of both models, and the answers."""
+    for path in sorted(folder().glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            about = {name: json.loads(text) for name, text in file.metadata().items()}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        whole = {key: x.float() if x.is_floating_point() else x for key, x in tensors.items()}
+        yield path.stem, about["models"], Patched(tuple(map(_condition, about["conditions"])), **whole)
 
 
 def folder() -> Path:

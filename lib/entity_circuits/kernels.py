@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from . import findings, notebooks
+from . import findings, notebooks, places
 
 CELL_SECONDS = 30 * 60
 """A cell that runs longer than this has failed."""
@@ -103,7 +103,7 @@ def run(job: Job, environment: dict[str, str]) -> Run:
     given = [value if isinstance(value, list) else [value] for value in job.parameters.values()]
     if wrong := notebooks.problems(executed, root, [str(value) for values in given for value in values]):
         raise BookError("\n".join(f"{job.chapter}: {problem}" for problem in wrong))
-    write(target, notebooks.text(executed))
+    places.write(target, notebooks.text(executed))
     partial.unlink()
     seconds = round(time.perf_counter() - clock, 1)
     unit = 1 if sys.platform == "darwin" else 1024
@@ -185,13 +185,6 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def write(path: Path, words: str) -> None:
-    """The file whole, or as it was before."""
-    part = path.with_suffix(path.suffix + ".part")
-    part.write_text(words, encoding="utf-8")
-    part.replace(path)
 
 
 def say(words: str) -> None:

@@ -2,8 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,7 @@ from .dcm import Mask
 from .desiderata import Hypothesis
 from .heads import LETTERS, POSITIONS, Group, Head, by_layer
 from .patching import Position
-from .semantics import Masks, Study
+from .semantics import Masks, Study, counted
 
 
 def overlap(masks: Masks, one: str, other: str) -> pd.DataFrame:
@@ -168,13 +167,13 @@ def words(table: pd.DataFrame, models: Mapping[str, str]) -> dict[str, str]:
     names = {model: name for name, model in models.items()}
     for row in table[table["model"].isin(list(names))].to_dict("records"):
         start = f"{names[row['model']]}_{LETTERS[row['group']].lower()}_{row['desideratum']}"
-        patched = _patched(row)
+        patched = counted(row["selected"])
         found[f"{start}_n"] = str(row["selected"] if patched == "masked" else row["heads"])
         columns = {"": patched, "_whole": "whole", "_gain": "gain", "_beyond": "beyond", "_choice": "choice"}
         for ending, column in columns.items():
             sign = "+" if column in ("gain", "beyond", "choice") else ""
-            value, low, high = (format(row[column + end], f"{sign}.2f") for end in ("", "_low", "_high"))
-            found[start + ending] = f"{value} [{low}, {high}]"
+            value, low, high = (row[column + end] for end in ("", "_low", "_high"))
+            found[start + ending] = statistics.spoken(value, low, high, f"{sign}.2f")
     return found
 
 
@@ -188,14 +187,9 @@ def hand_over(table: pd.DataFrame, model: str) -> None:
         mask_tables.hand_over(semantics.table(studies, masks), "qwen2.5-coder-0.5b")
     """
     for row in table[table["model"] == model].to_dict("records"):
-        key, patched = f"carries/{LETTERS[row['group']]}/{row['desideratum']}", _patched(row)
+        key, patched = f"carries/{LETTERS[row['group']]}/{row['desideratum']}", counted(row["selected"])
         about = "selected heads patched" if patched == "masked" else "whole group patched"
         gain = "gain" if row["desideratum"] == "object" else "beyond"
         for name, column, unit in ((key, patched, "accuracy"), (f"{key}/gain", gain, "difference")):
             ends = {"low": row[f"{column}_low"], "high": row[f"{column}_high"], "n": row["n"]}
             findings.keep(name, row[column], **ends, unit=unit, model=model, about=about)
-
-
-def _patched(row: Mapping[Hashable, Any]) -> str:
-    """The column that says what patching brought: the selected heads, or the group where there are none."""
-    return "masked" if not pd.isna(row["selected"]) and row["selected"] else "whole"

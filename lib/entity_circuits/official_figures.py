@@ -5,6 +5,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from . import charts
 from .charts import BLUE, NEUTRAL, VERMILLION
 
 WIDTH, HEIGHT = 290, 230
@@ -15,9 +16,7 @@ SHAPES = {"official": "square", "corrected": "circle"}
 def _scales(domain: list[str]) -> tuple[alt.Color, alt.Shape]:
     """Colour and shape of official and corrected, with one legend."""
     legend = alt.Legend(orient="bottom", title=None, symbolOpacity=1)
-    colours = alt.Scale(domain=domain, range=[KINDS[name] for name in domain])
-    shapes = alt.Scale(domain=domain, range=[SHAPES[name] for name in domain])
-    return alt.Color("kind:N", scale=colours, legend=legend), alt.Shape("kind:N", scale=shapes, legend=legend)
+    return charts.marked("kind:N", {name: (KINDS[name], SHAPES[name]) for name in domain}, legend)
 
 
 def beside(rows: pd.DataFrame, axis: str = "share of prompts") -> alt.LayerChart:

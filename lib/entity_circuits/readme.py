@@ -12,7 +12,6 @@ from typing import Any
 from . import book, claims, findings, places
 from .book import BookError
 from .findings import Gathered
-from .kernels import write as write_whole
 
 BEGIN, END = "<!-- findings -->", "<!-- /findings -->"
 
@@ -53,8 +52,8 @@ def write(root: Path = places.ROOT) -> None:
         "findings": json.loads(found.to_json())["findings"],
     }
     text = replaced((root / "README.md").read_text(encoding="utf-8"), block(content))
-    write_whole(root / "data" / "findings.json", json.dumps(content, indent=1, sort_keys=True) + "\n")
-    write_whole(root / "README.md", text)
+    places.write(root / "data" / "findings.json", json.dumps(content, indent=1, sort_keys=True) + "\n")
+    places.write(root / "README.md", text)
 
 
 def block(content: dict[str, Any] | None) -> str:

@@ -293,6 +293,11 @@ def table(studies: Sequence[Study], masks: Masks, draws: int = 5, seed: int = 0)
     return pd.DataFrame(rows).astype({"selected": "Int64"})
 
 
+def counted(selected: object) -> str:
+    """The column of `table` that says what patching brought: `masked`, or `whole` where no head was selected."""
+    return "masked" if not pd.isna(selected) and selected else "whole"  # type: ignore[call-overload]
+
+
 def _row(found: pd.DataFrame, heads: Sequence[Head], mask: Mask | None) -> dict[str, object]:
     hits = found.pivot(index="prompt", columns="patched", values="hit").astype(float)
     one = found.drop_duplicates("prompt").set_index("prompt")
@@ -301,7 +306,7 @@ def _row(found: pd.DataFrame, heads: Sequence[Head], mask: Mask | None) -> dict[
     series = {"floor": hits["no patch"], "whole": hits["whole"], "masked": hits.get("masked"), "random": drawn}
     series["source"] = one["source_right"].astype(float)
     row: dict[str, object] = {"heads": len(heads), "selected": None if mask is None else len(mask.selected)}
-    chosen = "masked" if mask and mask.selected else "whole"
+    chosen = counted(row["selected"])
     other = found[found["patched"] == chosen].set_index("prompt")["bystander"]
     gains = {
         "gain": (hits[chosen], hits["no patch"]),

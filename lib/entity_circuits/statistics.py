@@ -30,9 +30,7 @@ class Estimate:
     contexts: int
 
     def __str__(self) -> str:
-        if np.isnan(self.low):
-            return f"{self.value:.2f}, n = {self.n}"
-        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}], n = {self.n}"
+        return f"{spoken(self.value, self.low, self.high)}, n = {self.n}"
 
     @property
     def width(self) -> float:
@@ -125,6 +123,17 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Estimate:
     middle = (share + z**2 / (2 * n)) / scale
     half = z / scale * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
     return Estimate(share, max(middle - half, 0.0), min(middle + half, 1.0), n, n)
+
+
+def spoken(value: float, low: float | None, high: float | None, form: str = ".2f") -> str:
+    """A number with its interval in words; without one where it has no bounds (None or NaN).
+
+    >>> spoken(0.962, 0.914, 1.01, ".0%"), spoken(0.5, None, None)
+    ('96% [91%, 101%]', '0.50')
+    """
+    if low is None or high is None or np.isnan(low):
+        return format(value, form)
+    return f"{value:{form}} [{low:{form}}, {high:{form}}]"
 
 
 def beside_chance(accuracy: Estimate, chance: float) -> str:
