@@ -196,6 +196,32 @@ def test_a_sweep_gives_the_masks_of_single_calls_twice_over(pairs, judge):
     assert not torch.allclose(one[0].trace, one[1].trace, atol=1e-3)  # another draw of the triples
 
 
+def test_masks_learned_side_by_side_are_those_learned_alone_whatever_they_are_asked(pairs, judge):
+    asked = [
+        dcm.Asked(GROUP, "last", "position", 0.01),
+        dcm.Asked(GROUP, "query", "object", 0.0),
+        dcm.Asked(None, "last", "object", 0.01, seed=3),
+        dcm.Asked(GROUP[:2], "prev", None, 0.001),
+        dcm.Asked(GROUP, "last", "object", 0.01),
+    ]
+    found = dcm.together(SUBJECT, asked, pairs, judge, steps=10)
+    for one, mask in zip(asked, found, strict=True):
+        train, chosen = (some.towards(one.target) if one.target else some for some in (pairs, judge))
+        given = {"position": one.position, "penalty": one.penalty, "seed": one.seed, "steps": 10}
+        alone = dcm.learn(SUBJECT, one.heads, train, chosen, **given)
+        assert torch.allclose(mask.trace, alone.trace, atol=1e-8) and mask.selected == alone.selected
+        assert mask.desideratum == alone.desideratum and mask.heads == alone.heads
+        assert mask.snapshots.equals(alone.snapshots) and mask.trace[-1].min() < 0.9
+
+
+def test_without_the_vocabulary_there_are_the_logits_of_the_targets_alone(pairs):
+    edits = [patching.edits(pairs, 0, GROUP, "query")]
+    part, targets = pairs.batches[0], pairs.triples.candidates[pairs.rows[0]]
+    whole, few = (replay.replay(part, edits, targets=targets, vocabulary=given) for given in (True, False))
+    assert torch.allclose(few.logits, whole.logits, atol=1e-12, equal_nan=True)
+    assert few.logprobs.isnan().all() and (few.top == -1).all() and few.top.shape == whole.top.shape
+
+
 def test_a_seed_counts_triples_as_often_as_it_draws_them(pairs, judge):
     """Learning with a seed is learning on the triples it draws: here, one batch of them written out."""
     draws = torch.randint(6, (6,), generator=torch.Generator().manual_seed(5))

@@ -29,7 +29,7 @@ FLOORS = {
     2: "boxes weights subjects models precision conditions shares",
     3: "toy edits sharing runs behaviour desiderata pair",
     4: "blocks replay executors sparse",
-    5: "path_patching ablation criteria knockout patching dcm cmap",
+    5: "path_patching ablation criteria knockout patching masks dcm cmap",
     6: "summaries cost figures circuit_figures ablation_figures evaluation_figures tuning_figures "
     "evaluation finetune adapters tuning circuits cmap_figures improvement "
     "verdicts claims claims_figures official official_pairs official_circuits official_figures "

@@ -69,7 +69,7 @@ def test_a_second_study_with_the_same_store_records_nothing(tmp_path, monkeypatc
 
     def work():
         one = semantics.study(biased(), GROUPS, store=store, **SIZES)
-        masks = one.masks(GROUPS[A], "object", "last", penalties=(0.0, 0.5), seeds=(None, 1), steps=4)
+        masks = one.masks([dcm.Asked(GROUPS[A], "last", "object", *kind) for kind in ((0.0, None), (0.5, 1))], steps=4)
         rows = one.patch(GROUPS, "last", "position")
         more = semantics.additional(one, GROUPS[B], ("position", "add_seg_start"), contexts=1)
         return masks, rows, more
@@ -188,9 +188,17 @@ def test_the_table_holds_the_floor_the_group_the_selected_heads_and_random_ones(
     assert without[["random", "choice"]].isna().all().all()
 
 
-def test_masks_that_are_known_are_not_learned_again(study, masks, monkeypatch):
-    monkeypatch.setattr(dcm, "sweep", lambda *_, **__: pytest.fail("learned again"))
-    assert semantics.learn([study], {A: ["object"]}, masks) == masks
+def test_masks_that_were_learned_beside_others_are_not_learned_again(tmp_path, monkeypatch):
+    one = semantics.study(biased(), GROUPS, store=Store(tmp_path), **SIZES)
+    more = [dcm.Asked(None, "last", "object", 0.0), dcm.Asked(GROUPS[A], "last", "object", 0.0, seed=1)]
+    found = semantics.learn([one], {A: ["object"], C: ["position"]}, penalty=0.0, steps=4, beside=more)
+    assert set(found) == {(one.name, A, "object"), (one.name, C, "position")}
+    alone = dcm.together(one.subject, more[1:], one.pairs("train"), one.pairs("validation"), steps=4)
+    monkeypatch.setattr(dcm, "together", lambda *_, **__: pytest.fail("learned again"))
+    again = one.masks([more[1], dcm.Asked(GROUPS[A], "last", "object", 0.0)], steps=4)
+    assert torch.allclose(again[0].trace, alone[0].trace, atol=1e-8)
+    assert torch.equal(again[1].trace, found[one.name, A, "object"].trace)
+    assert again[0].seed == 1 and again[1].position == "last" and again[1].desideratum == "object"
 
 
 def selected(mask, *heads):
@@ -210,7 +218,7 @@ def test_the_overlap_of_two_models_is_held_against_what_chance_would_share(study
 
 
 def test_a_mask_over_all_heads_is_held_against_the_groups_at_its_position(study):
-    mask = study.masks(None, "object", "last", steps=4)[0]
+    mask = study.masks([dcm.Asked(None, "last", "object")], steps=4)[0]
     assert len(mask.heads) == 32
     table = mask_tables.recovered(selected(mask, *GROUPS[A]), GROUPS).set_index("group")
     assert list(table.index) == [A, B]

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from transformers import DynamicCache
 
 from .boxes import Prompts
+from .precision import fast_float32
 from .sharing import Batch, batches
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def evaluate(subject: "Subject", prompts: Prompts, *, share_context: bool = True
     top, rank = (torch.empty(n, dtype=torch.long, device=device) for _ in range(2))
     answer, objects = torch.empty(n, device=device), torch.empty(prompts.object_ids.shape, device=device)
     computed = 0
-    with torch.no_grad():
+    with fast_float32(subject), torch.no_grad():
         for some in tqdm(plan, desc="prompts", unit="batch", disable=None, leave=False):
             part = prompts.select(some.rows)
             hidden = _final(subject, prompts, some)

@@ -67,12 +67,14 @@ def readout(
     hidden: Tensor | None,
     targets: Tensor,
     reads: tuple[Tensor, ...],
+    vocabulary: bool = True,
     rows: int = 2048,
     words: int = 4096,
 ) -> Outcome:
     """Logits of the targets, their log-probabilities and the most likely token; no row's logits are ever kept.
 
-    The vocabulary goes by in blocks small enough for the processor's cache, under a running log-sum-exp.
+    The vocabulary goes by in blocks small enough for the processor's cache, under a running log-sum-exp. Without the
+    `vocabulary` there are logits of the targets alone: the others are NaN, and the most likely token is -1.
     """
     if hidden is None:
         variants, n = (reads[0].shape[:2]) if reads else (0, 0)
@@ -82,6 +84,14 @@ def readout(
     head = subject.model.lm_head
     states = subject.model.model.norm(hidden.reshape(-1, width))
     wide = torch.promote_types(states.dtype, torch.float32)
+    wanted = targets.clamp(min=0)
+    chosen = torch.einsum("vnd,nkd->vnk", states.view(variants, n, width).to(wide), head.weight[wanted].to(wide))
+    if head.bias is not None:
+        chosen = chosen + head.bias[wanted]
+    chosen = chosen.masked_fill(targets < 0, torch.nan)
+    if not vocabulary:
+        unknown = torch.full((variants, n), -1, device=targets.device)
+        return Outcome(chosen, torch.full_like(chosen, torch.nan), unknown, reads)
     totals, tops = [], []
     for part in states.split(rows):
         total = torch.full((len(part),), -torch.inf, dtype=wide, device=part.device)
@@ -95,10 +105,5 @@ def readout(
             best = torch.maximum(best, high)
         totals.append(total)
         tops.append(top)
-    wanted = targets.clamp(min=0)
-    chosen = torch.einsum("vnd,nkd->vnk", states.view(variants, n, width).to(wide), head.weight[wanted].to(wide))
-    if head.bias is not None:
-        chosen = chosen + head.bias[wanted]
-    chosen = chosen.masked_fill(targets < 0, torch.nan)
     total = torch.cat(totals).view(variants, n, 1)
     return Outcome(chosen, chosen - total, torch.cat(tops).view(variants, n), reads)

@@ -95,10 +95,10 @@ def rounds(
 ) -> pd.DataFrame:
     """Each round by replay and by definition, same prompts, same receivers, in one run on this machine.
 
-    Replay is timed on all heads of the given sender layers, the definition on `definition_heads` heads of each; both
-    are scaled to all heads that have a path, a layer without a sample taking the nearest layer's cost. Columns:
-    round, senders (those with a path), seconds a head, the ratio, seconds for the whole round, operations a head, and
-    the rate of replay as a share of `matmul_rate`.
+    Replay is timed on all heads of the given sender layers, a layer without a sample taking the nearest layer's cost;
+    the definition on `definition_heads` heads of the middle one of them, for it runs whole passes whichever layer
+    sends. Both are scaled to all heads that have a path. Columns: round, senders (those with a path), seconds a head,
+    the ratio, seconds for the whole round, operations a head, and the rate of replay as a share of `matmul_rate`.
 
         table = cost.rounds(recordings, found.circuit, layers=(0, 8, 16))
         print(table[["round", "ratio", "share_of_limit"]])
@@ -109,21 +109,21 @@ def rounds(
     for group, (_, receiving, _) in ROUNDS.items():
         top = max(head.layer for head in circuit.groups[receiving]) if receiving else subject.layers
         sampled = [layer for layer in layers if layer < top]
-        found: dict[Method, list[Cost]] = {"replay": [], "definition": []}
-        for layer in sampled:
-            timed: dict[Method, int] = {"replay": subject.heads, "definition": definition_heads}
-            for method, n in timed.items():
-                senders = [Head(layer, head) for head in range(n)]
-                cost = round_cost(recordings, circuit, group, senders, method)
-                found[method].append(Cost(cost.seconds / n, cost.operations / n))
-        nearest = [min(range(len(sampled)), key=lambda i: abs(sampled[i] - layer)) for layer in range(top)]
-        total = {
-            method: Cost(
-                sum(costs[i].seconds for i in nearest) * subject.heads,
-                sum(costs[i].operations for i in nearest) * subject.heads,
-            )
-            for method, costs in found.items()
+        timed: dict[Method, tuple[list[int], int]] = {
+            "replay": (sampled, subject.heads),
+            "definition": ([sampled[len(sampled) // 2]], definition_heads),
         }
+        total: dict[Method, Cost] = {}
+        for method, (some, n) in timed.items():
+            costs = [
+                round_cost(recordings, circuit, group, [Head(layer, head) for head in range(n)], method)
+                for layer in some
+            ]
+            nearest = [min(range(len(some)), key=lambda i: abs(some[i] - layer)) for layer in range(top)]
+            share = subject.heads / n
+            total[method] = Cost(
+                sum(costs[i].seconds for i in nearest) * share, sum(costs[i].operations for i in nearest) * share
+            )
         senders_count = top * subject.heads
         rows.append(
             {

@@ -5,9 +5,9 @@ and 0 (the source's), follows the gradient of the target's logit and a penalty o
 `patching` patches whole heads. Nothing is frozen: what comes after the patch is computed anew.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,11 @@ from tqdm.auto import tqdm
 from . import patching
 from .desiderata import Triples
 from .executors import EXECUTORS, Method
-from .heads import Head, every
+from .heads import Head
+from .masks import Asked as Asked  # what is asked for and what was learned are part of this method's public surface
+from .masks import Mask as Mask
+from .masks import chosen as chosen
+from .masks import curve as curve
 from .patching import Pairs, Position
 
 if TYPE_CHECKING:
@@ -26,69 +30,6 @@ if TYPE_CHECKING:
 
 _WINDOW = 10  # steps, at least, over which weights are averaged
 _ROWS = 512  # tokens of all masks together that are replayed at once with gradients
-
-
-@dataclass(frozen=True, eq=False)
-class Mask:
-    """What was learned about some heads at one position.
-
-    `keep` (heads,) are the final weights, each averaged over the last window of steps: 1 means left alone, 0 patched.
-    `trace` (steps + 1, heads) are the weights step by step and `logit` (steps,) the target's mean logit. `snapshots`
-    has one row a window: `step`, the number of `heads` that round to patched, and their `accuracy` on the validation
-    triples. `selected` are the heads of the best of them, the fewest among equals, and `accuracy` theirs. `converged`
-    says whether the weights had settled when learning stopped; `settled` are the heads that the final ones patch.
-    """
-
-    heads: tuple[Head, ...]
-    position: Position
-    desideratum: str
-    penalty: float
-    seed: int | None
-    keep: Tensor
-    trace: Tensor
-    logit: Tensor
-    snapshots: pd.DataFrame
-    selected: tuple[Head, ...]
-    accuracy: float
-    converged: bool
-
-    @property
-    def settled(self) -> tuple[Head, ...]:
-        return tuple(head for head, weight in zip(self.heads, self.keep.tolist(), strict=True) if weight < 0.5)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """What was learned, as named tensors: with what was asked, `Mask.restored` makes the mask of them again."""
-        looks = torch.tensor(self.snapshots[["step", "heads", "accuracy"]].to_numpy(dtype=float))
-        chosen = torch.tensor([head in self.selected for head in self.heads])
-        ends = torch.tensor([self.accuracy, float(self.converged)], dtype=torch.float64)
-        learned = {"keep": self.keep, "trace": self.trace, "logit": self.logit}
-        return {**learned, "looks": looks, "chosen": chosen, "ends": ends}
-
-    @classmethod
-    def restored(cls, tensors: Mapping[str, Tensor], **asked: Any) -> "Mask":
-        """The mask of these tensors; `asked` are its `heads`, `position`, `desideratum`, `penalty` and `seed`."""
-        looks = pd.DataFrame(tensors["looks"].numpy(), columns=["step", "heads", "accuracy"])
-        accuracy, converged = tensors["ends"].tolist()
-        chosen = zip(asked["heads"], tensors["chosen"].tolist(), strict=True)
-        return cls(
-            keep=tensors["keep"],
-            trace=tensors["trace"],
-            logit=tensors["logit"],
-            snapshots=looks.astype({"step": int, "heads": int}),
-            selected=tuple(head for head, there in chosen if there),
-            accuracy=accuracy,
-            converged=bool(converged),
-            **asked,
-        )
-
-    def __str__(self) -> str:
-        state = "converged" if self.converged else "NOT converged"
-        chosen = ", ".join(map(str, self.selected)) or "none"
-        return (
-            f"{self.desideratum} at {self.position}, penalty {self.penalty:g}: {len(self.selected)} of "
-            f"{len(self.heads)} heads ({chosen}), validation accuracy {self.accuracy:.2f}, {state} after "
-            f"{len(self.logit)} steps"
-        )
 
 
 def learn(
@@ -149,31 +90,59 @@ def sweep(
     tolerance: float = 0.05,
     method: Method = "replay",
 ) -> list[Mask]:
-    """`learn` for every penalty and seed, all masks side by side in one replay a step.
+    """`learn` for every penalty and seed, all masks side by side.
 
     masks = dcm.sweep(subject, heads, pairs, validation, position="last", seeds=[None, 0, 1, 2])
     print(dcm.curve(masks), dcm.chosen(masks))
     """
-    group = every(subject.layers, subject.heads) if heads is None else tuple(dict.fromkeys(heads))
-    patching.check(subject, group, position, triples, validation)
-    if not group or not penalties or not seeds or steps < 1 or min(penalties) < 0 or rate <= 0:
+    group = None if heads is None else tuple(heads)
+    asked = [Asked(group, position, penalty=penalty, seed=seed) for penalty in penalties for seed in seeds]
+    return together(subject, asked, triples, validation, rate=rate, steps=steps, tolerance=tolerance, method=method)
+
+
+def together(
+    subject: "Subject",
+    asked: Sequence[Asked],
+    triples: Triples | Pairs,
+    validation: Triples | Pairs,
+    *,
+    rate: float = 0.1,
+    steps: int = 150,
+    tolerance: float = 0.05,
+    method: Method = "replay",
+) -> list[Mask]:
+    """`learn` for each mask of a list, whatever it is asked: the same masks as one by one, several times faster.
+
+    A step of one mask has few tokens, and most of its time goes into fetching the weights of the model. Masks learned
+    side by side on the same pairs share that: those of one position and one lowest layer are rows of one product.
+
+        asked = [dcm.Asked(heads, "last", target) for target in ("position", "object", "label")]
+        masks = dcm.together(subject, asked, pairs, validation)
+    """
+    asked = [one.among(subject) for one in asked]
+    for one in asked:
+        patching.check(subject, one.heads or (), one.position, triples, validation)
+    if not asked or not all(one.heads and one.penalty >= 0 for one in asked) or steps < 1 or rate <= 0:
         raise ValueError("a mask needs heads, a penalty of 0 or more, a seed (or None), a positive rate and a step")
+    for given in (triples, validation):
+        for target in {one.target for one in asked if one.target}:
+            (given.triples if isinstance(given, Pairs) else given).towards(target)
     train, judge = (
         given if isinstance(given, Pairs) else patching.record(subject, given) for given in (triples, validation)
     )
-    learners = [_Learner.start(train, group, penalty, seed, rate) for penalty in penalties for seed in seeds]
+    learners = [_Learner.start(one, train, judge, rate) for one in asked]
     window = -(-_WINDOW // len(train.batches)) * len(train.batches)
-    known: dict[tuple[Head, ...], float] = {}
-    for step in tqdm(range(-(-steps // window) * window), desc=f"masks at {position}", disable=None, leave=False):
+    said: dict[tuple[Position, tuple[Head, ...]], Tensor] = {}
+    for step in tqdm(range(-(-steps // window) * window), desc="steps of masks", disable=None, leave=False):
         active = [learner for learner in learners if not learner.converged]
         if not active:
             break
         if step == 0:
-            _look(active, 1, judge, group, position, tolerance, method, known)
-        _step(active, train, step % len(train.batches), group, position, method)
+            _look(active, 1, tolerance, method, said)
+        _step(active, step % len(train.batches), method)
         if (step + 1) % window == 0:
-            _look(active, window, judge, group, position, tolerance, method, known)
-    return [_mask(learner, train, group, position) for learner in learners]
+            _look(active, window, tolerance, method, said)
+    return [_mask(learner) for learner in learners]
 
 
 def compare(
@@ -210,55 +179,16 @@ def compare(
     return table.assign(patched=table["patched"].where(number.isna(), "random heads"), draw=number.astype("Int64"))
 
 
-def curve(masks: Sequence[Mask]) -> pd.DataFrame:
-    """One row a mask: how many heads its converged weights patch (`settled`), how accurate that is on the validation
-    triples, and the same for the heads `selected` on the way there.
-
-        print(dcm.curve(dcm.sweep(subject, heads, pairs, validation, position="last")))
-    """
-    rows = [
-        {
-            "desideratum": mask.desideratum,
-            "at": mask.position,
-            "penalty": mask.penalty,
-            "seed": mask.seed,
-            "settled": len(mask.settled),
-            "settled_accuracy": float(mask.snapshots["accuracy"].iloc[-1]),
-            "selected": len(mask.selected),
-            "accuracy": mask.accuracy,
-            "converged": mask.converged,
-            "steps": len(mask.logit),
-        }
-        for mask in masks
-    ]
-    return pd.DataFrame(rows).astype({"seed": "Int64"})
-
-
-def chosen(masks: Sequence[Mask]) -> pd.DataFrame:
-    """One row a penalty and head: the share of the masks (one a seed) that `selected` it, and that `settled` on it.
-
-    print(dcm.chosen(dcm.sweep(subject, heads, pairs, validation, position="last", seeds=range(5))))
-    """
-    rows = [
-        {
-            "penalty": mask.penalty,
-            "head": str(head),
-            "layer": head.layer,
-            "selected": head in mask.selected,
-            "settled": head in mask.settled,
-        }
-        for mask in masks
-        for head in mask.heads
-    ]
-    return pd.DataFrame(rows).groupby(["penalty", "head", "layer"], sort=False).mean().reset_index()
-
-
 @dataclass
 class _Learner:
-    """One mask while it is learned; it has a tensor and an optimiser of its own, and does not depend on the others."""
+    """One mask while it is learned; it has a tensor and an optimiser of its own, and does not depend on the others.
 
-    penalty: float
-    seed: int | None
+    `train` and `judge` are the pairs to learn and to choose on, towards the target that is asked for.
+    """
+
+    asked: Asked
+    train: Pairs
+    judge: Pairs
     keep: Tensor
     adam: torch.optim.Adam
     counts: Tensor
@@ -267,35 +197,42 @@ class _Learner:
     looks: list[tuple[int, Tensor, tuple[Head, ...], float]] = field(default_factory=list)
     converged: bool = False
 
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        return self.asked.heads or ()
+
     @classmethod
-    def start(cls, train: Pairs, group: tuple[Head, ...], penalty: float, seed: int | None, rate: float) -> "_Learner":
+    def start(cls, asked: Asked, train: Pairs, judge: Pairs, rate: float) -> "_Learner":
+        if asked.target:
+            train, judge = (pairs.towards(asked.target) for pairs in (train, judge))
         n, dtype = len(train), torch.promote_types(train.subject.dtype, torch.float32)
-        keep = torch.ones(len(group), dtype=dtype, device=train.subject.device, requires_grad=True)
+        keep = torch.ones(len(asked.heads or ()), dtype=dtype, device=train.subject.device, requires_grad=True)
         counts = torch.ones(n)
-        if seed is not None:
-            draws = torch.randint(n, (n,), generator=torch.Generator().manual_seed(seed))
+        if asked.seed is not None:
+            draws = torch.randint(n, (n,), generator=torch.Generator().manual_seed(asked.seed))
             counts = torch.bincount(draws, minlength=n)
         adam = torch.optim.Adam([keep], lr=rate)
-        return cls(penalty, seed, keep, adam, counts.to(keep), [keep.detach().clone()])
+        return cls(asked, train, judge, keep, adam, counts.to(keep), [keep.detach().clone()])
 
 
-def _step(
-    active: list[_Learner], train: Pairs, batch: int, group: tuple[Head, ...], position: Position, method: Method
-) -> None:
-    """One batch, one step of every mask; as many masks at once as `_ROWS` tokens allow."""
+def _step(active: list[_Learner], batch: int, method: Method) -> None:
+    """One batch, one step of every mask; as many masks of a position at once as `_ROWS` tokens allow."""
+    train = active[0].train
     part, rows = train.batches[batch], train.rows[batch]
-    tokens = len(part) * (int((part.prompts.last - part.prompts.position(position)).max()) + 1)
-    size = max(1, _ROWS // tokens)
-    for some in (active[i : i + size] for i in range(0, len(active), size)):
-        variants = [patching.edits(train, batch, group, position, learner.keep) for learner in some]
-        targets = train.triples.targets[rows, None]
-        logits = EXECUTORS[method](part, variants, targets=targets).logits[..., 0]
-        loss = torch.zeros((), dtype=logits.dtype, device=logits.device)
-        for learner, logit in zip(some, logits, strict=True):
-            gain = (logit * learner.counts[rows]).mean()
-            loss = loss - gain + learner.penalty * (1 - learner.keep).sum()
-            learner.logit.append(gain.item())
-        loss.backward()
+    for position in dict.fromkeys(learner.asked.position for learner in active):
+        here = [learner for learner in active if learner.asked.position == position]
+        tokens = len(part) * (int((part.prompts.last - part.prompts.position(position)).max()) + 1)
+        size = max(1, _ROWS // tokens)
+        for some in (here[i : i + size] for i in range(0, len(here), size)):
+            variants = [patching.edits(one.train, batch, one.heads, position, one.keep) for one in some]
+            targets = torch.stack([one.train.triples.targets[rows] for one in some], dim=1)
+            logits = EXECUTORS[method](part, variants, targets=targets, vocabulary=False).logits
+            loss = torch.zeros((), dtype=logits.dtype, device=logits.device)
+            for index, learner in enumerate(some):
+                gain = (logits[index, :, index] * learner.counts[rows]).mean()
+                loss = loss - gain + learner.asked.penalty * (1 - learner.keep).sum()
+                learner.logit.append(gain.item())
+            loss.backward()
     for learner in active:
         learner.adam.step()
         learner.adam.zero_grad()
@@ -307,34 +244,36 @@ def _step(
 def _look(
     active: list[_Learner],
     window: int,
-    judge: Pairs,
-    group: tuple[Head, ...],
-    position: Position,
     tolerance: float,
     method: Method,
-    known: dict[tuple[Head, ...], float],
+    said: dict[tuple[Position, tuple[Head, ...]], Tensor],
 ) -> None:
-    """Average the last weights, round, measure, and see whether they have settled."""
+    """Average the last weights, round, measure, and see whether they have settled. `said` keeps what was answered."""
     averages = [torch.stack(learner.trace[-window:]).mean(0) for learner in active]
-    sets = [tuple(h for h, keep in zip(group, average.tolist(), strict=True) if keep < 0.5) for average in averages]
-    if new := [patched for patched in dict.fromkeys(sets) if patched not in known]:
-        hits = patching.outcomes(judge, new, position, method).top == judge.triples.targets
-        known |= dict(zip(new, hits.double().mean(1).tolist(), strict=True))
-    for learner, average, patched in zip(active, averages, sets, strict=True):
+    asked = [
+        (one.asked.position, tuple(h for h, keep in zip(one.heads, average.tolist(), strict=True) if keep < 0.5))
+        for one, average in zip(active, averages, strict=True)
+    ]
+    for position in dict.fromkeys(position for position, _ in asked):
+        if new := [sets for sets in dict.fromkeys(asked) if sets[0] == position and sets not in said]:
+            top = patching.outcomes(active[0].judge, [heads for _, heads in new], position, method).top
+            said |= dict(zip(new, top, strict=True))
+    for learner, average, (position, patched) in zip(active, averages, asked, strict=True):
         if len(learner.looks) > 1:  # the first look is at the start
             _, before, same, _ = learner.looks[-1]
             learner.converged = patched == same and bool(((average - before).abs() <= tolerance).all())
-        learner.looks.append((len(learner.logit), average, patched, known[patched]))
+        accuracy = (said[position, patched] == learner.judge.triples.targets).double().mean().item()
+        learner.looks.append((len(learner.logit), average, patched, accuracy))
 
 
-def _mask(learner: _Learner, train: Pairs, group: tuple[Head, ...], position: Position) -> Mask:
+def _mask(learner: _Learner) -> Mask:
     best = max(learner.looks, key=lambda look: (look[3], -len(look[2])))
     return Mask(
-        heads=group,
-        position=position,
-        desideratum=train.triples.desideratum,
-        penalty=learner.penalty,
-        seed=learner.seed,
+        heads=learner.heads,
+        position=learner.asked.position,
+        desideratum=learner.train.triples.desideratum,
+        penalty=learner.asked.penalty,
+        seed=learner.asked.seed,
         keep=learner.looks[-1][1].cpu(),
         trace=torch.stack(learner.trace).cpu(),
         logit=torch.tensor(learner.logit),

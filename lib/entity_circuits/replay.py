@@ -36,13 +36,15 @@ def replay(
     read: Sequence[Read] = (),
     targets: Tensor | None = None,
     answer: bool = True,
+    vocabulary: bool = True,
     memory: float = 1e9,
 ) -> Outcome:
     """What each variant's edits would change in a recorded run: the numbers of `runs.rerun`, from far less work.
 
     `targets` (n, k) are the tokens whose logits are wanted, the right answers unless given. With `frozen`, every z
     keeps its recorded value except where a variant edits it. `answer=False` leaves the logits out (they are NaN) and
-    stops at the highest layer read. `memory` bounds the bytes of a batch. Gradients flow to a `value` or `keep` that
+    stops at the highest layer read; `vocabulary=False` gives the logits of the targets alone, log-probabilities being
+    NaN and the most likely token -1. `memory` bounds the bytes of a batch. Gradients flow to a `value` or `keep` that
     asks for them. Raises `ValueError` for impossible edits and `NotImplementedError` for a model of another form.
 
         edits = [[runs.Edit("z", 3, (h,), p.last, value)] for h in range(subject.heads)]
@@ -60,7 +62,7 @@ def replay(
         heard_together(variant)
     with fast_float32(subject):
         _check_once(recording)
-        return _replay(recording, variants, frozen, read, targets, answer, memory)
+        return _replay(recording, variants, frozen, read, targets, answer, vocabulary, memory)
 
 
 def _replay(
@@ -70,6 +72,7 @@ def _replay(
     read: Sequence[Read],
     targets: Tensor,
     answer: bool,
+    vocabulary: bool,
     memory: float,
 ) -> Outcome:
     groups: dict[tuple[int, ...], list[int]] = {}
@@ -90,7 +93,7 @@ def _replay(
                 seen = [Read(r.site, r.layer, r.position[here]) for r in read]
                 walk = _frozen if frozen else _free
                 hidden, reads = walk(part, batch, layer, start[rows], seen, answer)
-                outcome = blocks.readout(recording.subject, hidden, targets[here], reads)
+                outcome = blocks.readout(recording.subject, hidden, targets[here], reads, vocabulary)
                 parts.append((chunk, here, outcome))
     return _assembled(parts, len(variants), len(recording))
 
@@ -372,7 +375,7 @@ def _check_once(recording: Recording) -> None:
     same = [Edit("z", 0, everything, p.query, first.at("z", 0, p.query))]
     tokens = torch.arange(0, model.config.vocab_size, 7, device=p.last.device)[None]
     with torch.no_grad():
-        replayed = _replay(first, [same], False, (), tokens, True, 1e9).logprobs
+        replayed = _replay(first, [same], False, (), tokens, True, True, 1e9).logprobs
         expected = blocks.readout(
             recording.subject, first.residual[-1, :, p.last][:, :1].transpose(0, 1), tokens, ()
         ).logprobs

@@ -157,6 +157,7 @@ def rerun(
     read: Sequence[Read] = (),
     targets: Tensor | None = None,
     answer: bool = True,
+    vocabulary: bool = True,
     memory: float = 1e9,
 ) -> Outcome:
     """Run a recording's prompts again, once for each variant: the definition behind `replay.replay`, same signature.

@@ -23,6 +23,7 @@ from . import (
     dcm,
     desiderata,
     edits,
+    masks,
     models,
     patching,
     replay,
@@ -31,7 +32,7 @@ from . import (
     sharing,
     statistics,
 )
-from .dcm import Mask
+from .dcm import Asked, Mask
 from .desiderata import ADDITIONAL, HYPOTHESES, SPLITS, Desideratum, Hypothesis, Triples
 from .heads import GROUPS, POSITIONS, Group, Head, by_layer
 from .patching import Answers, Pairs, Position, Selection
@@ -71,9 +72,10 @@ class Study:
             self.recorded[part] = patching.record(self.subject, self.triples[part], batch=BATCH[part])
         return self.recorded[part]
 
-    def forget(self) -> None:
-        """Give the memory of all recorded pairs back. They are run again if they are needed again."""
-        self.recorded.clear()
+    def forget(self, *parts: Part) -> None:
+        """Give the memory of recorded pairs back, all of them unless told. They are run again if needed again."""
+        for part in parts or tuple(self.recorded):
+            self.recorded.pop(part, None)
 
     def patch(
         self,
@@ -110,42 +112,38 @@ class Study:
         alone = (found[0][name].to(device) for name in ("base_top", "source_top"))
         return patching.tabulate(triples, sets, position, Answers(top.to(device), logprobs.to(device), *alone))
 
-    def masks(
-        self,
-        heads: Sequence[Head] | None,
-        target: Hypothesis,
-        position: Position,
-        *,
-        penalties: Sequence[float] = (0.1,),
-        seeds: Sequence[int | None] = (None,),
-        steps: int = 36,
-    ) -> list[Mask]:
-        """`dcm.sweep` on the training pairs of this study, judged on its validation pairs; stored as a whole.
+    def masks(self, asked: Sequence[Asked], *, steps: int = 36) -> list[Mask]:
+        """`dcm.together` on the training pairs of this study, judged on its validation pairs.
 
-        print(study.masks(study.groups["value_fetcher"], "object", "last")[0])
+        Each mask is stored by itself; those that are not, are learned side by side. The pairs are forgotten after that.
+
+            print(study.masks([dcm.Asked(study.groups["value_fetcher"], "last", "object", penalty=0.1)])[0])
         """
-        every = [Head(i, j) for i in range(self.subject.layers) for j in range(self.subject.heads)]
-        group = tuple(every if heads is None else dict.fromkeys(heads))
-        train, judge = (self.triples[part].towards(target) for part in ("train", "validation"))
-        about: dict[str, object] = {"heads": list(map(str, group)), "target": target, "at": position, "steps": steps}
-        about |= {"penalties": list(penalties), "seeds": list(seeds), "batch": BATCH["train"]}
-        about |= {"train": _digest(train), "validation": _digest(judge), "code": results.code(*_CODE, dcm)}
-
-        def compute() -> dict[str, Tensor]:
-            pairs = [self.pairs(part).towards(target) for part in ("train", "validation")]
-            learned = dcm.sweep(
-                self.subject, group, *pairs, position=position, penalties=penalties, seeds=seeds, steps=steps
-            )
-            return {f"{i}.{key}": value for i, mask in enumerate(learned) for key, value in mask.tensors().items()}
-
-        stored = self.store.keep("masks", {**_about(self.subject), **about}, compute)
-        common = {"heads": group, "position": position, "desideratum": target}
+        asked = [one.among(self.subject) for one in asked]
+        learned: dict[Asked, Mask] = {}
         made = []
-        for index, kind in enumerate((penalty, seed) for penalty in penalties for seed in seeds):
-            begin = f"{index}."
-            parts = {key.removeprefix(begin): value for key, value in stored.items() if key.startswith(begin)}
-            made.append(Mask.restored(parts, **common, **dict(zip(("penalty", "seed"), kind, strict=True))))
+        for index, one in enumerate(asked):
+            train, judge = (self._towards(part, one) for part in ("train", "validation"))
+            about: dict[str, object] = {"heads": list(map(str, one.heads or ())), "target": train.desideratum}
+            about |= {"at": one.position, "penalty": one.penalty, "seed": one.seed, "steps": steps}
+            about |= {"train": _digest(train), "validation": _digest(judge), "batch": BATCH["train"]}
+
+            def compute(one: Asked = one, rest: Sequence[Asked] = asked[index:]) -> dict[str, Tensor]:
+                if one not in learned:
+                    pairs = (self.pairs("train"), self.pairs("validation"))
+                    learned.update(zip(rest, dcm.together(self.subject, rest, *pairs, steps=steps), strict=True))
+                return learned[one].tensors()
+
+            inputs = {**_about(self.subject), **about, "code": results.code(*_CODE, dcm, masks)}
+            stored = self.store.keep("mask", inputs, compute)
+            known = {"heads": one.heads, "position": one.position, "desideratum": train.desideratum}
+            made.append(Mask.restored(stored, **known, penalty=one.penalty, seed=one.seed))
+        self.forget("train", "validation")
         return made
+
+    def _towards(self, part: Part, one: Asked) -> Triples:
+        """The triples of a part, with the answer that a mask is asked to bring as their target."""
+        return self.triples[part].towards(one.target) if one.target else self.triples[part]
 
 
 def candidates(finding: "Finding", scale: float = 4) -> dict[Group, tuple[Head, ...]]:
@@ -227,23 +225,28 @@ def _part(group: Group) -> Part:
 
 def learn(
     studies: Sequence[Study],
-    asked: Mapping[Group, Sequence[Hypothesis]],
-    known: Masks | None = None,
+    wanted: Mapping[Group, Sequence[Hypothesis]],
     *,
     penalty: float = 0.1,
     steps: int = 36,
+    beside: Sequence[Asked] = (),
 ) -> dict[tuple[str, Group, Hypothesis], Mask]:
-    """A mask for each model, group and hypothesis that is asked for, but for those already `known`, which are kept.
+    """A mask for each model, group and hypothesis that is wanted.
 
-    masks = semantics.learn([base, tuned], {"value_fetcher": ["object"], "position_transmitter": ["position"]})
+    Masks that are asked for `beside` are learned along with them, which costs little, and stay in each study's store:
+    `Study.masks` gives them without learning anything again.
+
+        masks = semantics.learn([base, tuned], {"value_fetcher": ["object"], "position_transmitter": ["position"]})
     """
-    found = dict(known or {})
+    found: dict[tuple[str, Group, Hypothesis], Mask] = {}
     for one in studies:
-        for group, targets in asked.items():
-            for target in targets:
-                if (one.name, group, target) not in found and group in one.groups:
-                    masks = one.masks(one.groups[group], target, POSITIONS[group], penalties=(penalty,), steps=steps)
-                    found[one.name, group, target] = masks[0]
+        asked = {
+            (one.name, group, target): Asked(one.groups[group], POSITIONS[group], target, penalty)
+            for group, targets in wanted.items()
+            for target in targets
+            if group in one.groups
+        }
+        found |= dict(zip(asked, one.masks([*asked.values(), *beside], steps=steps), strict=False))
     return found
 
 
@@ -359,13 +362,15 @@ def additional(
 def cross(studies: Sequence[Study], selections: Mapping[str, Selection], part: Part = "test") -> pd.DataFrame:
     """Heads that were selected in one model, patched in every other: the rows of `patching.patch`, and the `model`.
 
-    All models are given the same pairs of prompts. The floor stands as "no patch" beside each selection.
+    All models are given the same pairs of prompts, and each forgets them afterwards. The floor stands as "no patch"
+    beside each selection.
     """
     tables = []
     for one in studies:
         for name, chosen in selections.items():
             rows = one.patch({name: chosen.heads}, chosen.position, chosen.desideratum, part)  # type: ignore[arg-type]
             tables.append(rows.assign(model=one.name, selection=name))
+        one.forget()
     return pd.concat(tables, ignore_index=True)
 
 
