@@ -1,5 +1,6 @@
 """Claims about what a pair of models is asked, and about answers that are kept in a file and quoted from it."""
 
+import pandas as pd
 import pytest
 import torch
 from entity_circuits import cmap, improvement
@@ -64,5 +65,33 @@ def test_words_have_every_outcome_with_its_interval_and_say_where_there_is_no_ga
     first = row[row["draw"].isna()].iloc[0]
     assert told["A"] == f"{first.accuracy:.2f} [{first.low:.2f}, {first.high:.2f}]"
     assert {"B_share", "A_q_run", "B_v_inputs", "base", "tuned"} <= set(told)
+    drawn = found.table().query("condition == 'A' and draw.notna() and into == 'base'")
+    ends = f"{drawn.share.min():.0%} to {drawn.share.max():.0%}"
+    assert told["A_random"] == ("no share (no gap)" if drawn.no_share.any() else ends) and "C_random" not in told
     same = cmap.sweep(base, base, improvement.few(CIRCUIT), setting()[2])
     assert improvement.words(same)["A_share"] == "no share (no gap)"
+
+
+def test_models_stand_beside_each_other_with_their_shares_or_changes_where_there_is_no_gap(three):
+    base, _, found = three
+    same = cmap.sweep(base, base, improvement.few(CIRCUIT), setting()[2])
+    table = improvement.across(pd.concat([found.table().assign(model="tuned"), same.table().assign(model="twin")]))
+    assert list(table.index) == ["tuned", "twin"] and list(table["n"]) == [len(found.contexts)] * 2
+    assert table.loc["twin", "A"] == table.loc["twin", "A, q"] == "+0.00 [+0.00, +0.00]"
+    told = improvement.words(found)
+    told = {name: told[f"{name}_share"] for name in "AB"} | {"A, q": told["A_q_run"]}
+    for name, share in told.items():
+        assert share.startswith("no share") or table.loc["tuned", name] == share
+    assert all("%" in cell or cell.startswith(("+", "-")) for cell in table.loc["tuned"].iloc[3:])
+
+
+def test_better_parts_are_those_that_surely_help_and_come_from_a_surely_worse_model(three):
+    _, _, found = three
+    told = found.table().assign(model="one", no_share="", base=0.5, tuned=0.4, change_low=-0.1)
+    own = (told["into"] == "base") & (told["origin"] == "run") & told["draw"].isna()
+    told.loc[own & (told["condition"] == "B"), "change_low"] = 0.01
+    told.loc[told["draw"].notna(), "change_low"] = 0.01
+    better = improvement.better_parts(told)
+    assert set(better["condition"]) == {"B"} and better["draw"].isna().all() and (better["tried"] == own.sum()).all()
+    for other in (told.assign(tuned=0.6), told.assign(no_share="no gap")):
+        assert improvement.better_parts(other).empty

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import tiny
 import torch
@@ -201,6 +202,16 @@ def test_bounds_of_a_recovery_tell_how_it_hangs_on_few_contexts():
     row = knockout.recovery(found).iloc[0]
     assert (row["first"], row["first_low"], row["first_high"]) == (2, 2, 2)
     assert (row["last"], row["last_low"], row["last_high"]) == (2, 2, 5)
+
+
+def test_words_give_the_layers_of_each_look_and_say_where_nothing_is_lost():
+    rows = {
+        "condition": ["last->object", "random->query", "query->prev"],
+        "first": [20, 1, None],
+        "last": [23, 2, None],
+    }
+    told = knockout.words(pd.DataFrame(rows).astype({"first": "Int64", "last": "Int64"}))
+    assert told == ["last to object, 20 to 23", "query to prev, none (nothing is surely lost)"]
 
 
 def test_a_single_context_and_curves_without_an_uncut_end_give_no_recovery():

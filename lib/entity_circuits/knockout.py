@@ -250,6 +250,19 @@ def recovery(
     return table.astype(dict.fromkeys(whole, "Int64"))
 
 
+def words(table: pd.DataFrame) -> list[str]:
+    """Rows of `recovery` as text, of the paths along which a group attends: in which layers each look is needed.
+
+    print(*knockout.words(knockout.recovery(curves)), sep="; ")
+    """
+    rows = table[table["condition"].isin(READS)].to_dict("records")
+    return [
+        f"{row['condition'].replace('->', ' to ')}, "
+        + ("none (nothing is surely lost)" if pd.isna(row["first"]) else f"{row['first']} to {row['last']}")
+        for row in rows
+    ]
+
+
 def _span(accuracy: np.ndarray, starts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """First and last layer of the recovery of each column of accuracies (starts, draws) that recovers at all."""
     curve = _never_falling(accuracy)
