@@ -85,7 +85,7 @@ def test_models_stand_beside_each_other_with_their_shares_or_changes_where_there
     assert all("%" in cell or cell.startswith(("+", "-")) for cell in table.loc["tuned"].iloc[3:])
 
 
-def test_better_parts_are_those_that_surely_help_and_come_from_a_surely_worse_model(three):
+def test_better_parts_are_those_that_surely_help_and_come_from_a_model_that_is_no_better(three):
     _, _, found = three
     told = found.table().assign(model="one", no_share="", base=0.5, tuned=0.4, change_low=-0.1)
     own = (told["into"] == "base") & (told["origin"] == "run") & told["draw"].isna()
@@ -93,5 +93,7 @@ def test_better_parts_are_those_that_surely_help_and_come_from_a_surely_worse_mo
     told.loc[told["draw"].notna(), "change_low"] = 0.01
     better = improvement.better_parts(told)
     assert set(better["condition"]) == {"B"} and better["draw"].isna().all() and (better["tried"] == own.sum()).all()
-    for other in (told.assign(tuned=0.6), told.assign(no_share="no gap")):
-        assert improvement.better_parts(other).empty
+    assert improvement.best_parts(better).startswith("B") and " of one " in improvement.best_parts(better)
+    assert len(improvement.better_parts(told.assign(tuned=0.6, no_share="no gap"))) == len(better)
+    none = improvement.better_parts(told.assign(tuned=0.6))
+    assert none.empty and improvement.best_parts(none) == "none"
