@@ -88,12 +88,15 @@ def test_models_stand_beside_each_other_with_their_shares_or_changes_where_there
 def test_better_parts_are_those_that_surely_help_and_come_from_a_model_that_is_no_better(three):
     _, _, found = three
     told = found.table().assign(model="one", no_share="", base=0.5, tuned=0.4, change_low=-0.1)
-    own = (told["into"] == "base") & (told["origin"] == "run") & told["draw"].isna()
-    told.loc[own & (told["condition"] == "B"), "change_low"] = 0.01
-    told.loc[told["draw"].notna(), "change_low"] = 0.01
+    own = (told["into"] == "base") & (told["origin"] == "run")
+    told.loc[told["condition"] == "B", "change_low"] = 0.01
     better = improvement.better_parts(told)
-    assert set(better["condition"]) == {"B"} and better["draw"].isna().all() and (better["tried"] == own.sum()).all()
-    assert improvement.best_parts(better).startswith("B") and " of one " in improvement.best_parts(better)
+    assert set(better["condition"]) == {"B"} and set(better["into"]) == {"base"} and set(better["origin"]) == {"run"}
+    assert (better["tried"] == own.sum()).all() and 0 < better["draw"].notna().sum() < len(better)
+    for random in (False, True):
+        row = better[better["draw"].notna() == random].nlargest(1, "change").iloc[0]
+        words = improvement.best_parts(better, random)
+        assert words.startswith("B") and f" of one {row['change']:+.2f} [+0.01, " in words
     assert len(improvement.better_parts(told.assign(tuned=0.6, no_share="no gap"))) == len(better)
     none = improvement.better_parts(told.assign(tuned=0.6))
     assert none.empty and improvement.best_parts(none) == "none"

@@ -156,25 +156,24 @@ def across(table: pd.DataFrame) -> pd.DataFrame:
 def better_parts(table: pd.DataFrame) -> pd.DataFrame:
     """What raises the base model's accuracy though it comes from a model that is not surely better: rows of `table`.
 
-    `table` has rows of `Patched.table()`, and `model`. Of the conditions that patch the other's run into the base,
-    without the random heads, those whose change has its 95% interval above 0. `tried` says how many were looked at: one
+    `table` has rows of `Patched.table()`, and `model`. Of the conditions that patch the other's run into the base, those
+    whose change has its 95% interval above 0, random heads (`draw`) included. `tried` says how many were looked at: one
     in forty of them would be here by chance.
 
         print(improvement.better_parts(improvement.others(base, tuned))[["model", "condition", "sites", "change"]])
     """
     no_better = (table["no_share"] != "") | (table["tuned"] < table["base"])
-    asked = table[no_better & (table["into"] == "base") & (table["origin"] == "run") & table["draw"].isna()]
+    asked = table[no_better & (table["into"] == "base") & (table["origin"] == "run")]
     return asked[asked["change_low"] > 0].assign(tried=len(asked))
 
 
-def best_parts(better: pd.DataFrame) -> str:
-    """Of each model in `better_parts`, the condition that raises accuracy most, in words; "none" if there is none."""
+def best_parts(better: pd.DataFrame, random: bool = False) -> str:
+    """Of each model in `better_parts`, what raises accuracy most, in words: a condition, or a `random` draw of heads."""
     told = []
-    for row in better.sort_values("change", ascending=False).drop_duplicates("model").to_dict("records"):
-        change = statistics.spoken(row["change"], row["change_low"], row["change_high"], "+.2f")
-        told.append(
-            f"{row['condition']}{', ' + row['sites'] if row['sites'] != 'z' else ''} of {row['model']} {change}"
-        )
+    rows = better[better["draw"].notna() == random].sort_values("change", ascending=False)
+    for row in rows.drop_duplicates("model").to_dict("records"):
+        part = f"{row['condition']}{', ' + row['sites'] if row['sites'] != 'z' else ''} of {row['model']}"
+        told.append(f"{part} {statistics.spoken(row['change'], row['change_low'], row['change_high'], '+.2f')}")
     return "; ".join(told) or "none"
 
 
