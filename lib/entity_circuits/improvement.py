@@ -156,9 +156,9 @@ def across(table: pd.DataFrame) -> pd.DataFrame:
 def better_parts(table: pd.DataFrame) -> pd.DataFrame:
     """What raises the base model's accuracy though it comes from a model that is not surely better: rows of `table`.
 
-    `table` has rows of `Patched.table()`, and `model`. Of the conditions that patch the other's run into the base, those
-    whose change has its 95% interval above 0, random heads (`draw`) included. `tried` says how many were looked at: one
-    in forty of them would be here by chance.
+    `table` has rows of `Patched.table()`, and `model`. Of the conditions that patch the other's run into the base,
+    those with the 95% interval of the change above 0, random heads (`draw`) included. `tried` says how many were looked
+    at: one in forty of them would be here by chance.
 
         print(improvement.better_parts(improvement.others(base, tuned))[["model", "condition", "sites", "change"]])
     """
@@ -168,7 +168,7 @@ def better_parts(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def best_parts(better: pd.DataFrame, random: bool = False) -> str:
-    """Of each model in `better_parts`, what raises accuracy most, in words: a condition, or a `random` draw of heads."""
+    """Of each model in `better_parts`, what raises accuracy most, in words: a condition, or a draw of random heads."""
     told = []
     rows = better[better["draw"].notna() == random].sort_values("change", ascending=False)
     for row in rows.drop_duplicates("model").to_dict("records"):
