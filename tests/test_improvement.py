@@ -100,3 +100,17 @@ def test_better_parts_are_those_that_surely_help_and_come_from_a_model_that_is_n
     assert len(improvement.better_parts(told.assign(tuned=0.6, no_share="no gap"))) == len(better)
     none = improvement.better_parts(told.assign(tuned=0.6))
     assert none.empty and improvement.best_parts(none) == "none"
+
+
+def test_what_is_not_kept_comes_from_this_page(three):
+    _, _, found = three
+    stored = improvement.under(found, [one for one in found.conditions if one.origin == "run"])
+    live = improvement.under(found, found.conditions)
+    live.correct[:] = ~live.correct
+    table = improvement.completed(stored, live)
+    again = table["origin"] != "run"
+    assert len(table) == len(found) and again.sum() == len(found) - len(stored) > 0
+    wanted = found.table()["accuracy"].where(found.table()["origin"] == "run", 1 - found.table()["accuracy"])
+    assert sorted(table["accuracy"]) == pytest.approx(sorted(wanted))
+    assert set(improvement.words(stored, table)) == set(improvement.words(found))
+    pd.testing.assert_frame_equal(improvement.completed(found, live), found.table())

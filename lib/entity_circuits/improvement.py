@@ -177,17 +177,28 @@ def best_parts(better: pd.DataFrame, random: bool = False) -> str:
     return "; ".join(told) or "none"
 
 
-def words(found: Patched) -> dict[str, str]:
+def completed(stored: Patched, live: Patched) -> pd.DataFrame:
+    """The table of the answers that are kept, and below it that of this page's for conditions of which none are.
+
+    print(improvement.completed(improvement.kept(base, tuned) or live, live)[["condition", "share", "n"]])
+    """
+    known = set(map(_named, stored.conditions))
+    rest = [condition for condition in live.conditions if _named(condition) not in known]
+    tables = [stored.table(), *([under(live, rest).table()] if rest else [])]
+    return pd.concat(tables, ignore_index=True)
+
+
+def words(found: Patched, table: pd.DataFrame | None = None) -> dict[str, str]:
     """The numbers of both models and of what is patched into the base, as text with intervals, for a page to `glue`.
 
     `base` and `tuned`; `A` and so on, an accuracy with outputs patched, `A_share`, its share of the gap, and
     `A_random`, the lowest and highest share of random heads in its place; for inputs `A_q_run`, `A_q_weights` and
-    `A_q_inputs`, shares too. Where there is no gap, shares say so.
+    `A_q_inputs`, shares too. Where there is no gap, shares say so. `table` is that of `found` unless it is given.
 
         print(improvement.words(found)["B_share"])
     """
     told = {"base": str(found.unmodified("base")), "tuned": str(found.unmodified("tuned"))}
-    table = found.table()
+    table = found.table() if table is None else table
     table = table[table["into"] == "base"]
     for name, draws in table[table["draw"].notna()].groupby("condition"):
         ends = f"{draws['share'].min():.0%} to {draws['share'].max():.0%}"
@@ -229,16 +240,16 @@ def agreement(stored: Patched, again: Patched) -> pd.DataFrame:
     n = len(again.contexts)
     if n > len(stored.contexts) or not torch.equal(stored.contexts[:n], again.contexts):
         raise ValueError("the prompts that were run again are not the first of those whose answers are kept")
-    place = {json.dumps(condition.words): index for index, condition in enumerate(stored.conditions)}
-    rows = []
+    place = {_named(condition): index for index, condition in enumerate(stored.conditions)}
+    found = []
     for index, condition in enumerate(again.conditions):
-        if (other := place.get(json.dumps(condition.words))) is not None:
+        if (other := place.get(_named(condition))) is not None:
             same = int((stored.correct[other, :n] == again.correct[index]).sum())
             about = {"condition": condition.name, "sites": "".join(condition.sites), "origin": condition.origin}
-            rows.append({**about, "into": condition.into, "same": same, "n": n})
-    if not rows:
+            found.append({**about, "into": condition.into, "same": same, "n": n})
+    if not found:
         raise ValueError("no condition was run again: the kept answers are of other heads")
-    return pd.DataFrame(rows)
+    return pd.DataFrame(found)
 
 
 def under(found: Patched, chosen: Sequence[Condition]) -> Patched:
@@ -256,20 +267,27 @@ def _part(circuit: Circuit, letters: str) -> Circuit:
     return Circuit({group: heads for group, heads in circuit.groups.items() if LETTERS[group] in letters})
 
 
+def _named(condition: Condition) -> str:
+    """All that a condition says, as one word to look it up by."""
+    return json.dumps(condition.words)
+
+
 def _condition(words: list[Any]) -> Condition:
     name, heads, sites, origin, into, draw = words
     chosen = {place: [*map(Head.parse, some)] for place, some in heads.items()}
     return Condition(name, chosen, tuple(sites), origin, into, draw)
 
 
-def hand_over(found: Patched, model: str) -> None:
+def hand_over(found: Patched, model: str, table: pd.DataFrame | None = None) -> None:
     """Keep the gap and the shares of it that the claims of the book rest on as findings; nothing outside a chapter.
+
+    `table` is that of `found` unless it is given.
 
     improvement.hand_over(found, "code")
     """
     gap = statistics.difference(found.tuned_correct, found.base_correct, found.contexts)
     findings.keep("cmap/gap", gap, unit="difference", model=model, about="fine-tuned minus base")
-    table = found.table()
+    table = found.table() if table is None else table
     table = table[(table["into"] == "base") & table["share"].notna()]
     for name, draws in table[table["draw"].notna()].groupby("condition"):
         ends = {"low": draws["share_low"].min(), "high": draws["share_high"].max(), "n": draws["n"].iloc[0]}
