@@ -76,13 +76,16 @@ def test_models_stand_beside_each_other_with_their_shares_or_changes_where_there
     base, _, found = three
     same = cmap.sweep(base, base, improvement.few(CIRCUIT), setting()[2])
     table = improvement.across(pd.concat([found.table().assign(model="tuned"), same.table().assign(model="twin")]))
-    assert list(table.index) == ["tuned", "twin"] and list(table["n"]) == [len(found.contexts)] * 2
-    assert table.loc["twin", "A"] == table.loc["twin", "A, q"] == "+0.00 [+0.00, +0.00]"
+    assert list(table) == ["tuned", "twin"] and list(table.loc["n"]) == [str(len(found.contexts))] * 2
+    assert (
+        table.loc["A", "twin"] == table.loc["A, q", "twin"] == "+0.00 [+0.00, +0.00]"
+        and table.loc["A, k", "twin"] == ""
+    )
     told = improvement.words(found)
     told = {name: told[f"{name}_share"] for name in "AB"} | {"A, q": told["A_q_run"]}
     for name, share in told.items():
-        assert share.startswith("no share") or table.loc["tuned", name] == share
-    assert all("%" in cell or cell.startswith(("+", "-")) for cell in table.loc["tuned"].iloc[3:])
+        assert share.startswith("no share") or table.loc[name, "tuned"] == share
+    assert all("%" in cell or cell.startswith(("+", "-")) for cell in table["tuned"].iloc[2:-1])
 
 
 def test_better_parts_are_those_that_surely_help_and_come_from_a_model_that_is_no_better(three):

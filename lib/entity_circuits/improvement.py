@@ -134,23 +134,24 @@ def others(base: "Subject", tuned: "Subject") -> pd.DataFrame:
 
 
 def across(table: pd.DataFrame) -> pd.DataFrame:
-    """The shares of several fine-tuned models beside each other, as text with intervals: a row a model.
+    """The shares of several fine-tuned models beside each other, as text with intervals: a column a model.
 
-    `table` has rows of `Patched.table()`, and `model`. Columns: `base`, `finetuned` and `n`, the accuracies as they are
-    and the prompts; then the share that each condition brings into the base model from the other's run (`A`; `A, q` for
-    inputs). Where there is no gap to divide by it is the change of accuracy instead, with a sign.
+    `table` has rows of `Patched.table()`, and `model`. Rows: `base` and `fine-tuned`, the accuracies as they are; the
+    share that each condition brings into the base model from the other's run (`A`; `A, q` for inputs), and `n`, the
+    prompts. Where there is no gap to divide by it is the change of accuracy instead, with a sign.
 
         print(improvement.across(found.table().assign(model="code")))
     """
-    rows = table[(table["into"] == "base") & (table["origin"] == "run") & table["draw"].isna()]
-    made: dict[str, dict[str, object]] = {}
-    for row in rows.to_dict("records"):
-        about = {"base": f"{row['base']:.2f}", "finetuned": f"{row['tuned']:.2f}", "n": row["n"]}
+    made: dict[str, dict[str, str]] = {}
+    asked = table[(table["into"] == "base") & (table["origin"] == "run") & table["draw"].isna()]
+    for row in asked.to_dict("records"):
+        about = {"base": f"{row['base']:.2f}", "fine-tuned": f"{row['tuned']:.2f}"}
         cells = made.setdefault(row["model"], about)
         name = row["condition"] if row["sites"] == "z" else f"{row['condition']}, {row['sites']}"
         kind, form = ("change", "+.2f") if row["no_share"] else ("share", ".0%")
         cells[name] = statistics.spoken(row[kind], row[f"{kind}_low"], row[f"{kind}_high"], form)
-    return pd.DataFrame.from_dict(made, orient="index").rename_axis("model")
+    n = asked.groupby("model", sort=False)["n"].first().rename("n").to_frame().T.astype(str)
+    return pd.concat([pd.DataFrame(made), n]).fillna("")
 
 
 def better_parts(table: pd.DataFrame) -> pd.DataFrame:
@@ -170,7 +171,7 @@ def better_parts(table: pd.DataFrame) -> pd.DataFrame:
 def best_parts(better: pd.DataFrame, random: bool = False) -> str:
     """Of each model in `better_parts`, what raises accuracy most, in words: a condition, or a draw of random heads."""
     told = []
-    rows = better[better["draw"].notna() == random].sort_values("change", ascending=False)
+    rows = better[better["draw"].notna() == random].sort_values("change", ascending=False, kind="stable")
     for row in rows.drop_duplicates("model").to_dict("records"):
         part = f"{row['condition']}{', ' + row['sites'] if row['sites'] != 'z' else ''} of {row['model']}"
         told.append(f"{part} {statistics.spoken(row['change'], row['change_low'], row['change_high'], '+.2f')}")

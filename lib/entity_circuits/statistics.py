@@ -126,14 +126,19 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Estimate:
 
 
 def spoken(value: float, low: float | None, high: float | None, form: str = ".2f") -> str:
-    """A number with its interval in words; without one where it has no bounds (None or NaN).
+    """A number with its interval in words; without one where it has no bounds (None or NaN). Zero has no minus.
 
-    >>> spoken(0.962, 0.914, 1.01, ".0%"), spoken(0.5, None, None)
-    ('96% [91%, 101%]', '0.50')
+    >>> spoken(0.962, 0.914, 1.01, ".0%"), spoken(-0.001, None, None)
+    ('96% [91%, 101%]', '0.00')
     """
+
+    def one(number: float) -> str:
+        text = format(number, form)
+        return format(0.0, form) if not text.strip("-0.%") else text
+
     if low is None or high is None or np.isnan(low):
-        return format(value, form)
-    return f"{value:{form}} [{low:{form}}, {high:{form}}]"
+        return one(value)
+    return f"{one(value)} [{one(low)}, {one(high)}]"
 
 
 def beside_chance(accuracy: Estimate, chance: float) -> str:
