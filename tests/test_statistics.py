@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from entity_circuits.statistics import Estimate, by, difference, estimate, intervals, ratio, wilson
+from entity_circuits.statistics import Estimate, by, difference, estimate, in_cells, intervals, ratio, wilson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -154,3 +154,12 @@ def test_a_ratio_draws_both_together_and_none_is_taken_to_nothing():
     assert np.isnan(ratio(half, correct, np.zeros(420)).low), "one context tells nothing of a spread"
     with pytest.raises(ValueError, match="zero"):
         ratio(correct, np.zeros(420), contexts)
+
+
+def test_cells_hold_a_number_with_its_own_bounds_and_a_dash_where_there_is_none():
+    table = pd.DataFrame({"accuracy": [0.5, np.nan], "low": [0.4, np.nan], "high": [0.6, np.nan]})
+    table = table.assign(gain=[-0.001, 0.25], gain_low=[-0.1, np.nan], gain_high=[0.1, np.nan])
+    told = in_cells(table, ["accuracy", "gain"], "+.2f")
+    assert list(told["accuracy"]) == ["+0.50 [+0.40, +0.60]", "–"]
+    assert list(told["gain"]) == ["+0.00 [-0.10, +0.10]", "+0.25"]
+    assert list(told["low"][:1]) == [0.4] and table["gain"].iloc[1] == 0.25

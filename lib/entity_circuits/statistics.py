@@ -141,6 +141,22 @@ def spoken(value: float, low: float | None, high: float | None, form: str = ".2f
     return f"{one(value)} [{one(low)}, {one(high)}]"
 
 
+def in_cells(table: pd.DataFrame, names: Sequence[str], form: str = ".2f") -> pd.DataFrame:
+    """The same table to be read: each of these numbers with its interval as one column of text, a dash for none.
+
+    The bounds of `x` are `x_low` and `x_high`, or `low` and `high` where the table has no such columns.
+
+    >>> in_cells(pd.DataFrame({"share": [0.5], "share_low": [0.4], "share_high": [0.6]}), ["share"])["share"].item()
+    '0.50 [0.40, 0.60]'
+    """
+    told = {}
+    for name in names:
+        ends = (f"{name}_low", f"{name}_high") if f"{name}_low" in table else ("low", "high")
+        rows = zip(*(table[column] for column in (name, *ends)), strict=True)
+        told[name] = ["–" if pd.isna(value) else spoken(value, low, high, form) for value, low, high in rows]
+    return table.assign(**told)
+
+
 def beside_chance(accuracy: Estimate, chance: float) -> str:
     """An accuracy in words, with a plain warning where it does not lie surely above chance.
 
