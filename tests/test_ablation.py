@@ -332,6 +332,11 @@ def test_a_scan_adds_one_place_at_a_time_and_goes_on_from_the_best(made_up):
     assert table["of_full"].iloc[2] == pytest.approx(0.7)
 
 
+def test_a_scan_makes_its_first_round_even_where_the_start_is_enough(made_up):
+    table = ablation.scan_positions(made_up, None, None, ["query+1", "prev+1"], rounds=5, enough=0.0)
+    assert table["round"].tolist() == [0, 1, 1] and table["chosen"].sum() == 2
+
+
 def test_a_scan_stops_when_enough_is_brought_back(made_up):
     table = ablation.scan_positions(made_up, None, None, ["query+1", "prev+1"], rounds=5, enough=0.6)
     assert table["round"].tolist() == [0, 1, 1]

@@ -277,10 +277,10 @@ def scan_positions(
 ) -> pd.DataFrame:
     """Which positions carry the rest: all heads are kept at one more place at a time, beside those of `start`.
 
-    `start` is all heads at `prev`, `query` and `last` unless given. After each of the `rounds` the best place stays, up
-    to `enough` of the full model's accuracy. One row a place and round: `round` (0 is `start` alone), `place`,
-    `accuracy` with `low` and `high`, `gain` over the round before with `gain_low` and `gain_high` (paired, over
-    contexts), `of_full` (its share of the full model's accuracy), `chosen`, `n`.
+    `start` is all heads at `prev`, `query` and `last` unless given. After each of the `rounds` the best place stays; a
+    second or later one is made only below `enough` of the full model's accuracy. One row a place and round: `round` (0
+    is `start` alone), `place`, `accuracy` with `low` and `high`, `gain` over the round before with `gain_low` and
+    `gain_high` (paired, over contexts), `of_full` (its share of the full model's accuracy), `chosen`, `n`.
 
         print(ablation.scan_positions(subject, p, means, ["object", "prev+1", "query+1"]))
     """
@@ -291,7 +291,8 @@ def scan_positions(
     rows.append(_scanned(0, "(start)", before, before, full) | {"chosen": True})
     for turn in range(1, rounds + 1):
         tried = [{**standing, **all_heads(subject, [place])} for place in left]
-        if not tried or float(before.correct.double().mean()) >= enough * float(full.correct.double().mean()):
+        reached = float(before.correct.double().mean()) >= enough * float(full.correct.double().mean())
+        if not tried or (turn > 1 and reached):
             break
         found = circuit_accuracy(subject, tried, prompts, means, method=method, store=store, name="places")
         best = int(found.correct.sum(1).argmax())
