@@ -1,6 +1,7 @@
 """Claims about path patching: what a score is, where it must be zero or NaN, and that both methods give it."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -185,3 +186,17 @@ def test_bad_requests_fail_before_any_model_runs(given, message, monkeypatch):
     monkeypatch.setattr(runs, "record", lambda *_: pytest.fail("a model was run"))
     with pytest.raises(ValueError, match=message):
         path_patching.sweep(subject, base, source, **given)
+
+
+def test_recordings_of_other_prompts_or_another_model_are_refused_before_anything_runs():
+    subject, base, source = pair()
+    own = runs.record(subject, base), runs.record(subject, source)
+    path_patching.sweep(subject, base, source, position="last", senders=SOME, recordings=own)
+    with pytest.raises(ValueError, match="other prompts"):
+        path_patching.sweep(subject, base, source, position="last", recordings=own[::-1])
+    moved = replace(base, prev=base.prev - 1)
+    with pytest.raises(ValueError, match="other prompts"):
+        path_patching.sweep(subject, moved, source, position="last", recordings=own)
+    other = tiny.subject(dtype=torch.float64, seed=1)
+    with pytest.raises(ValueError, match="another model"):
+        path_patching.sweep(other, base, source, position="last", recordings=own)

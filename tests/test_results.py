@@ -1,12 +1,15 @@
 """Claims about stored results and circuits: served only for the same inputs, whole or not at all."""
 
+import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
+import tiny
 import torch
-from entity_circuits import heads, places, results
+from entity_circuits import boxes, heads, places, results
 from entity_circuits.heads import Circuit, Head
 
 
@@ -73,7 +76,66 @@ def test_code_and_tensors_are_part_of_what_identifies_a_result():
     assert results.digest(one) == results.digest(one.clone())
     assert results.digest(one) != results.digest(one.view(2, 2))
     assert results.digest(one) != results.digest(one + 1e-6)
-    assert results.code(results) == results.code(results) != results.code(heads)
+    one, other = "entity_circuits.heads", "entity_circuits.results"
+    assert results.code(one) == results.code(one) != results.code(other)
+
+
+def package(folder, **sources):
+    """A package of these modules, importable from here on, under a name that no other test uses."""
+    name = f"made_{folder.name.replace('-', '_')}"
+    for module, text in {"__init__": "", **sources}.items():
+        (folder / name).mkdir(exist_ok=True)
+        (folder / name / f"{module}.py").write_text(text.replace("PACKAGE", name))
+    return name
+
+
+FIRST = "from . import second\nfrom PACKAGE.third import THREE\n"
+SECOND = "def two():\n    from . import fourth\n    return fourth.FOUR\n"
+
+
+def code_of(folder, monkeypatch, **changed):
+    sources = {"first": FIRST, "second": SECOND, "third": "THREE = 3\n", "fourth": "FOUR = 4\n", "alone": "ONE = 1\n"}
+    name = package(folder, **(sources | changed))
+    monkeypatch.syspath_prepend(str(folder))
+    results._read_module.cache_clear()
+    return results.code(f"{name}.first")
+
+
+@pytest.mark.parametrize(
+    "changed", [{"second": SECOND + "X = 1\n"}, {"third": "THREE = 4\n"}, {"fourth": "FOUR = 5\n"}]
+)
+def test_code_that_is_reached_by_imports_counts_however_far_away(tmp_path, monkeypatch, changed):
+    assert code_of(tmp_path, monkeypatch) != code_of(tmp_path, monkeypatch, **changed)
+
+
+@pytest.mark.parametrize("changed", [{"third": '"""Words."""\nTHREE = 3  # a comment\n'}, {"alone": "ONE = 2\n"}])
+def test_words_about_code_and_modules_that_are_not_imported_do_not_count(tmp_path, monkeypatch, changed):
+    assert code_of(tmp_path, monkeypatch) == code_of(tmp_path, monkeypatch, **changed)
+
+
+@pytest.mark.parametrize("method", ["path_patching", "ablation", "knockout", "cmap", "semantics"])
+def test_the_code_of_a_method_holds_itself_and_all_that_runs_it(method):
+    reached = {name.rpartition(".")[2] for name in results._reached([f"entity_circuits.{method}"])}
+    assert {method, "runs", "replay", "blocks", "edits", "sharing", "precision", "boxes", "heads"} <= reached
+
+
+def test_threads_device_and_every_parameter_are_part_of_what_identifies_a_result(monkeypatch):
+    subject = tiny.subject()
+    p = boxes.prompts(subject, n=6, boxes=3)
+
+    def key(**asked):
+        return json.dumps(results.key("entity_circuits.runs", subject, **asked), sort_keys=True)
+
+    one = key(prompts=p, seed=0, heads=(Head(1, 2),))
+    assert one == key(prompts=p.select(range(6)), seed=0, heads=[Head(1, 2)])
+    assert one not in (key(prompts=p.select(range(5))), key(prompts=p, seed=1), key(prompts=p, seed=0, heads=()))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
+    assert one != key(prompts=p, seed=0, heads=(Head(1, 2),))
+
+
+def test_prompts_that_differ_in_a_position_alone_are_other_prompts():
+    p = boxes.prompts(tiny.subject(), n=6, boxes=3)
+    assert p.digest == replace(p, prev=p.prev.clone()).digest != replace(p, prev=p.prev - 1).digest
 
 
 def test_a_circuit_survives_json_and_unknown_groups_are_refused(tmp_path):

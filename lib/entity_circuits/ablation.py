@@ -10,7 +10,6 @@ import itertools
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from . import behaviour, blocks, edits, replay, results, runs, sharing, sparse, statistics, vocabulary
+from . import behaviour, edits, results, runs, sparse, statistics, vocabulary
 from . import boxes as task
 from .boxes import Prompts
 from .executors import EXECUTORS, Method
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from .models import Subject
 
 SHARD = 128  # circuits that are evaluated, and stored, together
-_CODE: tuple[ModuleType, ...] = (edits, sharing, runs, blocks, replay, sparse, task, results)
 
 
 def means(
@@ -73,7 +71,7 @@ def means(
             total = total + runs.record(subject, prompts.select(rows)).z.double().sum(1)
         return {"z": (total / len(prompts)).to(subject.dtype)}
 
-    inputs = {**_model(subject), "prompts": results.digest(prompts.input_ids), "code": results.code(*_CODE)}
+    inputs = results.key(__name__, subject, prompts=prompts, batch=batch)
     found = (store or Store(None)).keep("means", inputs, compute)["z"]
     return Means(found.to(subject.device), len(prompts))
 
@@ -163,7 +161,7 @@ def circuit_accuracy(
     for index, circuit in enumerate(found):
         alike.setdefault(tuple(sorted(place for place, some in circuit.items() if some)), []).append(index)
     shards = [part[i : i + SHARD] for part in alike.values() for i in range(0, len(part), SHARD)]
-    inputs = _inputs(subject, prompts, means, method)
+    inputs = results.key(__name__, subject, prompts=prompts, means=means.z, method=method, memory=memory)
     answers = Answers(
         torch.zeros(len(found), len(prompts), dtype=torch.bool),
         torch.zeros(len(found), len(prompts), dtype=torch.promote_types(subject.dtype, torch.float32)),
@@ -199,7 +197,7 @@ def full_model(subject: "Subject", prompts: Prompts, store: Store | None = None)
         said = behaviour.evaluate(subject, prompts)
         return {"correct": said.correct[None], "logprob": said.answer_logprob[None]}
 
-    inputs = {**_model(subject), "prompts": _prompts(prompts), "code": results.code(behaviour)}
+    inputs = results.key(__name__, subject, prompts=prompts)
     return Answers(contexts=prompts.contexts.cpu(), **(store or Store(None)).keep("full", inputs, compute))
 
 
@@ -223,7 +221,6 @@ def full_without(
     """
     means.require(prompts)
     asked = [kept(some) for some in removed]
-    words = [{place: [str(head) for head in some] for place, some in sorted(k.items())} for k in asked]
     parts = []
     for rows in tqdm(torch.arange(len(prompts)).split(batch), desc="full model without", disable=None, leave=False):
         part = prompts.select(rows)
@@ -236,7 +233,7 @@ def full_without(
                 outcome = EXECUTORS[method](runs.record(subject, part, share_context=True), variants)
             return {"correct": outcome.top == part.answer_ids, "logprob": outcome.logprob}
 
-        inputs = {**_inputs(subject, part, means, method), "removed": words}
+        inputs = results.key(__name__, subject, prompts=part, means=means.z, method=method, removed=asked)
         parts.append((store or Store(None)).keep("full-without", inputs, compute))
     cut = {name: torch.cat([part[name].cpu() for part in parts], dim=1) for name in ("correct", "logprob")}
     return Answers(contexts=prompts.contexts.cpu(), **cut)
@@ -341,16 +338,3 @@ def _check_once(subject: "Subject", prompts: Prompts, means: Means) -> None:
             'that it does not know. Use method="definition".'
         )
     _CHECKED.add(subject.model)
-
-
-def _model(subject: "Subject") -> dict[str, object]:
-    return {"model": subject.fingerprint, "dtype": str(subject.dtype)}
-
-
-def _prompts(p: Prompts) -> str:
-    return results.digest(p.input_ids, p.last, p.query, p.prev, p.object, p.object_ids, p.answer_ids)
-
-
-def _inputs(subject: "Subject", prompts: Prompts, means: Means, method: str) -> dict[str, object]:
-    about = {"prompts": _prompts(prompts), "means": results.digest(means.z), "method": method}
-    return {**_model(subject), **about, "code": results.code(*_CODE)}

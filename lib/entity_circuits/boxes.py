@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from . import vocabulary
+from . import results, vocabulary
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -116,6 +116,11 @@ class Prompts:
     def texts(self) -> tuple[str, ...]:
         rows = zip(self.templates, self.worlds, self.asked, strict=True)
         return tuple(template.text(world, label) for template, world, label in rows)
+
+    @property
+    def digest(self) -> str:
+        """A hex digest of all that a run of these prompts depends on: tokens, answers, contexts and positions."""
+        return results.digest(*(value for value in vars(self).values() if isinstance(value, Tensor)))
 
     def position(self, name: Position) -> Tensor:
         """The (n,) positions of that name."""

@@ -11,13 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from . import blocks, boxes, edits, findings, heads, path_patching, places, replay, results, runs, sharing
+from . import findings, heads, path_patching, places, results
 from .heads import GROUPS, LETTERS, Circuit, Group, Head
 from .path_patching import Discovery, Statistic
 from .results import Store
@@ -39,8 +38,6 @@ KNOWN: Mapping[str, type] = {
     "code": str,
 }
 """What the file of a circuit says about it: `circuit.about`."""
-
-_CODE: tuple[ModuleType, ...] = (heads, edits, sharing, runs, blocks, replay, boxes, path_patching)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +76,7 @@ def finding(discovery: Discovery, *, command: str) -> Finding:
 
     one = circuits.finding(path_patching.discover(subject), command="entity-circuits discover ...")
     """
-    about = {**discovery.circuit.about, "command": command, "code": results.code(*_CODE)}
+    about = {**discovery.circuit.about, "command": command, "code": results.code(path_patching.__name__)}
     ranked: Statistic = about["statistic"]  # type: ignore[assignment]
     kinds: dict[Statistic, None] = dict.fromkeys(("mean", ranked))
     scores = {

@@ -20,10 +20,8 @@ model's work on what arrives in the other. What arrives is always that of the ru
 queries and keys that Qwen3 has come later and stay those of the patched model.
 """
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,7 +30,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from . import blocks, edits, replay, results, runs, shares, sharing, statistics, vocabulary
+from . import blocks, results, runs, shares, statistics, vocabulary
 from . import boxes as task
 from .boxes import Prompts
 from .conditions import Condition, Into, Origin, Place, of_circuit, sites_of
@@ -51,9 +49,6 @@ from .statistics import Estimate
 
 if TYPE_CHECKING:
     from .models import Subject
-
-
-_CODE: tuple[ModuleType, ...] = (edits, runs, blocks, replay, task, results, sharing, sys.modules[__name__])
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,13 +186,7 @@ def sweep(
     conditions, store = tuple(conditions), Store(None) if store is None else store
     _check(base, tuned, conditions, prompts, method, batch)
     subjects: dict[Into, Subject] = {"base": base, "tuned": tuned}
-    inputs = {
-        "models": [subject.fingerprint for subject in subjects.values()],
-        "dtype": str(base.dtype),
-        "conditions": [condition.words for condition in conditions],
-        "method": method,
-        "code": results.code(*_CODE),
-    }
+    asked = {"conditions": [condition.words for condition in conditions], "method": method, "memory": memory}
     parts = []
     for rows in tqdm(torch.arange(len(prompts)).split(batch), desc="CMAP", unit="batch", disable=None, leave=False):
         part = prompts.select(rows)
@@ -215,8 +204,7 @@ def sweep(
                 answers[f"{into}_logprob"] = outcome.logprob[0].cpu()
             return answers
 
-        asked = results.digest(part.input_ids, part.last, part.query, part.prev, part.answer_ids)
-        parts.append(store.keep("cmap", {**inputs, "prompts": asked}, compute))
+        parts.append(store.keep("cmap", results.key(__name__, (base, tuned), prompts=part, **asked), compute))
     joined = {name: torch.cat([part[name] for part in parts], dim=-1) for name in parts[0]}
     return Patched(conditions, contexts=prompts.contexts.cpu(), **joined)
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 from torch import Tensor
 
-from . import vocabulary
+from . import results, vocabulary
 from .boxes import Prompts, Split, Template, World, from_worlds, worlds
 
 if TYPE_CHECKING:
@@ -95,6 +95,11 @@ class Triples:
 
     def __len__(self) -> int:
         return len(self.base)
+
+    @property
+    def digest(self) -> str:
+        """A hex digest of both prompts and all candidates: the same for every candidate that is made the target."""
+        return " ".join((self.base.digest, self.source.digest, results.digest(self.candidates)))
 
     def select(self, rows: Tensor | Sequence[int]) -> "Triples":
         """These rows, in this order."""

@@ -7,7 +7,6 @@ follows from the one before, so a training that is interrupted and started again
 import contextlib
 import math
 import random
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -89,7 +88,7 @@ def train(subject: "Subject", recipe: Recipe, store: Store | None = None) -> Tra
     held_out = training_data.examples(recipe.kind, recipe.held_out, recipe.seed, "held_out")
     store = Store() if store is None else store
     inputs = {**asdict(recipe), "model": subject.fingerprint, "threads": torch.get_num_threads()}
-    inputs |= {"code": results.code(training_data) + _own_code(), "device": subject.device.type}
+    inputs |= {"code": results.code(__name__), "device": subject.device.type}
     ends = [*range(recipe.checkpoint, recipe.steps, recipe.checkpoint), recipe.steps]
     with _trainable(subject, recipe) as parameters, fast_float32(subject):
         batches = _batches(subject, data, recipe)
@@ -245,7 +244,3 @@ def _losses(subject: "Subject", rows: list[tuple[list[int], int]]) -> tuple[Tens
     logits = subject.model.get_output_embeddings()(hidden).float()
     wanted = padded[owner, place]
     return F.cross_entropy(logits, wanted, reduction="none"), logits.argmax(-1) == wanted, owner
-
-
-def _own_code() -> str:
-    return results.code(sys.modules[__name__])

@@ -8,10 +8,8 @@ Llama-7B.
 
 import json
 import random
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -20,8 +18,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from . import blocks, edits, replay, results, runs, sharing, statistics
-from . import boxes as task
+from . import results, runs, statistics
 from .boxes import Position, Prompts
 from .edits import Edit
 from .executors import EXECUTORS, Method
@@ -47,8 +44,6 @@ which no condition cuts."""
 
 BEGUN, DONE = 0.1, 0.9
 """The shares of the lost accuracy between which it comes back, see `recovery`."""
-
-_CODE: tuple[ModuleType, ...] = (edits, sharing, runs, blocks, replay, task, results, sys.modules[__name__])
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,22 +117,14 @@ def sweep(
         raise ValueError(f"start layers {starts} of {len(conditions)} conditions: 0 to {subject.layers} are there")
     if bool((prompts.answer_ids < 0).any()):
         raise ValueError("a prompt asks for a label that no box has: there is no right answer to lose")
-    if recording is not None and not torch.equal(recording.prompts.input_ids, prompts.input_ids):
-        raise ValueError("the recording is of other prompts")
+    if recording is not None:
+        recording.require(subject, prompts)
     keys = random_keys(subject, prompts, seed) if any("random" in name for name in conditions) else prompts.query
     paths = torch.stack([torch.stack(_path(prompts, name, keys)) for name in conditions])  # conditions, 2, n
     parts = []
     for rows in tqdm(torch.arange(len(prompts)).split(batch), desc="knockout", unit="part", disable=None, leave=False):
         part, here = prompts.select(rows), paths[:, :, rows.to(paths.device)]
-        inputs = {
-            "model": subject.fingerprint,
-            "dtype": str(subject.dtype),
-            "prompts": results.digest(part.input_ids, part.last, part.answer_ids),
-            "paths": results.digest(here),
-            "starts": list(starts),
-            "method": method,
-            "code": results.code(*_CODE),
-        }
+        inputs = results.key(__name__, subject, prompts=part, paths=here, starts=starts, method=method)
 
         def compute(rows: Tensor = rows, part: Prompts = part, here: Tensor = here) -> dict[str, Tensor]:
             if recording is None:

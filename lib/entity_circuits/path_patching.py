@@ -8,15 +8,14 @@ everything after it is recomputed (pass 2). A sender's score says how much of th
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from . import blocks, edits, heads, replay, results, runs, sharing
 from . import boxes as task
+from . import heads, replay, results, runs
 from .boxes import Prompts
 from .edits import Edit, Outcome, Read
 from .executors import EXECUTORS, Method
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
 Composition = Literal["q", "v"]
 Reach = Literal["all", "query"]
 Statistic = Literal["mean", "median", "ratio_of_means", "mean_log"]
-
-_CODE: tuple[ModuleType, ...] = (edits, sharing, runs, blocks, replay, task, results)
 
 
 @dataclass(frozen=True)
@@ -103,30 +100,32 @@ def sweep(
     their q or v (`composition`) at that position alone. `reach="query"` lets changed values at `prev` act only in the
     receivers' outputs at `query`, not at every later position. `senders` defaults to all heads. Scores are NaN where
     no path exists. Both methods give the same numbers. Finished layers of senders are kept in `store` and not run
-    again; `recordings` of base and source are made unless given. Raises `ValueError` before any model runs. Paper:
-    section 4.1; the official protocol reads round 4 with `reach="all"`.
+    again; `recordings` of base and source are made unless given. Raises `ValueError` before any model runs, also for
+    recordings of other prompts or another model. Paper: section 4.1; the official protocol reads round 4 with
+    `reach="all"`.
 
         base = boxes.prompts(subject, n=70)
         scores = path_patching.sweep(subject, base, boxes.noise(subject, base), position="last")
         print(scores.ranking()[:5])
     """
     _check(subject, base, source, position, receivers, composition, reach)
+    for recording, prompts in zip(recordings or (), (base, source), strict=False):
+        recording.require(subject, prompts)
     wanted = heads.every(subject.layers, subject.heads) if senders is None else senders
     top = max((head.layer for head in receivers), default=0) if receivers is not None else subject.layers
     able = heads.by_layer(head for head in wanted if head.layer < top)
     store = Store(None) if store is None else store
-    inputs = {
-        "model": subject.fingerprint,
-        "dtype": str(subject.dtype),
-        "base": results.digest(base.input_ids, base.last, base.position(position), base.answer_ids),
-        "source": results.digest(source.input_ids, source.last, source.position(position)),
-        "position": position,
-        "receivers": None if receivers is None else [str(head) for head in sorted(set(receivers))],
-        "composition": composition,
-        "reach": reach,
-        "method": method,
-        "code": results.code(*_CODE),
-    }
+    inputs = results.key(
+        __name__,
+        subject,
+        base=base,
+        source=source,
+        position=position,
+        receivers=None if receivers is None else sorted(set(receivers)),
+        composition=composition,
+        reach=reach,
+        method=method,
+    )
     made: list[tuple[Recording, Recording]] = [recordings] if recordings else []
 
     def recorded() -> tuple[Recording, Recording]:

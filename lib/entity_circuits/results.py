@@ -1,13 +1,15 @@
 """Named results on disk: tensors, written whole or not at all, found again only by everything that produced them."""
 
+import ast
 import hashlib
-import inspect
+import importlib.util
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -77,9 +79,96 @@ def digest(*tensors: Tensor) -> str:
     return total.hexdigest()[:20]
 
 
-def code(*modules: ModuleType) -> str:
-    """A hex digest of the source text of modules: results computed by other code are other results."""
+def key(module: str, subject: Any, **asked: object) -> dict[str, object]:
+    """What a stored result depends on, as JSON values: the `inputs` of `Store.keep`.
+
+    `module` is the name of the module that computes it (`__name__`): its code counts, with that of all it imports.
+    `subject` is the model, or several. Of what is `asked`, prompts and tensors stand by their digests and everything
+    else as it is written. Device, number of threads and the version of torch are part of it, because they change bits.
+
+        inputs = results.key(__name__, subject, prompts=p, seed=0)
+    """
+    subjects = subject if isinstance(subject, tuple) else (subject,)
+    return {
+        **{name: _plain(value) for name, value in asked.items()},
+        "models": [one.fingerprint for one in subjects],
+        "dtype": [str(one.dtype) for one in subjects],
+        "device": [one.device.type for one in subjects],
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "code": code(module),
+    }
+
+
+def _plain(value: object) -> object:
+    """A JSON value that differs where the value does."""
+    if isinstance(value, Tensor):
+        return digest(value)
+    if isinstance(own := getattr(value, "digest", None), str):
+        return own
+    if isinstance(value, Mapping):
+        return {str(name): _plain(one) for name, one in sorted(value.items())}
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return [_plain(one) for one in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def code(*modules: str) -> str:
+    """A hex digest of the code of modules, by name, and of all that they import from their package or from this one.
+
+    Results computed by other code are other results; docstrings and comments compute nothing and do not count. A
+    module is read once a process, when first asked for.
+
+        assert results.code("entity_circuits.heads") != results.code("entity_circuits.results")
+    """
     total = hashlib.sha256()
-    for module in modules:
-        total.update(inspect.getsource(module).encode())
+    for name in sorted(_reached(modules)):
+        total.update(f"{name} {_read_module(name)[0]}\n".encode())
     return total.hexdigest()[:20]
+
+
+def _reached(modules: Iterable[str]) -> set[str]:
+    """These modules and all that they import, directly or not."""
+    found: set[str] = set()
+    todo = list(modules)
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found.add(name)
+            todo += _read_module(name)[1]
+    return found
+
+
+@cache
+def _read_module(name: str) -> tuple[str, tuple[str, ...]]:
+    """The digest of a module's code, and the modules that it imports from its own package or from this one."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise ValueError(f"the code of {name} cannot be read: it is no module with a file")
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    own = {name.partition(".")[0], __name__.partition(".")[0]}
+    package = name if spec.submodule_search_locations else name.rpartition(".")[0]
+    imports = {one for one in _imported(tree, package) if one.partition(".")[0] in own}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
+            node.body = node.body[1:] or [ast.Pass()]
+    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest(), tuple(sorted(imports))
+
+
+def _imported(tree: ast.Module, package: str) -> Iterator[str]:
+    """The full names of the modules that are imported anywhere in a module of this package."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            inside = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
+            where = ".".join([*inside, *([node.module] if node.module else [])])
+            for alias in node.names:
+                yield f"{where}.{alias.name}" if _is_module(where, alias.name) else where
+
+
+def _is_module(package: str, name: str) -> bool:
+    """Whether this name of a package is a module of it."""
+    spec = importlib.util.find_spec(package)
+    folders = spec.submodule_search_locations if spec else None
+    return any((Path(one) / f"{name}.py").is_file() or (Path(one) / name).is_dir() for one in folders or ())

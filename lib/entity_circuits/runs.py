@@ -53,6 +53,13 @@ class Recording:
             return slices.repeat_interleave(self.subject.heads // self.subject.kv_heads, dim=1)
         raise ValueError(f"{site!r} is not part of a recording: read it in a run")
 
+    def require(self, subject: "Subject", prompts: Prompts) -> None:
+        """Raise `ValueError` unless this is a recording of these prompts by this model."""
+        if self.subject is not subject and self.subject.fingerprint != subject.fingerprint:
+            raise ValueError(f"the recording is of another model: {self.subject.name}, not {subject.name}")
+        if self.prompts is not prompts and self.prompts.digest != prompts.digest:
+            raise ValueError("the recording is of other prompts: record these, or leave it out")
+
     def select(self, rows: Tensor) -> "Recording":
         """The recording of some of its prompts."""
         cut = {name: getattr(self, name)[:, rows] for name in ("residual", "z", "k", "v")}

@@ -8,7 +8,6 @@ answers: one run of them tells how often the answer became that of the position,
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -17,19 +16,12 @@ import torch
 from torch import Tensor
 
 from . import (
-    blocks,
-    boxes,
     criteria,
     dcm,
     desiderata,
-    edits,
-    masks,
     models,
     patching,
-    replay,
     results,
-    runs,
-    sharing,
     statistics,
 )
 from .dcm import Asked, Mask
@@ -46,7 +38,6 @@ Part = Literal["train", "validation", "test", "few"]
 Masks = Mapping[tuple[str, Group, Hypothesis], Mask]
 
 BATCH: Mapping[str, int] = {"train": 14, "validation": 49, "test": 49}
-_CODE: tuple[ModuleType, ...] = (boxes, desiderata, edits, runs, sharing, blocks, replay, results, patching)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +88,7 @@ class Study:
         """The same for any triples; `pairs` records them if need be. Each set of heads is stored by itself."""
         patching.check(self.subject, [head for chosen in sets.values() for head in chosen], position, triples)
         sets = {"no patch": (), **sets}
-        about = {**_about(self.subject), "triples": _digest(triples), "code": results.code(*_CODE)}
+        about = results.key(__name__, self.subject, triples=triples)
         found = []
         for chosen in sets.values():
             heads = sorted(set(chosen))
@@ -124,9 +115,12 @@ class Study:
         made = []
         for index, one in enumerate(asked):
             train, judge = (self._towards(part, one) for part in ("train", "validation"))
-            about: dict[str, object] = {"heads": list(map(str, one.heads or ())), "target": train.desideratum}
-            about |= {"at": one.position, "penalty": one.penalty, "seed": one.seed, "steps": steps}
-            about |= {"train": _digest(train), "validation": _digest(judge), "batch": BATCH["train"]}
+            inputs = results.key(
+                __name__,
+                self.subject,
+                **{"heads": one.heads, "target": train.desideratum, "at": one.position, "penalty": one.penalty},
+                **{"seed": one.seed, "steps": steps, "train": train, "validation": judge, "batch": BATCH["train"]},
+            )
 
             def compute(one: Asked = one, rest: Sequence[Asked] = asked[index:]) -> dict[str, Tensor]:
                 if one not in learned:
@@ -134,7 +128,6 @@ class Study:
                     learned.update(zip(rest, dcm.together(self.subject, rest, *pairs, steps=steps), strict=True))
                 return learned[one].tensors()
 
-            inputs = {**_about(self.subject), **about, "code": results.code(*_CODE, dcm, masks)}
             stored = self.store.keep("mask", inputs, compute)
             known = {"heads": one.heads, "position": one.position, "desideratum": train.desideratum}
             made.append(Mask.restored(stored, **known, penalty=one.penalty, seed=one.seed))
@@ -372,13 +365,3 @@ def cross(studies: Sequence[Study], selections: Mapping[str, Selection], part: P
             tables.append(rows.assign(model=one.name, selection=name))
         one.forget()
     return pd.concat(tables, ignore_index=True)
-
-
-def _about(subject: "Subject") -> dict[str, object]:
-    return {"model": subject.fingerprint, "dtype": str(subject.dtype)}
-
-
-def _digest(triples: Triples) -> str:
-    sides = (triples.base, triples.source)
-    places = [place for p in sides for place in (p.input_ids, p.last, p.query, p.prev, p.answer_ids)]
-    return results.digest(*places, triples.candidates)

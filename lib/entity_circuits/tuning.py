@@ -43,7 +43,7 @@ def measure(
         prompts = boxes.prompts(subject, contexts * boxes_, boxes_, seed, "evaluation")
         right = store.keep(
             f"accuracy-{kind}-{number}",
-            {"model": subject.fingerprint, "prompts": results.digest(prompts.input_ids, prompts.answer_ids)},
+            results.key(behaviour.__name__, subject, prompts=prompts),
             lambda: {"correct": behaviour.evaluate(subject, prompts).correct},  # noqa: B023
         )["correct"]
         bits = np.packbits(right.cpu().numpy().astype(np.uint8)).tobytes().hex()
