@@ -38,7 +38,7 @@ help:
 	@echo 'make chapters  the same without building the site'
 	@echo 'make serve     show the site at http://127.0.0.1:8000/   PORT=8001'
 	@echo 'make test      environment, test suite                  TESTS="-k boxes"; TESTS="-m fetch" uses the network'
-	@echo 'make lint      ruff, mypy, notebooks in their stored form'
+	@echo 'make lint      ruff, mypy, import-linter, notebooks in their stored form'
 	@echo 'make bench     how fast the replay is against the definition   BENCH="arguments"'
 	@echo 'make adapters  train the adapters of data/adapters that are missing, and measure them all (hours, no graphics card)'
 	@echo 'make clean     remove the site and the executed chapters; stored results, environment and models stay'
@@ -87,6 +87,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/entity-circuits strip --check
 
 bench: $(READY)

@@ -11,7 +11,7 @@ from typing import get_args
 
 import pandas as pd
 import torch
-from entity_circuits.executors import Method
+from entity_circuits.runs.replay import Method
 
 
 def main() -> None:
@@ -20,8 +20,12 @@ def main() -> None:
     parser.add_argument("--contexts", type=int, default=2, help="seven prompts each (default %(default)s)")
     given = parser.parse_args()
 
-    from entity_circuits import ablation, book, boxes, cmap, dcm, desiderata, improvement, models
-    from entity_circuits.desiderata import SPLITS
+    from entity_book.build import book
+    from entity_book.studies import improvement
+    from entity_circuits import models
+    from entity_circuits.methods import ablation, cmap, dcm
+    from entity_circuits.tasks import boxes, desiderata
+    from entity_circuits.tasks.desiderata import SPLITS
 
     base, tuned = models.load_pair(given.pair)
     found = improvement.circuit_of(tuned, base)

@@ -20,7 +20,10 @@ def main() -> None:
     given = parser.parse_args()
 
     import torch
-    from entity_circuits import book, cost, models, path_patching
+    from entity_book.build import book
+    from entity_book.studies import cost
+    from entity_circuits import models
+    from entity_circuits.methods import path_patching
     from entity_circuits.results import Store
 
     subject = models.load(given.model)

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from entity_circuits import book
+from entity_book.build import book
 from small_book import PARAMETERS, executed, notebook
 
 

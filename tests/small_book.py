@@ -5,7 +5,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import nbformat
-from entity_circuits import book, notebooks
+from entity_book.build import book, notebooks
 
 PARAMETERS = ("boxes = 7\nseed = 0", ["parameters"])
 

@@ -5,9 +5,14 @@ import random
 import pytest
 import tiny
 import torch
-from entity_circuits import ablation, boxes, runs, sparse
+from entity_book.studies import evaluation
+from entity_circuits import runs
 from entity_circuits.heads import Circuit, Head
+from entity_circuits.methods import ablation
+from entity_circuits.methods import kept as places
 from entity_circuits.results import Store
+from entity_circuits.runs import mean_replay
+from entity_circuits.tasks import boxes
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral")
 BOXES = 3
@@ -47,8 +52,8 @@ def circuits(subject):
 def test_the_fast_way_equals_the_definition_for_every_kind_of_circuit(family):
     subject, prompts, means = setting(family, n=6)
     for name, circuit in circuits(subject).items():
-        fast = sparse.ablate(subject, prompts, [circuit], means, batch=4)
-        literal = runs.run(subject, prompts, sparse.edits(subject, prompts, circuit, means))
+        fast = places.ablate(subject, prompts, [circuit], means, batch=4)
+        literal = runs.run(subject, prompts, places.edits(subject, prompts, circuit, means))
         assert (fast.logprob - literal.logprob).abs().max() < 1e-9, name
         assert torch.equal(fast.top, literal.top), name
     assert literal.logprob.std() > 0.01
@@ -59,11 +64,11 @@ def test_circuits_that_share_a_batch_do_not_touch_each_other():
     many = [drawn(subject, "prev", "query", "last", seed=seed) for seed in range(6)]
     many += [ablation.without(many[0], {place: many[0][place][:2]}) for place in many[0]]
     many += [{**many[0], "prev+1": many[1]["prev"]}, {}]
-    together = sparse.ablate(subject, prompts, many, means).logprob
-    alone = torch.cat([sparse.ablate(subject, prompts, [one], means).logprob for one in many])
+    together = places.ablate(subject, prompts, many, means).logprob
+    alone = torch.cat([places.ablate(subject, prompts, [one], means).logprob for one in many])
     assert torch.allclose(together, alone, atol=1e-11)
     assert (together[0] - together[8]).abs().max() > 1e-4
-    crowded = sparse.ablate(subject, prompts, many, means, memory=1, batch=2).logprob
+    crowded = places.ablate(subject, prompts, many, means, memory=1, batch=2).logprob
     assert torch.allclose(together, crowded, atol=1e-11)
 
 
@@ -73,7 +78,7 @@ def test_the_definition_leaves_exactly_the_kept_heads_alone():
     found = runs.run(
         subject,
         prompts,
-        sparse.edits(subject, prompts, circuit, means),
+        places.edits(subject, prompts, circuit, means),
         read=[runs.Read("z", 0, torch.full_like(prompts.last, at)) for at in range(prompts.input_ids.shape[1])],
     )
     z = torch.stack([read[0] for read in found.reads], dim=1)  # n, T, heads, size
@@ -82,7 +87,7 @@ def test_the_definition_leaves_exactly_the_kept_heads_alone():
     kept = torch.zeros_like(same)
     rows = torch.arange(len(prompts))
     kept[rows, prompts.prev, 3] = kept[rows, prompts.query, 3] = kept[rows, prompts.query, 5] = True
-    commas = sparse.positions(prompts, "other labels+1")
+    commas = places.positions(prompts, "other labels+1")
     kept[rows[:, None], commas, 1] = True
     assert commas.shape == (len(prompts), BOXES - 1)
     assert torch.equal(own & kept, kept)
@@ -97,10 +102,10 @@ def test_keeping_everything_everywhere_is_the_unmodified_model_bit_for_bit(famil
     subject, prompts, means = setting(family, n=3, dtype=torch.float32)
     everything = ablation.all_heads(subject, ["everywhere"])
     unmodified = runs.run(subject, prompts)
-    literal = runs.run(subject, prompts, sparse.edits(subject, prompts, everything, means))
+    literal = runs.run(subject, prompts, places.edits(subject, prompts, everything, means))
     assert torch.equal(literal.logits, unmodified.logits) and torch.equal(literal.logprob, unmodified.logprob)
-    fast = sparse.ablate(subject, prompts, [everything], means)
-    other = sparse.ablate(subject, prompts, [everything], sparse.Means(means.z + 1, means.n))
+    fast = places.ablate(subject, prompts, [everything], means)
+    other = places.ablate(subject, prompts, [everything], mean_replay.Means(means.z + 1, means.n))
     assert torch.equal(fast.logits, other.logits), "some mean got in"
     assert torch.allclose(fast.logprob, unmodified.logprob, atol=1e-4)
 
@@ -111,8 +116,8 @@ def test_ablating_with_a_runs_own_z_is_the_run():
     own = ablation.means(subject, prompts=one)
     whole = runs.run(subject, one).logprob
     for circuit in ({}, drawn(subject, "prev", "query", "last")):
-        assert torch.allclose(sparse.ablate(subject, one, [circuit], own).logprob, whole, atol=1e-10)
-    assert not torch.allclose(sparse.ablate(subject, prompts.select([3]), [{}], own).logprob, whole, atol=1e-4)
+        assert torch.allclose(places.ablate(subject, one, [circuit], own).logprob, whole, atol=1e-10)
+    assert not torch.allclose(places.ablate(subject, prompts.select([3]), [{}], own).logprob, whole, atol=1e-4)
 
 
 def test_removing_the_empty_set_changes_nothing():
@@ -169,10 +174,10 @@ def test_prompts_of_another_length_are_refused_and_both_lengths_named():
 
 def test_the_places_name_every_token_of_a_prompt_once():
     _, prompts, _ = setting()
-    names = ["prev", "query", "last", *ablation.PLACES]
-    found = torch.cat([sparse.positions(prompts, place) for place in names], dim=1)
+    names = ["prev", "query", "last", *evaluation.PLACES]
+    found = torch.cat([places.positions(prompts, place) for place in names], dim=1)
     assert torch.equal(found.sort(1).values, torch.arange(prompts.input_ids.shape[1]).expand(len(prompts), -1))
-    assert sparse.positions(prompts, "later labels").tolist()[:BOXES] == [[12, 19], [19, -1], [-1, -1]]
+    assert places.positions(prompts, "later labels").tolist()[:BOXES] == [[12, 19], [19, -1], [-1, -1]]
 
 
 def test_places_are_the_tokens_that_they_say():
@@ -180,7 +185,7 @@ def test_places_are_the_tokens_that_they_say():
     row = torch.arange(len(prompts))
 
     def words(place, prompt):
-        where = sparse.positions(prompts, place)[prompt]
+        where = places.positions(prompts, place)[prompt]
         return [subject.tokenizer.decode(prompts.input_ids[prompt, at]).strip() for at in where if at >= 0]
 
     for prompt in row.tolist():
@@ -193,7 +198,7 @@ def test_places_are_the_tokens_that_they_say():
         assert words("query+1", prompt) == ["contains"]
         assert words("last+1", prompt) == []
     with pytest.raises(ValueError, match="no place called"):
-        sparse.positions(prompts, "answer")
+        places.positions(prompts, "answer")
 
 
 def test_places_that_overlap_keep_what_either_keeps_or_are_refused():
@@ -238,7 +243,7 @@ def test_many_circuits_are_answered_in_their_order(method):
     asked = list(circuits(subject).values())[:6]
     found = ablation.circuit_accuracy(subject, asked, prompts, means, method=method)
     for index, circuit in enumerate(asked):
-        literal = runs.run(subject, prompts, sparse.edits(subject, prompts, circuit, means))
+        literal = runs.run(subject, prompts, places.edits(subject, prompts, circuit, means))
         assert torch.allclose(found.logprob[index], literal.logprob[0], atol=1e-9)
         assert torch.equal(found.correct[index], literal.top[0] == prompts.answer_ids)
     assert found.estimate(3).contexts == len(set(prompts.contexts.tolist()))
@@ -247,7 +252,7 @@ def test_many_circuits_are_answered_in_their_order(method):
 def test_accuracy_is_that_of_the_most_likely_word():
     subject, prompts, means = setting()
     circuit = drawn(subject, "prev", "query", "last")
-    top = sparse.ablate(subject, prompts, [circuit], means).top[0]
+    top = places.ablate(subject, prompts, [circuit], means).top[0]
     answers = torch.where(torch.arange(len(prompts)) % 3 == 0, top, prompts.answer_ids)
     rigged = boxes.Prompts(**{**vars(prompts), "answer_ids": answers})
     assert ablation.circuit_accuracy(subject, circuit, rigged, means).correct[0].tolist() == (top == answers).tolist()
@@ -258,21 +263,21 @@ def test_finished_circuits_are_not_run_again(tmp_path, monkeypatch):
     subject, prompts, means = setting(n=6)
     monkeypatch.setattr(ablation, "SHARD", 2)
     many = [drawn(subject, "prev", "query", "last", seed=seed) for seed in range(5)]
-    real, calls = sparse.ablate, []
+    real, calls = mean_replay.ablate, []
 
-    def counted(subject, prompts, circuits, *rest, **options):
-        calls.append(len(circuits))
+    def counted(subject, prompts, slots, keep, *rest, **options):
+        calls.append(len(keep))
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return real(subject, prompts, circuits, *rest, **options)
+        return real(subject, prompts, slots, keep, *rest, **options)
 
     ablation.circuit_accuracy(subject, {}, prompts, means)  # the check of the model comes once
-    monkeypatch.setattr(sparse, "ablate", counted)
+    monkeypatch.setattr(mean_replay, "ablate", counted)
     with pytest.raises(KeyboardInterrupt):
         ablation.circuit_accuracy(subject, many, prompts, means, store=Store(tmp_path))
     found = ablation.circuit_accuracy(subject, many, prompts, means, store=Store(tmp_path))
     assert calls == [2, 2, 1, 1]
-    assert torch.allclose(found.logprob, real(subject, prompts, many, means).logprob, atol=1e-12)
+    assert torch.allclose(found.logprob, places.ablate(subject, prompts, many, means).logprob, atol=1e-12)
 
 
 def test_a_model_that_the_fast_way_gets_wrong_is_noticed_before_any_number_is_returned():
@@ -317,7 +322,7 @@ def made_up(monkeypatch):
 
 
 def test_a_scan_adds_one_place_at_a_time_and_goes_on_from_the_best(made_up):
-    table = ablation.scan_positions(made_up, None, None, ["object", "query+1", "prev+1"], rounds=2)
+    table = evaluation.scan_positions(made_up, None, None, ["object", "query+1", "prev+1"], rounds=2)
     found = table[["round", "place", "chosen"]].to_numpy().tolist()
     assert found == [
         [0, "(start)", True],
@@ -333,12 +338,12 @@ def test_a_scan_adds_one_place_at_a_time_and_goes_on_from_the_best(made_up):
 
 
 def test_a_scan_makes_its_first_round_even_where_the_start_is_enough(made_up):
-    table = ablation.scan_positions(made_up, None, None, ["query+1", "prev+1"], rounds=5, enough=0.0)
+    table = evaluation.scan_positions(made_up, None, None, ["query+1", "prev+1"], rounds=5, enough=0.0)
     assert table["round"].tolist() == [0, 1, 1] and table["chosen"].sum() == 2
 
 
 def test_a_scan_stops_when_enough_is_brought_back(made_up):
-    table = ablation.scan_positions(made_up, None, None, ["query+1", "prev+1"], rounds=5, enough=0.6)
+    table = evaluation.scan_positions(made_up, None, None, ["query+1", "prev+1"], rounds=5, enough=0.6)
     assert table["round"].tolist() == [0, 1, 1]
 
 
@@ -346,7 +351,7 @@ def test_a_scan_of_a_model_keeps_all_heads_at_the_place_that_it_names(monkeypatc
     subject, prompts, means = setting(n=6)
     perfect = ablation.Answers(torch.ones(1, 6, dtype=torch.bool), torch.zeros(1, 6), prompts.contexts)
     monkeypatch.setattr(ablation, "full_model", lambda *rest: perfect)
-    row = ablation.scan_positions(subject, prompts, means, ["other objects"]).iloc[1]
+    row = evaluation.scan_positions(subject, prompts, means, ["other objects"]).iloc[1]
     kept = ablation.all_heads(subject, ["prev", "query", "last", "other objects"])
     assert row["accuracy"] == ablation.circuit_accuracy(subject, kept, prompts, means).estimate().value
     assert row["n"] == 6

@@ -3,7 +3,9 @@
 import json
 
 import pytest
-from entity_circuits import adapters, models, places, training_data
+from entity_book.training import adapters
+from entity_book.training import data as training_data
+from entity_circuits import models, places
 from safetensors import safe_open
 
 FOLDERS = [places.data("adapters") / kind for kind in training_data.KINDS]

@@ -7,7 +7,10 @@ import pandas as pd
 import pytest
 import tiny
 import torch
-from entity_circuits import behaviour, boxes, sharing
+from entity_book.studies import behaviour
+from entity_circuits.runs import answers
+from entity_circuits.runs import prefix as sharing
+from entity_circuits.tasks import boxes
 
 
 @pytest.fixture(scope="module", params=["qwen2", "llama", "mistral"])
@@ -29,15 +32,15 @@ def plainly(subject, prompts):
 
 def agrees(subject, prompts, **options):
     """The behaviour, after checking it against the definition."""
-    found = behaviour.evaluate(subject, prompts, **options)
+    found = answers.evaluate(subject, prompts, **options)
     top, logprobs = plainly(subject, prompts)
     assert torch.equal(found.top, top)
-    answers = logprobs.gather(1, prompts.answer_ids.clamp(min=0)[:, None]).squeeze(1)
+    right = logprobs.gather(1, prompts.answer_ids.clamp(min=0)[:, None]).squeeze(1)
     known = prompts.answer_ids >= 0
-    assert torch.allclose(found.answer_logprob[known], answers[known], atol=1e-5, rtol=0)
+    assert torch.allclose(found.answer_logprob[known], right[known], atol=1e-5, rtol=0)
     assert found.answer_logprob[~known].isnan().all()
     assert torch.allclose(found.object_logprob, logprobs.gather(1, prompts.object_ids), atol=1e-5, rtol=0)
-    better = (logprobs > answers[:, None] + 1e-5).sum(1)
+    better = (logprobs > right[:, None] + 1e-5).sum(1)
     assert torch.equal(found.rank[known], better[known]) and (found.rank[~known] == -1).all()
     return found
 
@@ -96,7 +99,7 @@ def test_the_prefix_is_found_from_the_tokens_not_from_the_context_number(subject
 
 def test_the_tokens_of_shared_contexts_are_counted(subject):
     prompts = boxes.prompts(subject, n=21)
-    whole, shared = (behaviour.evaluate(subject, prompts, share_context=share) for share in (False, True))
+    whole, shared = (answers.evaluate(subject, prompts, share_context=share) for share in (False, True))
     assert whole.tokens_computed == whole.tokens_without_sharing == shared.tokens_without_sharing == 21 * 53
     assert shared.tokens_computed == 3 * (50 + 7 * 3)
 
@@ -107,7 +110,7 @@ def test_the_model_really_runs_fewer_tokens(subject):
         lambda _, inputs: seen.append(inputs[0].shape[:2].numel())
     )
     try:
-        found = behaviour.evaluate(subject, boxes.prompts(subject, n=21))
+        found = answers.evaluate(subject, boxes.prompts(subject, n=21))
     finally:
         hook.remove()
     assert sum(seen) == found.tokens_computed
@@ -116,20 +119,20 @@ def test_the_model_really_runs_fewer_tokens(subject):
 def test_bad_requests_fail_before_the_model_runs(subject):
     prompts = boxes.prompts(subject, n=7)
     with pytest.raises(ValueError, match="batch=0"):
-        behaviour.evaluate(subject, prompts, batch=0)
+        answers.evaluate(subject, prompts, batch=0)
     capped = SimpleNamespace(name="capped", model=SimpleNamespace(config=SimpleNamespace(final_logit_softcapping=30.0)))
     with pytest.raises(NotImplementedError, match="final_logit_softcapping"):
-        behaviour.evaluate(capped, prompts)
+        answers.evaluate(capped, prompts)
 
 
-def said(prompts, *answers):
+def said(prompts, *words):
     """A behaviour in which these words were the most likely ones."""
     tokenizer = tiny.tokenizer()
-    top = torch.tensor([tokenizer(" " + word)["input_ids"][0] for word in answers])
+    top = torch.tensor([tokenizer(" " + word)["input_ids"][0] for word in words])
     logprob = torch.full((len(prompts),), 0.25).log()
     objects = torch.full((len(prompts), prompts.boxes), 0.1).log()
-    return behaviour.Behaviour(
-        prompts, top, tuple(f" {word}" for word in answers), logprob, objects, torch.zeros(len(prompts)), 0, 0
+    return answers.Behaviour(
+        prompts, top, tuple(f" {word}" for word in words), logprob, objects, torch.zeros(len(prompts)), 0, 0
     )
 
 
@@ -140,7 +143,7 @@ def world_prompts():
 
 
 def test_every_answer_is_sorted_into_its_kind_with_its_distance():
-    table = said(world_prompts(), "apple", "bell", "Q").table()
+    table = behaviour.table(said(world_prompts(), "apple", "bell", "Q"))
     assert table["kind"].tolist() == ["the right object", "another object", "a label"]
     assert table["distance"].tolist()[:2] == [0, 1] and pd.isna(table["distance"][2])
     assert table["said_position"].tolist()[:2] == [1, 3]
@@ -148,20 +151,20 @@ def test_every_answer_is_sorted_into_its_kind_with_its_distance():
     assert table["position"].tolist() == [1, 2, 3]
     assert table["answer_prob"].tolist() == pytest.approx([0.25] * 3)
     assert table["objects_prob"].tolist() == pytest.approx([0.3] * 3)
-    other = said(world_prompts(), "dog", "cup", "apple").table()
+    other = behaviour.table(said(world_prompts(), "dog", "cup", "apple"))
     assert other["kind"].tolist() == ["something else", "the right object", "another object"]
     assert other["distance"].tolist()[1:] == [0, -2]
 
 
 def test_a_guess_is_worked_out_for_the_prompts_that_went_wrong():
-    table = behaviour.distances(said(world_prompts(), "cup", "cup", "apple").table()).set_index("distance")
+    table = behaviour.distances(behaviour.table(said(world_prompts(), "cup", "cup", "apple"))).set_index("distance")
     assert table["n"].to_dict() == {-2: 1, -1: 0, 1: 1, 2: 0}
     assert table["guess"].to_dict() == pytest.approx({-2: 0.25, -1: 0.25, 1: 0.25, 2: 0.25})
     assert table["share"].sum() == pytest.approx(1)
 
 
 def test_distances_of_a_model_without_such_errors_are_zero():
-    table = behaviour.distances(said(world_prompts(), "apple", "cup", "bell").table())
+    table = behaviour.distances(behaviour.table(said(world_prompts(), "apple", "cup", "bell")))
     assert (table[["n", "share", "guess"]] == 0).all(axis=None)
 
 

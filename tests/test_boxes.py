@@ -8,8 +8,8 @@ from typing import get_args
 import pytest
 import tiny
 import torch
-from entity_circuits import boxes, vocabulary
-from entity_circuits.boxes import World
+from entity_circuits.tasks import boxes, vocabulary
+from entity_circuits.tasks.boxes import World
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers

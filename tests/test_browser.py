@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from entity_circuits import places, site
+from entity_book.build import site
+from entity_circuits import places
 
 HTML = places.ROOT / "_build" / "html"
 PAGES = [path.relative_to(HTML).as_posix() for path in site.pages(HTML) if path != HTML / "index.html"] or ["none"]

@@ -9,7 +9,7 @@ import sys
 import altair as alt
 import numpy as np
 import pytest
-from entity_circuits import charts
+from entity_book.figures import charts
 
 DATA = alt.Data(values=[{"x": 1, "y": 2, "group": "A"}, {"x": 2, "y": 3, "group": "B"}])
 LIGHT, DARK = "#ffffff", "#121212"
@@ -70,7 +70,7 @@ def test_a_chart_without_words_is_refused(enabled, words):
 def test_importing_the_module_changes_nothing_in_altair():
     script = (
         "import altair as alt; before = alt.renderers.active, alt.theme.active\n"
-        "import entity_circuits.charts\n"
+        "import entity_book.figures.charts\n"
         "assert (alt.renderers.active, alt.theme.active) == before"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -7,9 +7,11 @@ import re
 import numpy as np
 import pytest
 import tiny
-from entity_circuits import circuits, path_patching
-from entity_circuits.circuits import Finding
+from entity_circuits import circuits
+from entity_circuits.circuits import files
+from entity_circuits.circuits.files import Finding
 from entity_circuits.heads import GROUPS, Circuit, Head
+from entity_circuits.methods import path_patching
 
 COMMAND = 'entity-circuits discover "tiny [model]" --n 6'
 
@@ -97,7 +99,7 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(discovery, tmp_path,
     def full(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr(circuits.places.os, "replace", full)
+    monkeypatch.setattr(files.places.os, "replace", full)
     with pytest.raises(OSError, match="no space"):
         circuits.save(discovery, path, command=COMMAND)
     assert path.read_bytes() == before
@@ -137,7 +139,7 @@ def test_a_damaged_file_is_refused_by_name_with_what_is_wrong(discovery, tmp_pat
 
 
 def test_a_circuit_that_is_not_there_is_missed_with_the_names_that_are(discovery, tmp_path, monkeypatch):
-    monkeypatch.setattr(circuits.places, "ROOT", tmp_path)
+    monkeypatch.setattr(files.places, "ROOT", tmp_path)
     with pytest.raises(FileNotFoundError, match="none yet"):
         circuits.load("mine")
     circuits.save(discovery, circuits.folder() / "mine.json", command=COMMAND)
@@ -293,7 +295,7 @@ def test_the_books_circuits_are_whole_and_say_of_which_model_and_by_which_comman
 
 
 def test_the_circuit_of_a_model_is_the_stored_one_of_these_very_weights_or_is_found(tmp_path, monkeypatch):
-    monkeypatch.setattr(circuits, "folder", lambda: tmp_path)
+    monkeypatch.setattr(files, "folder", lambda: tmp_path)
     subject, other = tiny.subject("qwen2"), tiny.subject("qwen2", seed=1)
     found = circuits.of(subject, n=7)
     assert found.circuit.groups == path_patching.discover(subject, n=7).circuit.groups

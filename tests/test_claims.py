@@ -5,9 +5,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from entity_circuits import charts, claims, claims_figures, findings, official, verdicts
-from entity_circuits.findings import report
-from entity_circuits.paper import paper
+from entity_book.claims import claims, findings, handing_over, verdicts
+from entity_book.claims.findings import report
+from entity_book.figures import charts
+from entity_book.figures import claims as figures
+from entity_book.official import artefacts as official
+from entity_book.paper import paper
 from entity_circuits.statistics import Estimate
 
 PAPER = paper()
@@ -165,7 +168,7 @@ def test_official_rows_are_kept_by_artefact_and_read_back_beside_the_claims(monk
         official.entry("B4", "label", 0.0, 0.2),
         official.entry("B1", "group D", 0.14, float("nan")),
     )
-    claims.hand_over(rows)
+    handing_over.artefacts(rows)
     table = claims.artefacts(kept)
     assert list(dict.fromkeys(table["artefact"])) == list(official.ARTEFACTS)
     first, second = table[table["artefact"] == "B1"].to_dict("records")
@@ -184,18 +187,18 @@ def estimate_of(value: float) -> Estimate:
 def test_the_figure_has_a_panel_a_unit_and_says_every_number():
     numbers = found(accuracy__base=around(0.45), accuracy__chance=1 / 7, faithful__base=around(0.72))
     numbers["accuracy/base"] = report("accuracy/base", 0.45, low=0.43, high=0.47, n=98, unit="accuracy")
-    chart = claims_figures.beside(claims.table(numbers))
+    chart = figures.beside(claims.table(numbers))
     spec = json.loads(chart.to_json())
     assert len(spec["vconcat"]) == 2
     assert "tracks: 0.45 (from 0.43 to 0.47), paper 0.66" in charts.description(spec)
     assert charts.picture(spec, "svg").startswith(b"<svg")
-    nothing = json.loads(claims_figures.beside(claims.table({})).to_json())
+    nothing = json.loads(figures.beside(claims.table({})).to_json())
     assert charts.description(nothing).startswith("No claim has a number yet")
     assert charts.picture(nothing, "svg").startswith(b"<svg")
 
 
 def test_numbers_of_another_unit_are_not_drawn():
     numbers = {"accuracy/base": report("accuracy/base", 9.0, unit="heads"), **found(faithful__base=around(0.7))}
-    words = charts.description(json.loads(claims_figures.beside(claims.table(numbers)).to_json()))
+    words = charts.description(json.loads(figures.beside(claims.table(numbers)).to_json()))
     assert "tracks" not in words
     assert isinstance(claims.table(numbers), pd.DataFrame)

@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from entity_circuits import boxes, cmap, replay, runs
-from entity_circuits.cmap import Condition, Patched, recovered
+from entity_circuits import runs
 from entity_circuits.heads import GROUPS, Circuit, Head
+from entity_circuits.methods import cmap
+from entity_circuits.methods.cmap import Condition, Patched, recovered
+from entity_circuits.models.subject import wrap
 from entity_circuits.results import Store
-from entity_circuits.subjects import wrap
+from entity_circuits.runs import replay
+from entity_circuits.tasks import boxes
 
 LONG = boxes.Template(statement="the {object} is in the Box {label}")
 CIRCUIT = Circuit(

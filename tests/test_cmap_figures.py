@@ -6,8 +6,11 @@ import pandas as pd
 import pytest
 import tiny
 import torch
-from entity_circuits import boxes, charts, cmap, cmap_figures
+from entity_book.figures import charts
+from entity_book.figures import improvement as figures
 from entity_circuits.heads import Circuit, Head
+from entity_circuits.methods import cmap
+from entity_circuits.tasks import boxes
 
 CIRCUIT = Circuit(
     {
@@ -44,16 +47,16 @@ def scanned():
 def drawn(name, table, scanned):
     paper = pd.DataFrame({"condition": ["circuit", "A"], "accuracy": [0.82, 0.8], "base": 0.66, "tuned": 0.82})
     both = pd.concat([table, paper.assign(model="Goat-7B", into="base", sites="z")])
-    figures = {
-        "drawing": cmap_figures.drawing,
-        "bars": lambda: cmap_figures.bars(both),
-        "bars of a paper alone": lambda: cmap_figures.bars(paper.assign(model="Goat-7B")),
-        "bars into the tuned": lambda: cmap_figures.bars(table, into="tuned"),
-        "inputs": lambda: cmap_figures.inputs(table),
-        "scan": lambda: cmap_figures.scan(scanned),
-        "one line": lambda: cmap_figures.scan(scanned.query("series == 'last'"), layer="first"),
+    made = {
+        "drawing": figures.drawing,
+        "bars": lambda: figures.bars(both),
+        "bars of a paper alone": lambda: figures.bars(paper.assign(model="Goat-7B")),
+        "bars into the tuned": lambda: figures.bars(table, into="tuned"),
+        "inputs": lambda: figures.inputs(table),
+        "scan": lambda: figures.scan(scanned),
+        "one line": lambda: figures.scan(scanned.query("series == 'last'"), layer="first"),
     }
-    return figures[name]()
+    return made[name]()
 
 
 NAMES = ["drawing", "bars", "bars of a paper alone", "bars into the tuned", "inputs", "scan", "one line"]
@@ -88,40 +91,40 @@ def test_the_bars_show_the_numbers_of_their_direction_and_controls_are_grey(tabl
     told = table.assign(accuracy=0.5, base=0.4, tuned=0.8)
     told.loc[(told["condition"] == "A") & (told["into"] == "base") & (told["sites"] == "z"), "accuracy"] = 0.75
     told.loc[told["draw"] == 1, "accuracy"] = 0.25
-    chart = cmap_figures.bars(told).to_dict()
+    chart = figures.bars(told).to_dict()
     words = chart["description"]
     assert "into the base model" in words and "base model 0.40, fine-tuned 0.80; circuit 0.50, A 0.75" in words
     assert "random heads 0.25 to 0.50" in words
     (rows,) = chart["datasets"].values()
     assert len(rows) == len(cmap.groups(CIRCUIT)) + 3
-    assert {row["what"] for row in rows if row["draw"] is not None} == {cmap_figures.RANDOM}
+    assert {row["what"] for row in rows if row["draw"] is not None} == {figures.RANDOM}
     scale = chart["spec"]["layer"][0]["encoding"]["color"]["scale"]
-    assert dict(zip(scale["domain"], scale["range"], strict=True))[cmap_figures.RANDOM] == charts.NEUTRAL
-    other = cmap_figures.bars(told, into="tuned").to_dict()
+    assert dict(zip(scale["domain"], scale["range"], strict=True))[figures.RANDOM] == charts.NEUTRAL
+    other = figures.bars(told, into="tuned").to_dict()
     assert "into the fine-tuned model" in other["description"] and len(next(iter(other["datasets"].values()))) == 1
 
 
 def test_inputs_are_told_by_group_and_origin(table):
-    chart = cmap_figures.inputs(table).to_dict()
+    chart = figures.inputs(table).to_dict()
     row = table[(table["condition"] == "B") & (table["sites"] == "v") & (table["origin"] == "weights")].iloc[0]
     assert f"V from its weights alone {row['accuracy']:.2f}" in chart["description"]
     (rows,) = chart["datasets"].values()
-    assert {row["group"] for row in rows} == set(cmap_figures.LETTER_NAMES.values())
+    assert {row["group"] for row in rows} == set(figures.LETTER_NAMES.values())
     assert all(row["sites"] != "z" for row in rows)
 
 
 def test_a_scan_tells_its_ends_and_its_best_layer(scanned):
     told = scanned.assign(accuracy=np.tile([0.1, 0.6, 0.3, 0.2], 2), base=0.1, tuned=0.7)
-    words = cmap_figures.scan(told).to_dict()["description"]
+    words = figures.scan(told).to_dict()["description"]
     assert "last: 0.10 at layer 0, 0.20 at layer 3, most 0.60 at layer 1; query:" in words and "n = 6" in words
     many = pd.concat([told.assign(series=str(i)) for i in range(5)])
     with pytest.raises(ValueError, match="cannot be told apart"):
-        cmap_figures.scan(many)
+        figures.scan(many)
 
 
 def test_nothing_to_draw_is_said(table):
     with pytest.raises(ValueError, match="nothing to draw"):
-        cmap_figures.inputs(table[table["sites"] == "z"])
+        figures.inputs(table[table["sites"] == "z"])
 
 
 def test_the_tiny_pair_differs_at_all(table):

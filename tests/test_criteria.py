@@ -5,11 +5,13 @@ import math
 import pytest
 import tiny
 import torch
-from entity_circuits import ablation, boxes, criteria, path_patching
-from entity_circuits.ablation import Answers
-from entity_circuits.criteria import Minimality
+from entity_circuits.circuits import criteria
+from entity_circuits.circuits.criteria import Minimality
 from entity_circuits.heads import Circuit, Head
+from entity_circuits.methods import ablation, path_patching
+from entity_circuits.methods.ablation import Answers
 from entity_circuits.results import Store
+from entity_circuits.tasks import boxes
 
 BOXES = 3
 GROUPS = {

@@ -7,10 +7,13 @@ import pandas as pd
 import pytest
 import tiny
 import torch
-from entity_circuits import dcm, desiderata, patching, replay, runs, statistics, toy
-from entity_circuits.desiderata import ANSWERS, SPLITS, Triples
-from entity_circuits.edits import Edit
+from entity_circuits import runs, statistics
 from entity_circuits.heads import Head
+from entity_circuits.methods import dcm, interchange
+from entity_circuits.runs import replay
+from entity_circuits.runs.edits import Edit
+from entity_circuits.tasks import desiderata, toy
+from entity_circuits.tasks.desiderata import ANSWERS, SPLITS, Triples
 
 POSITIONS = ("last", "query", "prev")
 RELAY, DIRECT = Head(2, 0), Head(2, 1)
@@ -25,12 +28,12 @@ def drawn(name="position", n=6, split="training", seed=0, subject=SUBJECT):
 
 @pytest.fixture(scope="module")
 def pairs():
-    return patching.record(SUBJECT, drawn("add_seg_start"), batch=4)
+    return interchange.record(SUBJECT, drawn("add_seg_start"), batch=4)
 
 
 @pytest.fixture(scope="module")
 def judge():
-    return patching.record(SUBJECT, drawn("add_seg_start", split="pruning"), batch=4)
+    return interchange.record(SUBJECT, drawn("add_seg_start", split="pruning"), batch=4)
 
 
 def masked(pairs, keep, position, execute=replay.replay):
@@ -38,7 +41,7 @@ def masked(pairs, keep, position, execute=replay.replay):
     parts = [
         execute(
             part,
-            [patching.edits(pairs, batch, GROUP, position, keep)],
+            [interchange.edits(pairs, batch, GROUP, position, keep)],
             targets=pairs.triples.targets[pairs.rows[batch], None],
         )
         for batch, part in enumerate(pairs.batches)
@@ -51,14 +54,14 @@ def toy_pairs(n=4):
     words = ("apple", "cup") * (n // 2)
     base, source = toy.prompts(*words), toy.prompts(*words[::-1])
     answers = torch.stack([base.answer_ids, source.answer_ids], dim=1)
-    return patching.record(
+    return interchange.record(
         toy.subject(), Triples("object", base, source, source.answer_ids, answers, ("base", "object"))
     )
 
 
 @pytest.mark.parametrize("position", POSITIONS)
 def test_keeping_all_is_the_floor_and_keeping_none_is_hard_patching(pairs, position):
-    table = patching.patch(SUBJECT, {"group": GROUP}, pairs, position=position)
+    table = interchange.patch(SUBJECT, {"group": GROUP}, pairs, position=position)
     floor, group = (torch.tensor(part["target_logprob"].to_numpy()) for _, part in table.groupby("patched", sort=False))
     plain = runs.run(SUBJECT, pairs.triples.base, targets=pairs.triples.targets[:, None]).logprob[0]
     assert torch.allclose(masked(pairs, torch.ones(4), position), floor, atol=1e-10)
@@ -84,7 +87,7 @@ def test_patching_is_that_of_the_definition_and_reads_the_source_at_its_own_posi
     ]
     literal = runs.run(SUBJECT, base, made, targets=pairs.triples.targets[:, None])
     for method in ("replay", "definition"):
-        table = patching.patch(SUBJECT, GROUP, pairs, position=position, method=method)
+        table = interchange.patch(SUBJECT, GROUP, pairs, position=position, method=method)
         found = table[table["patched"] == "these heads"]
         assert torch.allclose(torch.tensor(found["target_logprob"].to_numpy()), literal.logprob[0], atol=1e-10)
         assert found["answer"].tolist() == pairs.triples.kinds(literal.top[0])
@@ -113,8 +116,8 @@ def test_a_gradient_is_the_slope_of_the_curve(pairs):
 
 
 def test_all_heads_at_last_give_the_answer_of_the_source():
-    pairs = patching.record(SUBJECT, drawn("random_text_start"))
-    outcome = patching.outcomes(pairs, [EVERY], "last")
+    pairs = interchange.record(SUBJECT, drawn("random_text_start"))
+    outcome = interchange.outcomes(pairs, [EVERY], "last")
     alone = runs.run(SUBJECT, pairs.triples.source, targets=pairs.triples.candidates)
     assert torch.allclose(outcome.logprobs[0, :, 1:], alone.logprobs[0], atol=1e-9, equal_nan=True)
     assert torch.equal(pairs.source_top, alone.top[0]) and torch.equal(outcome.top[0], alone.top[0])
@@ -162,7 +165,7 @@ def test_what_one_head_carries_is_found_among_all(pairs, position):
     z[position][planted.layer, :, planted.head] *= -8
     words = torch.arange(SUBJECT.model.config.vocab_size).expand(len(pairs), -1)
     one = replace(pairs, z=z, triples=replace(pairs.triples, candidates=words))
-    plain, patched = patching.outcomes(one, [(), (planted,)], position).logits[..., 1:]
+    plain, patched = interchange.outcomes(one, [(), (planted,)], position).logits[..., 1:]
     gain, targets = (patched - plain).max(-1)
     assert gain.min() > 0.05
     one = replace(pairs, z=z, triples=replace(pairs.triples, targets=targets))
@@ -215,7 +218,7 @@ def test_masks_learned_side_by_side_are_those_learned_alone_whatever_they_are_as
 
 
 def test_without_the_vocabulary_there_are_the_logits_of_the_targets_alone(pairs):
-    edits = [patching.edits(pairs, 0, GROUP, "query")]
+    edits = [interchange.edits(pairs, 0, GROUP, "query")]
     part, targets = pairs.batches[0], pairs.triples.candidates[pairs.rows[0]]
     whole, few = (replay.replay(part, edits, targets=targets, vocabulary=given) for given in (True, False))
     assert torch.allclose(few.logits, whole.logits, atol=1e-12, equal_nan=True)
@@ -225,9 +228,9 @@ def test_without_the_vocabulary_there_are_the_logits_of_the_targets_alone(pairs)
 def test_a_seed_counts_triples_as_often_as_it_draws_them(pairs, judge):
     """Learning with a seed is learning on the triples it draws: here, one batch of them written out."""
     draws = torch.randint(6, (6,), generator=torch.Generator().manual_seed(5))
-    whole = patching.record(SUBJECT, pairs.triples, batch=6)
+    whole = interchange.record(SUBJECT, pairs.triples, batch=6)
     counted = dcm.learn(SUBJECT, GROUP, whole, judge, position="last", seed=5, steps=10)
-    written = patching.record(SUBJECT, pairs.triples.select(draws), batch=6)
+    written = interchange.record(SUBJECT, pairs.triples.select(draws), batch=6)
     assert torch.allclose(
         counted.trace, dcm.learn(SUBJECT, GROUP, written, judge, position="last", steps=10).trace, atol=1e-6
     )
@@ -249,16 +252,16 @@ def test_a_mask_keeps_to_its_bounds_and_tells_its_story(pairs, judge):
     assert len(mask.trace) == len(mask.logit) + 1 == mask.snapshots["step"].iloc[-1] + 1
     best = mask.snapshots[mask.snapshots["accuracy"] == mask.snapshots["accuracy"].max()]
     assert (len(mask.selected), mask.accuracy) == (best["heads"].min(), best["accuracy"].iloc[0])
-    hits = patching.patch(SUBJECT, mask.selected, judge, position="last")
+    hits = interchange.patch(SUBJECT, mask.selected, judge, position="last")
     assert hits.loc[hits["patched"] == "these heads", "hit"].mean() == mask.accuracy
 
 
 def test_several_sets_are_patched_as_each_alone_and_answers_are_named(pairs):
     sets = {"one": GROUP[:1], "two": GROUP[:2], "all": EVERY}
-    table = patching.patch(SUBJECT, sets, pairs, position="last")
+    table = interchange.patch(SUBJECT, sets, pairs, position="last")
     assert table["patched"].drop_duplicates().tolist() == ["no patch", *sets]
     for name, chosen in sets.items():
-        alone = patching.patch(SUBJECT, chosen, pairs, position="last")
+        alone = interchange.patch(SUBJECT, chosen, pairs, position="last")
         numbers = [part["target_logprob"].to_numpy() for part in (table[table["patched"] == name], alone.iloc[6:])]
         assert numbers[0] == pytest.approx(numbers[1], abs=1e-9)
     target = dict(zip(range(6), pairs.triples.kinds(pairs.triples.targets), strict=True))
@@ -272,7 +275,7 @@ def test_several_sets_are_patched_as_each_alone_and_answers_are_named(pairs):
 def test_answers_of_the_toy_are_those_computed_by_hand():
     pairs = toy_pairs()
     sets = {"relay": [RELAY], "direct": [DIRECT], "both": [RELAY, DIRECT], "dead": [Head(1, 1)]}
-    table = patching.patch(pairs.subject, sets, pairs, position="last")
+    table = interchange.patch(pairs.subject, sets, pairs, position="last")
     answers = table.groupby("patched")["answer"].unique().map(list).to_dict()
     assert answers == {
         "no patch": ["base"],
@@ -312,28 +315,28 @@ def test_masks_in_tables(pairs, judge):
 
 
 def test_hypotheses_share_recordings(pairs):
-    position = patching.record(SUBJECT, drawn("position"), like=pairs)
+    position = interchange.record(SUBJECT, drawn("position"), like=pairs)
     assert position.batches is pairs.batches
-    thing = patching.patch(SUBJECT, GROUP, position.towards("object"), position="last")
-    pd.testing.assert_frame_equal(thing, patching.patch(SUBJECT, GROUP, drawn("object"), position="last"))
+    thing = interchange.patch(SUBJECT, GROUP, position.towards("object"), position="last")
+    pd.testing.assert_frame_equal(thing, interchange.patch(SUBJECT, GROUP, drawn("object"), position="last"))
     with pytest.raises(ValueError, match="base prompts of `like` are others"):
-        patching.record(SUBJECT, drawn("position", seed=1), like=pairs)
+        interchange.record(SUBJECT, drawn("position", seed=1), like=pairs)
 
 
 def test_heads_of_one_model_in_another():
     other = tiny.subject("qwen2", seed=5, dtype=torch.float64)
     chosen = {
-        "A": patching.Selection(GROUP, "last", "object"),
-        "B": patching.Selection(GROUP[:2], "last", "position"),
-        "D": patching.Selection(GROUP[2:], "prev", "label"),
+        "A": interchange.Selection(GROUP, "last", "object"),
+        "B": interchange.Selection(GROUP[:2], "last", "position"),
+        "D": interchange.Selection(GROUP[2:], "prev", "label"),
     }
     subjects = {"one": SUBJECT, "twin": tiny.subject("qwen2", dtype=torch.float64), "other": other}
-    table = patching.cross(subjects, chosen, n=6, boxes=3, draws=2)
+    table = interchange.cross(subjects, chosen, n=6, boxes=3, draws=2)
     parts = {name: part.drop(columns="model").reset_index(drop=True) for name, part in table.groupby("model")}
     pd.testing.assert_frame_equal(parts["one"], parts["twin"])
     assert (parts["one"]["target_logprob"] - parts["other"]["target_logprob"]).abs().max() > 0.1
     assert table.groupby(["model", "draw"])["context"].nunique().eq(2).all() and table["context"].nunique() == 4
-    single = patching.patch(other, GROUP[2:], drawn("label", split=SPLITS["test"], seed=1), position="prev")
+    single = interchange.patch(other, GROUP[2:], drawn("label", split=SPLITS["test"], seed=1), position="prev")
     mine = table[(table["model"] == "other") & (table["draw"] == 1) & (table["patched"] == "D")]
     assert mine["target_logprob"].to_numpy() == pytest.approx(single.iloc[6:]["target_logprob"].to_numpy(), abs=1e-9)
     assert set(table.loc[table["patched"] == "A", "desideratum"]) == {"object"}
@@ -346,17 +349,20 @@ NOWHERE: Any = "object"
     ("call", "message"),
     [
         (
-            lambda t: patching.patch(SUBJECT, [Head(9, 0)], t, position="last"),
+            lambda t: interchange.patch(SUBJECT, [Head(9, 0)], t, position="last"),
             "L9H0 to be patched: this model has 4 layers",
         ),
-        (lambda t: patching.patch(SUBJECT, GROUP, t, position=NOWHERE), "no position called 'object'"),
+        (lambda t: interchange.patch(SUBJECT, GROUP, t, position=NOWHERE), "no position called 'object'"),
         (lambda t: dcm.learn(SUBJECT, [Head(0, 8)], t, t, position="last"), "L0H8 to be patched"),
         (lambda t: dcm.learn(SUBJECT, [], t, t, position="last"), "a mask needs heads"),
         (lambda t: dcm.learn(SUBJECT, GROUP, t, t, position="last", penalty=-1), "a penalty of 0 or more"),
         (lambda t: dcm.learn(SUBJECT, GROUP, t, t, position="last", steps=0), "a step"),
         (lambda t: dcm.sweep(SUBJECT, GROUP, t, t, position="last", seeds=[]), "a seed"),
-        (lambda t: patching.cross({"a": SUBJECT}, {"A": patching.Selection((Head(4, 0),), "last", "object")}), "L4H0"),
-        (lambda t: patching.record(SUBJECT, t, batch=0), "batch"),
+        (
+            lambda t: interchange.cross({"a": SUBJECT}, {"A": interchange.Selection((Head(4, 0),), "last", "object")}),
+            "L4H0",
+        ),
+        (lambda t: interchange.record(SUBJECT, t, batch=0), "batch"),
     ],
 )
 def test_impossible_requests_are_refused_before_any_model_runs(call, message, monkeypatch):
@@ -368,7 +374,7 @@ def test_impossible_requests_are_refused_before_any_model_runs(call, message, mo
 def test_pairs_of_another_model_are_refused(pairs):
     other = tiny.subject("qwen2", seed=5)
     with pytest.raises(ValueError, match="recorded with another model"):
-        patching.patch(other, GROUP, pairs, position="last")
+        interchange.patch(other, GROUP, pairs, position="last")
 
 
 def test_a_bystander_is_an_object_of_the_base_that_no_hypothesis_predicts():
@@ -381,6 +387,6 @@ def test_a_bystander_is_an_object_of_the_base_that_no_hypothesis_predicts():
         2
     ] * 4  # of five: the answer, the position's and the label's are foreseen
     top = torch.tensor([unforeseen[0][1], int(drawn.targets[1]), int(candidates[2, 0]), unforeseen[3][0]])
-    answers = patching.Answers(top[None], torch.zeros(1, 4, candidates.shape[1]), top, top)
-    table = patching.tabulate(drawn, {"a patch": GROUP}, "last", answers)
+    answers = interchange.Answers(top[None], torch.zeros(1, 4, candidates.shape[1]), top, top)
+    table = interchange.tabulate(drawn, {"a patch": GROUP}, "last", answers)
     assert table["bystander"].tolist() == [0.5, 0.0, 0.0, 0.5]

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 import tiny
 import torch
-from entity_circuits import boxes, desiderata
-from entity_circuits.desiderata import ADDITIONAL, HYPOTHESES, SPLITS
+from entity_circuits.tasks import boxes, desiderata
+from entity_circuits.tasks.desiderata import ADDITIONAL, HYPOTHESES, SPLITS
 
 TOKENIZER = tiny.tokenizer()
 EVERY = HYPOTHESES + ADDITIONAL

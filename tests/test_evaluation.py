@@ -3,9 +3,14 @@
 import pandas as pd
 import pytest
 import tiny
-from entity_circuits import ablation, ablation_figures, boxes, charts, criteria, evaluation
-from entity_circuits.evaluation import Setting
+from entity_book.figures import charts
+from entity_book.figures import evaluation as figures
+from entity_book.studies import evaluation
+from entity_book.studies.evaluation import Setting
+from entity_circuits.circuits import criteria
 from entity_circuits.heads import Circuit, Head
+from entity_circuits.methods import ablation
+from entity_circuits.tasks import boxes
 
 CIRCUIT = Circuit(
     {
@@ -75,7 +80,7 @@ def test_a_band_of_layers_that_is_taken_away_at_a_place_leaves_all_others(settin
 @pytest.fixture(scope="module")
 def drawn(settings):
     one = settings[0]
-    scan = ablation.scan_positions(one.subject, one.prompts, one.means, ["object", "prev+1"], enough=2.0)
+    scan = evaluation.scan_positions(one.subject, one.prompts, one.means, ["object", "prev+1"], enough=2.0)
     growth = pd.DataFrame(
         {
             "kind": ["ranking", "ranking", "random"],
@@ -89,10 +94,10 @@ def drawn(settings):
     complete = criteria.completeness(one.subject, CIRCUIT, one.prompts, one.means, draws=2)
     minimal = criteria.minimality(one.subject, CIRCUIT, one.prompts, one.means)
     return {
-        "places": ablation_figures.places(scan),
-        "growth": ablation_figures.growth(growth, {"full model": 0.5}),
-        "completeness": ablation_figures.completeness(complete.table()),
-        "minimality": ablation_figures.minimality(minimal.table()),
+        "places": figures.places(scan),
+        "growth": figures.growth(growth, {"full model": 0.5}),
+        "completeness": figures.completeness(complete.table()),
+        "minimality": figures.minimality(minimal.table()),
     }
 
 

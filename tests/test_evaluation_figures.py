@@ -5,10 +5,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny
-from entity_circuits import boxes, charts, circuits, evaluation_figures, knockout
-from entity_circuits.circuit_figures import COLOURS
-from entity_circuits.circuits import Finding
+from entity_book.figures import charts
+from entity_book.figures import evaluation as figures
+from entity_book.figures.discovery import COLOURS
+from entity_circuits import circuits
+from entity_circuits.circuits.files import Finding
 from entity_circuits.heads import GROUPS, Circuit, Head
+from entity_circuits.methods import knockout
+from entity_circuits.tasks import boxes
 
 CIRCUIT = Circuit({"value_fetcher": (Head(3, 1), Head(2, 0), Head(3, 0)), "position_detector": (Head(1, 2),)})
 
@@ -34,14 +38,14 @@ def impact():
 
 
 def drawn(name, curves, impact):
-    figures = {
-        "knockout": lambda: evaluation_figures.knockout_curves(curves),
-        "knockout with a circuit": lambda: evaluation_figures.knockout_curves(curves, CIRCUIT),
-        "one curve": lambda: evaluation_figures.knockout_curves(curves.query("condition == 'query->prev'"), CIRCUIT),
-        "impact": lambda: evaluation_figures.mirrored_impact(impact, ("base", "fine-tuned")),
-        "impact of no head": lambda: evaluation_figures.mirrored_impact(impact[:0]),
+    made = {
+        "knockout": lambda: figures.knockout_curves(curves),
+        "knockout with a circuit": lambda: figures.knockout_curves(curves, CIRCUIT),
+        "one curve": lambda: figures.knockout_curves(curves.query("condition == 'query->prev'"), CIRCUIT),
+        "impact": lambda: figures.mirrored_impact(impact, ("base", "fine-tuned")),
+        "impact of no head": lambda: figures.mirrored_impact(impact[:0]),
     }
-    return figures[name]().to_dict()
+    return made[name]().to_dict()
 
 
 @pytest.mark.parametrize("name", ["knockout", "knockout with a circuit", "one curve", "impact", "impact of no head"])
@@ -61,7 +65,7 @@ def rows(spec):
 def test_the_words_about_knockout_hold_the_numbers_that_are_drawn(curves):
     table = curves.assign(value=0.25, low=0.2, high=0.3)
     table.loc[(table["condition"] == "last->object") & (table["start"] == 0), "value"] = 0.04
-    spec = evaluation_figures.knockout_curves(table, CIRCUIT).to_dict()
+    spec = figures.knockout_curves(table, CIRCUIT).to_dict()
     words = spec["description"]
     assert "last \u2192 object 0.04 and 0.25; last \u2192 query 0.25 and 0.25" in words
     assert "from layer 0 and from layer 4 on" in words and "n = 6" in words
@@ -71,7 +75,7 @@ def test_the_words_about_knockout_hold_the_numbers_that_are_drawn(curves):
 
 
 def test_a_path_has_the_colour_of_its_group_and_the_letters_stand_at_the_layers_of_its_heads(curves):
-    spec = evaluation_figures.knockout_curves(curves, CIRCUIT).to_dict()
+    spec = figures.knockout_curves(curves, CIRCUIT).to_dict()
     scale = spec["layer"][0]["encoding"]["color"]["scale"]
     colours = dict(zip(scale["domain"], scale["range"], strict=True))
     assert colours["last \u2192 object"] == COLOURS["value_fetcher"]
@@ -86,19 +90,19 @@ def test_a_path_has_the_colour_of_its_group_and_the_letters_stand_at_the_layers_
 
 
 def test_colour_and_dash_share_one_legend(curves):
-    encoding = evaluation_figures.knockout_curves(curves).to_dict()["layer"][0]["encoding"]
+    encoding = figures.knockout_curves(curves).to_dict()["layer"][0]["encoding"]
     assert encoding["color"]["legend"] == encoding["strokeDash"]["legend"]
     assert encoding["color"]["scale"]["domain"] == encoding["strokeDash"]["scale"]["domain"]
 
 
 def test_fill_and_stroke_of_the_mirror_share_one_legend(impact):
-    encoding = evaluation_figures.mirrored_impact(impact).to_dict()["layer"][0]["encoding"]
+    encoding = figures.mirrored_impact(impact).to_dict()["layer"][0]["encoding"]
     assert encoding["color"]["legend"] == encoding["stroke"]["legend"] is not None
     assert encoding["color"]["scale"] == encoding["stroke"]["scale"]
 
 
 def test_the_mirror_shows_sizes_up_and_down_with_colour_for_members_alone(impact):
-    spec = evaluation_figures.mirrored_impact(impact, ("base", "fine-tuned")).to_dict()
+    spec = figures.mirrored_impact(impact, ("base", "fine-tuned")).to_dict()
     table = pd.DataFrame(rows(spec)).dropna(subset=["model"])
     base, tuned = (table[table["model"] == name].set_index(["group", "head"]) for name in ("base", "fine-tuned"))
     assert len(base) == 48 and len(tuned) == 36, "a head without a path has no bar"

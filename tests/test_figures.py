@@ -5,7 +5,12 @@ import pandas as pd
 import pytest
 import tiny
 import torch
-from entity_circuits import behaviour, boxes, charts, figures, statistics
+from entity_book.figures import behaviour as figures
+from entity_book.figures import charts
+from entity_book.studies import behaviour
+from entity_circuits import statistics
+from entity_circuits.runs import answers
+from entity_circuits.tasks import boxes
 
 
 @pytest.fixture(scope="module")
@@ -17,9 +22,9 @@ def subject():
 def drawn(subject):
     """Every figure, from one evaluation in which the first half of the prompts is answered right by decree."""
     prompts = boxes.prompts(subject, n=28)
-    found = behaviour.evaluate(subject, prompts)
+    found = answers.evaluate(subject, prompts)
     right = torch.where(torch.arange(28) < 14, prompts.answer_ids, prompts.object_ids[:, 0])
-    table = behaviour.Behaviour(**(vars(found) | {"top": right})).table()
+    table = behaviour.table(answers.Behaviour(**(vars(found) | {"top": right})))
     position = statistics.by(table, "position")
     both = pd.concat([position.assign(template="object first"), position.assign(template="label first")])
     return {

@@ -3,8 +3,8 @@
 import math
 
 import pytest
-from entity_circuits import findings
-from entity_circuits.findings import Gathered, Reported, gather, outside, report
+from entity_book.claims import findings
+from entity_book.claims.findings import Gathered, Reported, gather, outside, report
 from entity_circuits.statistics import Estimate
 
 ESTIMATE = Estimate(0.4512345678, 0.4, 0.5, 490, 70)

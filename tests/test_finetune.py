@@ -5,8 +5,10 @@ import json
 import pytest
 import tiny
 import torch
-from entity_circuits import adapters, finetune, models, results, training_data
-from entity_circuits.finetune import Recipe
+from entity_book.training import adapters, finetune
+from entity_book.training import data as training_data
+from entity_book.training.finetune import Recipe
+from entity_circuits import models, results
 
 SMALL = {"steps": 6, "batch": 4, "checkpoint": 2, "held_out": 8, "rank": 4}
 NOWHERE = results.Store(None)

@@ -4,17 +4,23 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from entity_circuits import book, findings, notebooks
-from entity_circuits.book import BookError
+from entity_book.build import book, notebooks
+from entity_book.build.book import BookError
+from entity_book.claims import findings
 from small_book import PARAMETERS, add, executed, notebook, outputs, ran
 
-READER = ("from entity_circuits import findings", "print(findings.load())")
+READER = ("from entity_book.claims import findings", "print(findings.load())")
 
 
 @pytest.fixture
 def summary(house):
     """The house with a second chapter, and one that reads findings, listed before the second."""
-    add(house, "00_summary", PARAMETERS, ("from entity_circuits import findings\nfindings.load()", ["reads-findings"]))
+    add(
+        house,
+        "00_summary",
+        PARAMETERS,
+        ("from entity_book.claims import findings\nfindings.load()", ["reads-findings"]),
+    )
     add(house, "02_two", ("seed = 0", ["parameters"]), "2")
     return house
 
@@ -24,15 +30,17 @@ def gathered(house: Path) -> dict:
 
 
 def test_findings_reach_a_chapter_that_is_executed_after_all_others_two_at_a_time_too(house, capfd):
-    said = "from entity_circuits import findings\nfor key, one in sorted(findings.load().items()):\n    print(key, one)"
+    said = (
+        "from entity_book.claims import findings\nfor key, one in sorted(findings.load().items()):\n    print(key, one)"
+    )
     add(house, "00_summary", (said, ["reads-findings"]))
-    slow = "import time\nfrom entity_circuits import findings\ntime.sleep(1)"
+    slow = "import time\nfrom entity_book.claims import findings\ntime.sleep(1)"
     add(house, "02_two", slow, "findings.keep('size', 98, unit='heads')\nfindings.keep('word', 'none')")
     numbers = "findings.keep('a/gain', Estimate(0.25, 0.1, 0.4, 98, 14), unit='difference', model='tiny')"
     add(
         house,
         "03_three",
-        "from entity_circuits import findings\nfrom entity_circuits.statistics import Estimate",
+        "from entity_book.claims import findings\nfrom entity_circuits.statistics import Estimate",
         numbers,
     )
     assert ran(house, jobs=2) == ["01_one", "02_two", "03_three", "00_summary"]

@@ -8,35 +8,23 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires, version
 from pathlib import Path
 
+import entity_circuits
 import pytest
 import yaml
-from entity_circuits import cli, places
+from entity_book.build import cli
+from entity_circuits import places, results
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-LIB = places.ROOT / "lib" / "entity_circuits"
+LIB = places.ROOT / "lib"
+PACKAGES = ("entity_circuits", "entity_book")
 CHAPTERS = sorted((places.ROOT / "chapters").glob("*.ipynb"))
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "book/how_to.md"]
-
-FLOORS = {
-    1: "places vocabulary charts paper statistics results heads training_data findings",
-    2: "boxes weights subjects models precision conditions shares",
-    3: "toy edits sharing runs behaviour desiderata pair",
-    4: "blocks replay executors sparse",
-    5: "path_patching ablation criteria knockout patching masks dcm cmap",
-    6: "summaries cost figures circuit_figures ablation_figures evaluation_figures tuning_figures "
-    "evaluation finetune adapters tuning circuits cmap_figures improvement "
-    "verdicts claims claims_figures official official_pairs official_circuits official_figures "
-    "semantics semantics_figures mask_tables",
-    7: "notebooks kernels book readme site sphinx_ext cli",
-}
-FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}
 
 # Declared, and used otherwise than by an import.
 NOT_IMPORTED = {
@@ -48,53 +36,58 @@ NOT_IMPORTED = {
     "pytest-timeout": "a plugin of pytest",
     "ruff": "started as a program",
     "mypy": "started as a program",
+    "import-linter": "started as a program",
     "pandas-stubs": "types",
     "types-tqdm": "types",
 }
 
 
-# The floors
+# The house
 
 
-def within(name: str) -> set[str]:
-    """The files of the library that a file of it imports, those for types only left out."""
-    found: set[str] = set()
-    known = {path.stem for path in LIB.glob("*.py")}
-    for node in runtime_nodes(ast.parse((LIB / f"{name}.py").read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("entity_circuits")):
-            module = (node.module or "").removeprefix("entity_circuits").strip(".")
-            found |= {module} if module else {alias.name for alias in node.names}
-        elif isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("entity_circuits.")}
-    return (found & known) - {"__init__"}
-
-
-def runtime_nodes(node: ast.AST) -> Iterator[ast.AST]:
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
-            continue
-        yield child
-        yield from runtime_nodes(child)
-
-
-@pytest.mark.parametrize("name", sorted(path.stem for path in LIB.glob("*.py") if path.stem != "__init__"))
-def test_a_file_of_the_library_has_a_floor_and_imports_from_no_higher_one(name):
-    assert name in FLOOR, "a new file: give it a floor in tests/test_house.py"
-    higher = {other: FLOOR.get(other) for other in within(name) if FLOOR.get(other, 0) > FLOOR[name]}
-    assert not higher, f"{name} is on floor {FLOOR[name]}"
+def modules() -> dict[str, set[str]]:
+    """Every module of both packages, with those that it imports, anywhere in its code."""
+    files = [path.relative_to(LIB).with_suffix("") for name in PACKAGES for path in (LIB / name).rglob("*.py")]
+    names = [".".join(path.parts).removesuffix(".__init__") for path in files]
+    return {name: set(results._read_module(name)[1]) - {name} for name in names}
 
 
 def test_the_library_imports_in_no_circles():
-    graph = {path.stem: within(path.stem) for path in LIB.glob("*.py")}
-    assert graph["replay"], "no imports were found at all"
+    graph = modules()
+    assert graph["entity_circuits.runs.replay"], "no imports were found at all"
     try:
         list(TopologicalSorter(graph).static_order())
     except CycleError as error:
         pytest.fail(f"a circle: {' -> '.join(error.args[1])}")
 
 
+def test_the_engine_names_the_boxes_in_the_folder_of_tasks_alone():
+    named = {
+        path.relative_to(LIB).as_posix(): found
+        for path in (LIB / "entity_circuits").rglob("*.py")
+        if path.parent.name != "tasks" and path != LIB / "entity_circuits" / "__init__.py"
+        if (found := re.findall(r"(?im)^.*\bbox(?:es)?\b.*$", path.read_text(encoding="utf-8")))
+    }
+    assert not named
+
+
+def test_no_file_of_the_library_is_long():
+    long = {path.name: n for path in LIB.rglob("*.py") if (n := len(path.read_text("utf-8").splitlines())) > 350}
+    assert not long
+
+
+@pytest.mark.parametrize("name", sorted(entity_circuits.FRONT_DOOR))
+def test_both_ways_to_import_a_part_of_the_engine_give_one_module(name):
+    program = (
+        f"import entity_circuits.{name} as one; from entity_circuits import {name} as other; import importlib; "
+        f"real = importlib.import_module('entity_circuits.{entity_circuits.FRONT_DOOR[name]}'); "
+        "assert one is other is real; assert real.__spec__.name == real.__name__; importlib.reload(real)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 def test_importing_the_package_loads_nothing_heavy():
-    program = "import sys, entity_circuits, entity_circuits.cli; print(*sys.modules)"
+    program = "import sys, entity_circuits, entity_book.build.cli; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "transformers", "pandas", "altair"} & set(loaded)
 
@@ -125,7 +118,7 @@ def imported(*folders: str) -> dict[str, set[str]]:
     for path in CHAPTERS:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         sources[path] = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    own = {"entity_circuits"} | {path.stem for path in sources}
+    own = set(PACKAGES) | {path.stem for path in sources}
     found: dict[str, set[str]] = {}
     for path, source in sources.items():
         for node in ast.walk(ast.parse(source)):

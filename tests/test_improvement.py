@@ -3,7 +3,8 @@
 import pandas as pd
 import pytest
 import torch
-from entity_circuits import cmap, improvement
+from entity_book.studies import improvement
+from entity_circuits.methods import cmap
 from test_cmap import CIRCUIT, changed, setting
 
 

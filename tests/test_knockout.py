@@ -7,10 +7,13 @@ import pandas as pd
 import pytest
 import tiny
 import torch
-from entity_circuits import boxes, executors, knockout, replay, runs, toy
+from entity_circuits import runs
 from entity_circuits.heads import Circuit, Head
-from entity_circuits.knockout import CONDITIONS, Curves
+from entity_circuits.methods import knockout
+from entity_circuits.methods.knockout import CONDITIONS, Curves
 from entity_circuits.results import Store
+from entity_circuits.runs import replay
+from entity_circuits.tasks import boxes, toy
 
 LONG = boxes.Template(statement="the {object} is in the Box {label}")
 
@@ -122,7 +125,7 @@ def test_finished_parts_are_not_run_again(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return execute(recording, variants, **given)
 
-    monkeypatch.setitem(executors.EXECUTORS, "replay", counted)
+    monkeypatch.setitem(replay.EXECUTORS, "replay", counted)
     with pytest.raises(KeyboardInterrupt):
         knockout.sweep(subject, prompts, batch=3, store=store)
     calls.extend([0] * 100)

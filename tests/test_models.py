@@ -11,8 +11,10 @@ import pytest
 import tiny
 import torch
 import transformers
-from entity_circuits import models, places, vocabulary
-from entity_circuits.models import FetchError, ModelCheckError
+from entity_circuits import models, places
+from entity_circuits.models.subject import ModelCheckError
+from entity_circuits.models.weights import FetchError
+from entity_circuits.tasks import boxes, vocabulary
 from safetensors.torch import load_file, save_file
 
 PROMPT = "The apple is in Box A, the cup is in Box B. Box A contains the"
@@ -344,15 +346,17 @@ def test_a_model_that_does_not_repeat_itself_fails_the_no_op_check():
 
 
 @pytest.mark.parametrize("what", ["labels", "objects"])
-def test_a_tokenizer_that_splits_labels_or_objects_fails_that_check(monkeypatch, what):
+def test_a_tokenizer_that_splits_labels_or_objects_is_fit_for_other_tasks_and_refused_by_the_boxes(monkeypatch, what):
     subject = tiny.subject()
     known = vocabulary.LABELS if what == "labels" else vocabulary.objects()
-    words = [*known[:9], *(f"un{word}known" for word in known[9:])]
+    words = [*known[:6], *(f"un{word}known" for word in known[6:])]
     if what == "labels":
         monkeypatch.setattr(vocabulary, "LABELS", tuple(words))
     else:
         monkeypatch.setattr(vocabulary, "objects", lambda: tuple(words))
-    assert failed(subject) == what
+    models.check(subject)
+    with pytest.raises(ValueError, match=f"{what}: [78] words that are one token each are needed.*splits, for example"):
+        boxes.prompts(subject, n=7, boxes=7)
 
 
 def test_checking_leaves_no_hook_behind():

@@ -9,27 +9,19 @@ import pandas as pd
 import pytest
 import tiny
 import torch
-from entity_circuits import (
-    ablation,
-    boxes,
-    charts,
-    cmap,
-    criteria,
-    dcm,
-    desiderata,
-    official,
-    official_circuits,
-    official_figures,
-    official_pairs,
-    patching,
-    replay,
-    runs,
-    vocabulary,
-)
+from entity_book.figures import charts
+from entity_book.figures import official as figures
+from entity_book.official import artefacts, inputs
+from entity_book.official import circuits as official_circuits
+from entity_book.paper import paper
+from entity_circuits import runs
+from entity_circuits.circuits import criteria
 from entity_circuits.heads import Circuit, Head
-from entity_circuits.paper import paper
-from entity_circuits.path_patching import Scores
+from entity_circuits.methods import ablation, cmap, dcm, interchange
+from entity_circuits.methods.path_patching import Scores
+from entity_circuits.runs import replay
 from entity_circuits.statistics import Estimate
+from entity_circuits.tasks import boxes, desiderata, vocabulary
 
 SUBJECT = tiny.subject("qwen2", dtype=torch.float64)
 GROUP = (Head(2, 3), Head(0, 1), Head(2, 1), Head(1, 6))
@@ -55,7 +47,7 @@ def many():
 
 @cache
 def pairs(split="evaluation", boxes=3, n=12):
-    return patching.record(SUBJECT, desiderata.triples(SUBJECT, "position", n=n, boxes=boxes, split=split), batch=6)
+    return interchange.record(SUBJECT, desiderata.triples(SUBJECT, "position", n=n, boxes=boxes, split=split), batch=6)
 
 
 @cache
@@ -73,7 +65,7 @@ def cell(table, quantity, column):
 
 def test_official_position_pairs_ask_for_one_position_in_a_seventh_of_cases_and_ours_never():
     prompts = many()
-    given = official_pairs.triples(prompts, official_pairs.sources(prompts))
+    given = inputs.triples(prompts, inputs.sources(prompts))
     equal = np.mean([a == b for a, b in zip(given.base.queries, given.source.queries, strict=True)])
     assert abs(equal - 1 / 7) < 4 * math.sqrt(6 / 49 / 1400)
     same = torch.tensor([a == b for a, b in zip(given.base.queries, given.source.queries, strict=True)])
@@ -84,19 +76,19 @@ def test_official_position_pairs_ask_for_one_position_in_a_seventh_of_cases_and_
 
 def test_sources_that_seem_to_ask_for_the_first_box_are_never_used():
     prompts = many()
-    asked = [prompts.asked[row] for row in official_pairs.sources(prompts).tolist()]
+    asked = [prompts.asked[row] for row in inputs.sources(prompts).tolist()]
     assert not {"B", "T"} & set(asked) and {"A", "S", "Z"} <= set(asked)
     assert {"B", "T"} <= set(prompts.asked)
-    queries = [prompts.queries[row] for row in official_pairs.sources(prompts).tolist()]
+    queries = [prompts.queries[row] for row in inputs.sources(prompts).tolist()]
     assert set(queries) == set(range(1, 7))
     for row in range(70):
-        apparent = official_pairs.apparent_index(prompts, row)
+        apparent = inputs.apparent_index(prompts, row)
         assert apparent == (0 if prompts.asked[row] in "BT" else prompts.queries[row])
 
 
 def test_official_label_pairs_have_the_sources_label_elsewhere_in_the_base():
     prompts = boxes.prompts(reader(), 350)
-    given = official_pairs.triples(prompts, official_pairs.sources(prompts, "label"), "label")
+    given = inputs.triples(prompts, inputs.sources(prompts, "label"), "label")
     for world, own, label, target in zip(
         given.base.worlds, given.base.asked, given.source.asked, given.targets.tolist(), strict=True
     ):
@@ -107,40 +99,40 @@ def test_official_label_pairs_have_the_sources_label_elsewhere_in_the_base():
 
 def test_official_pairs_take_other_contexts_by_the_seed_and_say_so_if_there_is_none():
     prompts = boxes.prompts(reader(), 70)
-    rows = official_pairs.sources(prompts, seed=3)
-    assert torch.equal(rows, official_pairs.sources(prompts, seed=3))
-    assert not torch.equal(rows, official_pairs.sources(prompts, seed=4))
+    rows = inputs.sources(prompts, seed=3)
+    assert torch.equal(rows, inputs.sources(prompts, seed=3))
+    assert not torch.equal(rows, inputs.sources(prompts, seed=4))
     assert (prompts.contexts[rows] != prompts.contexts).all()
     with pytest.raises(ValueError, match="take more"):
-        official_pairs.sources(prompts.select(range(7)))
+        inputs.sources(prompts.select(range(7)))
     with pytest.raises(ValueError, match="no desideratum called 'colour'"):
-        official_pairs.sources(prompts, "colour")
+        inputs.sources(prompts, "colour")
 
 
-@pytest.mark.parametrize("position", patching.POSITIONS)
+@pytest.mark.parametrize("position", interchange.POSITIONS)
 def test_borrowed_sources_give_what_recording_them_gives(position):
-    borrowed = official_pairs.borrowed(pairs())
-    recorded = patching.record(SUBJECT, borrowed.triples, batch=6)
+    borrowed = inputs.borrowed(pairs())
+    recorded = interchange.record(SUBJECT, borrowed.triples, batch=6)
     assert torch.allclose(borrowed.z[position], recorded.z[position], atol=1e-12)
     assert torch.equal(borrowed.source_top, recorded.source_top)
     assert not torch.allclose(borrowed.z[position], pairs().z[position])
 
 
 def test_the_floor_holds_the_base_answers_of_equal_positions():
-    found = official.floor(pairs(), CIRCUIT.groups)
+    found = artefacts.floor(pairs(), CIRCUIT.groups)
     assert list(found["quantity"][2:]) == [f"target `position`, {group} patched" for group in CIRCUIT.groups]
     row = found.iloc[0]
     assert row["official"] > 0 == row["corrected"]
-    theirs = official_pairs.borrowed(pairs())
+    theirs = inputs.borrowed(pairs())
     hits = (theirs.base_top == theirs.triples.targets).double().mean()
     assert cell(found, "target `position` without a patch", "official") == float(hits)
 
 
 def test_the_first_batch_of_pairs_is_what_recording_it_gives():
-    part = official_pairs.first(pairs())
-    alone = patching.record(SUBJECT, pairs().triples.select(range(6)))
+    part = inputs.first(pairs())
+    alone = interchange.record(SUBJECT, pairs().triples.select(range(6)))
     assert len(part) == 6 and torch.equal(part.triples.targets, alone.triples.targets)
-    tables = [patching.patch(SUBJECT, {"heads": GROUP}, some, position="query") for some in (part, alone)]
+    tables = [interchange.patch(SUBJECT, {"heads": GROUP}, some, position="query") for some in (part, alone)]
     assert np.allclose(tables[0]["target_logprob"], tables[1]["target_logprob"], atol=1e-10)
     assert torch.equal(part.source_top, alone.source_top) and torch.equal(part.base_top, alone.base_top)
 
@@ -149,49 +141,49 @@ def test_the_first_batch_of_pairs_is_what_recording_it_gives():
 
 
 def test_reading_at_the_bases_prev_is_another_label_wherever_the_positions_differ():
-    found = official.other_position(pairs(), [Head(0, 3), Head(1, 3)])
+    found = artefacts.other_position(pairs(), [Head(0, 3), Head(1, 3)])
     assert cell(found, "sources read at the label they ask for", "official") == 0
     given = pairs().triples
-    moved = patching.record(
+    moved = interchange.record(
         SUBJECT, replace(given, source=replace(given.source, prev=given.base.prev)), like=pairs(), batch=6
     )
     assert torch.allclose(moved.z["last"], pairs().z["last"], atol=1e-12)
     assert ((moved.z["prev"] - pairs().z["prev"]).abs().amax((0, 2, 3)) > 1e-3).all()
     same = replace(given, source=given.base)  # where both ask for one position, there is no difference
-    here = patching.record(SUBJECT, same, like=pairs())
+    here = interchange.record(SUBJECT, same, like=pairs())
     again = replace(same, source=replace(same.source, prev=given.base.prev))
-    assert torch.equal(patching.record(SUBJECT, again, like=pairs()).z["prev"], here.z["prev"])
+    assert torch.equal(interchange.record(SUBJECT, again, like=pairs()).z["prev"], here.z["prev"])
 
 
 def test_only_prompts_shorter_than_the_longest_are_read_at_padding():
-    given = official_pairs.altered_order(SUBJECT, pairs().triples)
+    given = inputs.altered_order(SUBJECT, pairs().triples)
     longer = torch.tensor([query == given.source.boxes - 1 for query in given.source.queries])
     assert 0 < longer.sum() < len(longer)
     assert torch.equal(given.source.last == given.source.input_ids.shape[1] - 1, longer)
-    wide = official_pairs.from_the_end(given.source)
+    wide = inputs.from_the_end(given.source)
     assert torch.equal(wide.last == given.source.last, longer) and torch.equal(wide.query == given.source.query, longer)
-    found = official.padded(pairs(), GROUP)
+    found = artefacts.padded(pairs(), GROUP)
     assert cell(found, "sources read at a padding token", "official") == float((~longer).double().mean())
     assert all(" contains the" in text.split(". ")[0] for text in given.source.texts)
 
 
 def test_reading_padded_runs_at_own_positions_is_as_if_there_were_no_padding():
-    given = official_pairs.altered_order(SUBJECT, pairs().triples)
-    wide = runs.record(SUBJECT, official_pairs.from_the_end(given.source))
-    found = official_pairs.reread(pairs(), given, [wide])
-    alone = patching.record(SUBJECT, given, like=pairs())
-    for position in patching.POSITIONS:
+    given = inputs.altered_order(SUBJECT, pairs().triples)
+    wide = runs.record(SUBJECT, inputs.from_the_end(given.source))
+    found = inputs.reread(pairs(), given, [wide])
+    alone = interchange.record(SUBJECT, given, like=pairs())
+    for position in interchange.POSITIONS:
         assert torch.allclose(found.z[position], alone.z[position], atol=1e-10)
-    theirs = official_pairs.reread(pairs(), replace(given, source=wide.prompts), [wide])
+    theirs = inputs.reread(pairs(), replace(given, source=wide.prompts), [wide])
     shorter = given.source.last != wide.prompts.last
     assert ((theirs.z["last"] - found.z["last"]).abs().amax((0, 2, 3)) > 1e-3).equal(shorter)
 
 
 def test_training_positions_are_right_by_chance_only():
     validation = pairs("pruning")
-    found = official.training_positions(pairs("training").triples.base, validation, [Head(0, 3)])
+    found = artefacts.training_positions(pairs("training").triples.base, validation, [Head(0, 3)])
     assert cell(found, "prompts patched at the label they ask for", "official") == 0  # 1000 is no multiple of 3
-    same = official.training_positions(validation.triples.base, validation, [Head(0, 3)], shift=0)
+    same = artefacts.training_positions(validation.triples.base, validation, [Head(0, 3)], shift=0)
     assert (same["official"] == same["corrected"]).all()
 
 
@@ -201,26 +193,26 @@ def test_training_positions_are_right_by_chance_only():
 def test_the_token_from_a_list_is_never_the_answers():
     words = vocabulary.objects()[:20]
     for subject in (SUBJECT, reader()):
-        found = official.label_tokens(subject, words)
+        found = artefacts.label_tokens(subject, words)
         assert not found["same"].any()
         assert [f"Ġ{word}" for word in found["word"]] == list(found["answer"])
         assert list(found["official"]) == list(found["word"])
-    assert official_pairs.list_token(SUBJECT.tokenizer, "zyzzyva") == SUBJECT.tokenizer.unk_token_id
+    assert inputs.list_token(SUBJECT.tokenizer, "zyzzyva") == SUBJECT.tokenizer.unk_token_id
 
 
 def test_label_accuracy_is_zero_by_construction_even_where_the_answer_is_the_label_target():
     wide = pairs(boxes=7, n=42)
-    given = official_pairs.borrowed(wide, "label").triples
+    given = inputs.borrowed(wide, "label").triples
     everything = {"all heads": [Head(i, j) for i in range(4) for j in range(8)]}
-    found = official.label_token(wide, everything, "last")
+    found = artefacts.label_token(wide, everything, "last")
     assert (found["official"] == 0).all() and found["corrected"].iloc[0] == 1
     assert len(found) == 3 and len(given) == 42
 
 
 def test_unseeded_pairs_spread_and_a_seed_does_not():
-    found = official.unseeded(pairs(), GROUP, "last", draws=3).iloc[0]
+    found = artefacts.unseeded(pairs(), GROUP, "last", draws=3).iloc[0]
     assert found["corrected"] == 0 <= found["official"] <= 1
-    assert len({tuple(official_pairs.sources(pairs().triples.base, seed=seed).tolist()) for seed in range(3)}) == 3
+    assert len({tuple(inputs.sources(pairs().triples.base, seed=seed).tolist()) for seed in range(3)}) == 3
 
 
 # Masks
@@ -233,17 +225,17 @@ def test_of_equal_snapshots_the_one_with_most_heads_is_saved_and_ours_has_the_fe
     trace[9:] = 0.2
     trace[13:] = torch.tensor([0.0, 0.9, 0.9, 0.9])
     judge = pairs("pruning")
-    looks = official.snapshots(replace(mask, trace=trace), judge)
+    looks = artefacts.snapshots(replace(mask, trace=trace), judge)
     assert list(looks["step"]) == [1, 5, 9, 13, 17] and list(looks["heads"]) == [0, 1, 4, 1, 1]
     assert looks["official"].sum() == 1
     saved, best = looks[looks["official"]].iloc[0], looks[looks["accuracy"] == looks["accuracy"].max()]
     assert saved["heads"] == best["heads"].max()
     never = replace(judge, triples=replace(judge.triples, targets=torch.full_like(judge.triples.targets, -1)))
-    ties = official.snapshots(replace(mask, trace=trace), never)
+    ties = artefacts.snapshots(replace(mask, trace=trace), never)
     assert ties[ties["official"]].iloc[0]["heads"] == 4 and (ties["accuracy"] == 0).all()
     lost = dcm.sweep(SUBJECT, GROUP, pairs("training"), never, position="last", steps=20, penalties=[0.0])[0]
     assert lost.selected == ()
-    found = official.best_of_snapshots(lost, ties, pairs())
+    found = artefacts.best_of_snapshots(lost, ties, pairs())
     assert found.iloc[0]["official"] == 4 and found.iloc[0]["corrected"] == 0
 
 
@@ -267,7 +259,7 @@ def test_without_the_update_of_o_the_score_of_a_head_that_does_not_change_is_not
     found = official_circuits.unmerged(SUBJECT, model, prompts)
     offset = found.set_index("quantity").loc["round-1 score of a head that does not change"]
     assert abs(offset["official"]) > 1e-3 and abs(offset["corrected"]) < 1e-9
-    rebuilt = official_pairs.without_o(SUBJECT, model)
+    rebuilt = inputs.without_o(SUBJECT, model)
     for layer, mine, base in zip(*(one.model.model.layers for one in (rebuilt, model, SUBJECT)), strict=True):
         assert torch.equal(layer.self_attn.o_proj.weight, base.self_attn.o_proj.weight)
         assert layer.self_attn.q_proj.weight is mine.self_attn.q_proj.weight
@@ -276,7 +268,7 @@ def test_without_the_update_of_o_the_score_of_a_head_that_does_not_change_is_not
 
 def test_the_offset_is_that_of_a_run_with_every_output_frozen():
     prompts, model = boxes.prompts(SUBJECT, 6, 3), tuned("o_proj", "v_proj")
-    rebuilt, recording = official_pairs.without_o(SUBJECT, model), runs.record(model, prompts)
+    rebuilt, recording = inputs.without_o(SUBJECT, model), runs.record(model, prompts)
     held = [
         runs.Edit("z", layer, tuple(range(8)), prompts.last, recording.at("z", layer, prompts.last))
         for layer in range(4)
@@ -291,7 +283,7 @@ def test_an_adapter_that_leaves_o_alone_loses_nothing():
     found = official_circuits.unmerged(SUBJECT, tuned("q_proj", "v_proj"), boxes.prompts(SUBJECT, 6, 3))
     assert np.allclose(found["official"], found["corrected"], atol=1e-9)
     with pytest.raises(ValueError, match="different shapes"):
-        official_pairs.without_o(tiny.subject("qwen2", layers=2), SUBJECT)
+        inputs.without_o(tiny.subject("qwen2", layers=2), SUBJECT)
 
 
 def test_a_replay_changes_no_number_of_its_recording_and_the_check_can_fail():
@@ -317,17 +309,17 @@ def test_a_replay_changes_no_number_of_its_recording_and_the_check_can_fail():
 
 def test_redrawn_heads_differ_in_what_they_read_and_a_shared_draw_is_one_position():
     source = recordings()[1]
-    labels = official_pairs.label_positions(source.prompts)
+    labels = inputs.label_positions(source.prompts)
     letters = [[source.prompts.input_ids[i, j] for j in row] for i, row in enumerate(labels.tolist())]
     tokens = vocabulary.token_ids(SUBJECT.tokenizer, vocabulary.LABELS)
     assert letters == [[tokens[label] for label in world.labels] for world in source.prompts.worlds]
-    there, n = official_pairs.redrawn(source, 0), torch.arange(len(source))
+    there, n = inputs.redrawn(source, 0), torch.arange(len(source))
     z = there.z[:, n, source.prompts.prev]
     options = source.z[:, n[:, None], labels].transpose(0, 2)  # (boxes, n, layers, heads, size)
     places = (z.transpose(0, 1)[None] == options).all(-1).int().argmax(0)
     assert {0, 1, 2} == set(places.flatten().tolist())
     assert (places.flatten(1).float().std(1) > 0).all()
-    one = official_pairs.one_draw(source, 0)
+    one = inputs.one_draw(source, 0)
     assert one.z is source.z and ((one.prompts.prev[:, None] == labels).sum(1) == 1).all()
     untouched = torch.ones(source.z.shape[:3], dtype=torch.bool)
     untouched[:, n, source.prompts.prev] = False
@@ -433,7 +425,7 @@ def test_the_pair_bug_touches_only_heads_of_one_number_and_none_without_such():
 
 def test_drawing_with_replacement_gives_fewer_heads():
     everything = {"last": [Head(i, j) for i in range(4) for j in range(8)][:20]}
-    drawn = official_pairs.with_replacement(SUBJECT, everything, 50)
+    drawn = inputs.with_replacement(SUBJECT, everything, 50)
     mean = np.mean([ablation.size(one) for one in drawn])
     assert abs(mean - 32 * (1 - (1 - 1 / 32) ** 20)) < 1
     prompts, means, _ = judged()
@@ -451,7 +443,7 @@ def test_rounded_ratios_have_the_published_values_within_what_rounding_allows():
 
 def test_means_of_ones_own_contexts_are_over_these_contexts_and_no_others():
     prompts = judged()[0]
-    own = official_pairs.own_means(SUBJECT, prompts)
+    own = inputs.own_means(SUBJECT, prompts)
     assert own.n == 3
     # Everything before the query is the same for a context whichever label is asked.
     z = runs.record(SUBJECT, prompts.select([0, 3, 6])).z.mean(1)
@@ -465,11 +457,11 @@ def test_means_of_ones_own_contexts_are_over_these_contexts_and_no_others():
 
 
 def test_the_table_is_in_the_order_of_the_artefacts_and_says_what_each_touches():
-    rows = [official.joined(official.entry(name, "x", 1.0, 0.0, n=3)) for name in ("B10", "B9", "B1")]
-    found = official.table(rows)
+    rows = [artefacts.joined(artefacts.entry(name, "x", 1.0, 0.0, n=3)) for name in ("B10", "B9", "B1")]
+    found = artefacts.table(rows)
     assert list(found["artefact"]) == ["B1", "B9", "B10"]
-    assert tuple(found.columns) == official.COLUMNS
-    assert found["touches"].str.len().gt(3).all() and set(official.ARTEFACTS) == {f"B{i}" for i in range(1, 20)}
+    assert tuple(found.columns) == artefacts.COLUMNS
+    assert found["touches"].str.len().gt(3).all() and set(artefacts.ARTEFACTS) == {f"B{i}" for i in range(1, 20)}
 
 
 # Two models
@@ -482,11 +474,11 @@ def both():
 
 
 def test_an_extended_list_is_not_a_alone_and_twins_show_no_difference():
-    found = official.cross_model(*both(), CIRCUIT.groups)
+    found = artefacts.cross_model(*both(), CIRCUIT.groups)
     assert list(found["artefact"]) == ["B13", "B13", "B14", "B15", "B15"]
     assert found["official"][0] == 4 and found["corrected"][0] == 3
-    twins = official.cross_model(both()[0], both()[0], CIRCUIT.groups)
-    right = (patching.top(both()[0]) == both()[0].prompts.answer_ids).double().mean()
+    twins = artefacts.cross_model(both()[0], both()[0], CIRCUIT.groups)
+    right = (interchange.top(both()[0]) == both()[0].prompts.answer_ids).double().mean()
     accuracies = twins[twins["quantity"].str.startswith("accuracy")]
     assert (accuracies[["official", "corrected"]] == float(right)).all(axis=None)
 
@@ -502,7 +494,7 @@ def test_corrected_cross_model_rows_are_those_of_the_sweep(monkeypatch):
 
     monkeypatch.setattr(replay, "replay", spy)
     base, model = both()
-    official.cross_model(base, model, CIRCUIT.groups)
+    artefacts.cross_model(base, model, CIRCUIT.groups)
     monkeypatch.undo()
     a, b, d = (CIRCUIT.groups[name] for name in ("value_fetcher", "position_transmitter", "structure_reader"))
     conditions = [
@@ -522,29 +514,29 @@ def test_corrected_cross_model_rows_are_those_of_the_sweep(monkeypatch):
 
 
 def test_figures_say_their_numbers_in_words():
-    rows = official.floor(pairs(), CIRCUIT.groups)
-    words = charts.description(official_figures.beside(rows).to_dict())
+    rows = artefacts.floor(pairs(), CIRCUIT.groups)
+    words = charts.description(figures.beside(rows).to_dict())
     assert f"{rows['official'][1]:.2f} official" in words
     looks = pd.DataFrame({"step": [1, 5], "heads": [0, 3], "accuracy": [0.1, 0.4], "official": [False, True]})
-    assert "saves 3 heads" in charts.description(official_figures.snapshots(looks, 2, 0.4).to_dict())
+    assert "saves 3 heads" in charts.description(figures.snapshots(looks, 2, 0.4).to_dict())
     points = pd.DataFrame(
         {"draws": ["official"] * 3 + ["corrected"] * 3, "head": list("abc") * 2, "first": [1, 2, 3.0] * 2}
     ).assign(second=[3, 2, 1.0, 1, 2, 3])
-    said = charts.description(official_figures.two_runs(points).to_dict())
+    said = charts.description(figures.two_runs(points).to_dict())
     assert "every head: rank correlation -1.00" in said and "all heads: rank correlation 1.00" in said
 
 
 def test_a_row_in_words_has_both_numbers_and_the_intervals_there_are():
-    rows = official.joined(official.entry("B4", "x", Estimate(0.25, 0.125, 0.5, 8, 8), 3, n=8))
-    assert official.said(rows) == "0.25 [0.12, 0.50] officially, 3 corrected"
+    rows = artefacts.joined(artefacts.entry("B4", "x", Estimate(0.25, 0.125, 0.5, 8, 8), 3, n=8))
+    assert artefacts.said(rows) == "0.25 [0.12, 0.50] officially, 3 corrected"
     assert rows["n"][0] == 8
 
 
 def test_rows_to_be_read_have_each_side_with_its_interval_in_one_cell():
-    rows = official.joined(
-        official.entry("B1", "floor", Estimate(0.131, 0.1, 0.16, 98, 14), 0.0, n=98),
-        official.entry("B19", "changed numbers", math.nan, 0.0),
+    rows = artefacts.joined(
+        artefacts.entry("B1", "floor", Estimate(0.131, 0.1, 0.16, 98, 14), 0.0, n=98),
+        artefacts.entry("B19", "changed numbers", math.nan, 0.0),
     )
-    read = official.words(rows)
+    read = artefacts.words(rows)
     assert read["official"].tolist() == ["0.13 [0.10, 0.16]", "–"] and read["corrected"].tolist() == ["0", "0"]
     assert list(read.columns) == ["artefact", "what", "quantity", "official", "corrected", "n", "touches"]

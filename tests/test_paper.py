@@ -1,7 +1,7 @@
 """The published numbers: each has a source, and what is said twice is said alike."""
 
 import pytest
-from entity_circuits.paper import paper
+from entity_book.paper import paper
 
 PAPER = paper()
 

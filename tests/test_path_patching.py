@@ -7,10 +7,13 @@ from itertools import pairwise
 import pytest
 import tiny
 import torch
-from entity_circuits import boxes, path_patching, replay, runs, toy
-from entity_circuits.edits import Edit
+from entity_circuits import runs
 from entity_circuits.heads import GROUPS, Head
+from entity_circuits.methods import path_patching
 from entity_circuits.results import Store
+from entity_circuits.runs import replay
+from entity_circuits.runs.edits import Edit
+from entity_circuits.tasks import boxes, toy
 
 ROUNDS = {
     "answer": {"position": "last"},

@@ -3,9 +3,12 @@
 import json
 
 import pytest
-from entity_circuits import book, claims, cli, findings, pair, places, readme
-from entity_circuits.book import BookError
-from entity_circuits.findings import Gathered, Reported
+from entity_book.build import book, cli, readme
+from entity_book.build.book import BookError
+from entity_book.claims import claims, findings
+from entity_book.claims.findings import Gathered, Reported
+from entity_circuits import places
+from entity_circuits.models import pair
 
 RUN = {"processor": "a processor", "cores": 2, "memory": 1, "system": "Linux", "python": "3.11.7"}
 FOUND = {

@@ -3,9 +3,11 @@
 import pytest
 import tiny
 import torch
-from entity_circuits import boxes, replay, runs
-from entity_circuits.edits import Edit, Read
+from entity_circuits import runs
 from entity_circuits.heads import Head
+from entity_circuits.runs import definition, replay
+from entity_circuits.runs.edits import Edit, Read
+from entity_circuits.tasks import boxes
 
 FAMILIES = ("llama", "qwen2", "qwen3")
 FLOATS = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -269,7 +271,7 @@ def test_positions_at_which_edits_meet_in_some_prompts_alone_are_refused(execute
     other[0] = p.last[0]
     given = everywhere(source, "k", 1, (3,))
     both = [Edit("k", 1, (3,), None, given, seen_by=where) for where in (p.last, other)]
-    monkeypatch.setattr(runs, "_forward", lambda *_: pytest.fail("the model was run"))
+    monkeypatch.setattr(definition, "_forward", lambda *_: pytest.fail("the model was run"))
     monkeypatch.setattr(replay, "_free", lambda *_: pytest.fail("the model was run"))
     with pytest.raises(ValueError, match="head 3 of layer 1"):
         execute(base, [both])

@@ -9,8 +9,9 @@ from dataclasses import replace
 import pytest
 import tiny
 import torch
-from entity_circuits import boxes, heads, places, results
+from entity_circuits import heads, places, results
 from entity_circuits.heads import Circuit, Head
+from entity_circuits.tasks import boxes
 
 
 def test_a_result_is_computed_once_and_again_when_any_input_changes(tmp_path):
@@ -113,10 +114,17 @@ def test_words_about_code_and_modules_that_are_not_imported_do_not_count(tmp_pat
     assert code_of(tmp_path, monkeypatch) == code_of(tmp_path, monkeypatch, **changed)
 
 
-@pytest.mark.parametrize("method", ["path_patching", "ablation", "knockout", "cmap", "semantics"])
-def test_the_code_of_a_method_holds_itself_and_all_that_runs_it(method):
-    reached = {name.rpartition(".")[2] for name in results._reached([f"entity_circuits.{method}"])}
-    assert {method, "runs", "replay", "blocks", "edits", "sharing", "precision", "boxes", "heads"} <= reached
+@pytest.mark.parametrize(
+    "module",
+    [
+        *(f"entity_circuits.methods.{name}" for name in ("path_patching", "ablation", "knockout", "cmap")),
+        "entity_book.studies.semantics",
+    ],
+)
+def test_the_code_of_a_method_holds_itself_and_all_that_runs_it(module):
+    reached = {name.removeprefix("entity_circuits.") for name in results._reached([module])}
+    runs = {f"runs.{name}" for name in ("edits", "recording", "definition", "replay", "blocks", "prefix")}
+    assert {module.removeprefix("entity_circuits."), "models.precision", "heads", *runs} <= reached
 
 
 def test_threads_device_and_every_parameter_are_part_of_what_identifies_a_result(monkeypatch):

@@ -3,8 +3,10 @@
 import pytest
 import tiny
 import torch
-from entity_circuits import boxes, runs
-from entity_circuits.edits import Edit, Read
+from entity_circuits import runs
+from entity_circuits.runs import definition
+from entity_circuits.runs.edits import Edit, Read
+from entity_circuits.tasks import boxes
 
 
 def setting(family="qwen2", dtype=torch.float32, n=6):
@@ -136,7 +138,7 @@ def test_an_edit_of_something_that_is_not_there_is_refused_before_the_model_runs
     value = source.at("z", 1, source.prompts.last)[:, [0]]
     given = {"site": "z", "layer": 1, "heads": (0,), "position": base.last, "value": value, **change}
     given = {key: named.get(item, item) if isinstance(item, str) else item for key, item in given.items()}
-    monkeypatch.setattr(runs, "_forward", lambda *_: pytest.fail("the model was run"))
+    monkeypatch.setattr(definition, "_forward", lambda *_: pytest.fail("the model was run"))
     with pytest.raises(ValueError, match=message):
         runs.run(subject, base, [Edit(**{**given, "site": "z"})])
 

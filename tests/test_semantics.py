@@ -8,10 +8,15 @@ import pandas as pd
 import pytest
 import tiny
 import torch
-from entity_circuits import charts, circuits, dcm, mask_tables, patching, semantics, semantics_figures
+from entity_book.claims import handing_over
+from entity_book.figures import charts
+from entity_book.figures import semantics as figures
+from entity_book.paper import paper
+from entity_book.studies import mask_tables, semantics
+from entity_circuits import circuits
 from entity_circuits.heads import POSITIONS, Circuit, Head
-from entity_circuits.paper import paper
-from entity_circuits.patching import Selection
+from entity_circuits.methods import dcm, interchange
+from entity_circuits.methods.interchange import Selection
 from entity_circuits.results import Store
 
 A, B, C, D = "value_fetcher", "position_transmitter", "position_detector", "structure_reader"
@@ -50,13 +55,13 @@ def no_recording(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("something was recorded again")
 
-    monkeypatch.setattr(patching, "record", refuse)
+    monkeypatch.setattr(interchange, "record", refuse)
 
 
 def test_patching_in_a_study_is_that_of_the_method(study):
     found = study.patch({"group": GROUPS[A]}, "last", "object")
-    pairs = patching.record(study.subject, study.triples["test"].towards("object"))
-    wanted = patching.patch(study.subject, {"group": GROUPS[A]}, pairs, position="last")
+    pairs = interchange.record(study.subject, study.triples["test"].towards("object"))
+    wanted = interchange.patch(study.subject, {"group": GROUPS[A]}, pairs, position="last")
     numbers = ["target_logprob"]
     pd.testing.assert_frame_equal(found.drop(columns=numbers), wanted.drop(columns=numbers))
     assert np.allclose(found[numbers], wanted[numbers], atol=1e-10)
@@ -121,9 +126,9 @@ def test_the_few_pairs_are_the_first_of_the_test_pairs(study):
 
 
 def test_a_batch_of_pairs_answers_as_it_does_among_all(study):
-    pairs = patching.record(study.subject, study.triples["test"], batch=7)
-    alone = patching.answers(pairs.batch(1), [GROUPS[A]], "last")
-    among = patching.answers(pairs, [GROUPS[A]], "last")
+    pairs = interchange.record(study.subject, study.triples["test"], batch=7)
+    alone = interchange.answers(pairs.batch(1), [GROUPS[A]], "last")
+    among = interchange.answers(pairs, [GROUPS[A]], "last")
     assert torch.allclose(alone.logprobs[0], among.logprobs[0, 7:], atol=1e-10)
     assert torch.equal(alone.source_top, among.source_top[7:])
 
@@ -240,10 +245,10 @@ def test_heads_against_accuracy_has_masks_and_random_sets_of_their_sizes(study, 
 def test_additional_desiderata_are_patched_as_if_recorded_alone(study):
     table = semantics.additional(study, GROUPS[B], ("position", "incorrect_segment"), contexts=1)
     assert table.groupby("desideratum", sort=False).size().to_dict() == {"position": 14, "incorrect_segment": 14}
-    from entity_circuits import desiderata
+    from entity_circuits.tasks import desiderata
 
     drawn = desiderata.triples(study.subject, "incorrect_segment", 7, 7, 0, "evaluation")
-    wanted = patching.patch(study.subject, {"heads": GROUPS[B]}, drawn, position="last")
+    wanted = interchange.patch(study.subject, {"heads": GROUPS[B]}, drawn, position="last")
     found = table[table["desideratum"] == "incorrect_segment"]
     assert found["answer"].tolist() == wanted["answer"].astype(str).tolist()
     assert np.allclose(found["target_logprob"], wanted["target_logprob"], atol=1e-10)
@@ -285,9 +290,9 @@ def test_words_give_the_selected_heads_where_there_is_a_mask_and_the_group_where
 
 def test_findings_are_those_of_the_selected_heads_or_of_the_group_where_none_is_selected(study, masks, monkeypatch):
     kept = {}
-    monkeypatch.setattr(mask_tables.findings, "keep", lambda key, value, **more: kept.update({key: (value, more)}))
+    monkeypatch.setattr(handing_over.findings, "keep", lambda key, value, **more: kept.update({key: (value, more)}))
     table = semantics.table([study], masks, draws=1)
-    mask_tables.hand_over(table, study.name)
+    handing_over.semantics(table, study.name)
     row = table.set_index(["group", "desideratum"]).loc[A, "object"]
     value, more = kept["carries/A/object"]
     assert value == row.masked and (more["low"], more["high"], more["n"]) == (row.masked_low, row.masked_high, row.n)
@@ -308,17 +313,17 @@ def drawn(name, study, twin, masks):
     some = [masks[study.name, A, "object"], masks[study.name, A, "position"]]
     if name == "crossed":
         rows = semantics.cross([study, twin], {"A": Selection(GROUPS[A], "last", "object")})
-        return semantics_figures.crossed(mask_tables.crossed(rows, study.name))
+        return figures.crossed(mask_tables.crossed(rows, study.name))
     published = paper()
     return {
-        "hypotheses": lambda: semantics_figures.hypotheses(study.triples["test"], 2),
-        "distribution": lambda: semantics_figures.distribution(semantics.answers([study, twin])),
-        "additional": lambda: semantics_figures.additional(
+        "hypotheses": lambda: figures.hypotheses(study.triples["test"], 2),
+        "distribution": lambda: figures.distribution(semantics.answers([study, twin])),
+        "additional": lambda: figures.additional(
             semantics.additional(study, GROUPS[B], ("position", "add_seg_start"), contexts=1)
         ),
-        "learning": lambda: semantics_figures.learning(mask_tables.traces(some)),
-        "sparsity": lambda: semantics_figures.sparsity(mask_tables.along(study, some, "last", "object"), 0.4),
-        "beside paper": lambda: semantics_figures.beside_paper(
+        "learning": lambda: figures.learning(mask_tables.traces(some)),
+        "sparsity": lambda: figures.sparsity(mask_tables.along(study, some, "last", "object"), 0.4),
+        "beside paper": lambda: figures.beside_paper(
             semantics.table([study, twin], masks, draws=1), published.dcm, published.fact("positional_floor")
         ),
     }[name]()
@@ -342,7 +347,7 @@ def test_a_figure_is_described_and_can_be_drawn(study, twin, masks, name):
 def test_the_three_drawings_predict_three_other_words_of_the_pair(study):
     triples = study.triples["test"]
     for row in (0, 5, 11):
-        words = str(semantics_figures.hypotheses(triples, row).description).split("the answer is ")[1:]
+        words = str(figures.hypotheses(triples, row).description).split("the answer is ")[1:]
         found = [sentence.split(".")[0] for sentence in words]
         base, source = triples.base.worlds[row], triples.source.worlds[row]
         wanted = triples.source.queries[row]
@@ -354,7 +359,7 @@ def test_the_three_drawings_predict_three_other_words_of_the_pair(study):
 def test_void_numbers_of_the_paper_are_marked_and_its_floor_stands_at_position_alone(study, twin, masks):
     published = paper()
     table = semantics.table([study, twin], masks, draws=1)
-    chart = semantics_figures.beside_paper(table, published.dcm, 0.134)
+    chart = figures.beside_paper(table, published.dcm, 0.134)
     rows = pd.DataFrame([row for data in chart.to_dict()["datasets"].values() for row in data])
     theirs = rows[rows["model"].isin(["Llama-7B", "Goat-7B", "FLoat-7B", "void (paper)"])]
     assert set(theirs[theirs["desideratum"] == "label"]["model"]) == {"void (paper)"}

@@ -5,8 +5,11 @@ import urllib.request
 
 import pytest
 from docutils import nodes
-from entity_circuits import charts, claims, findings, places, site, sphinx_ext
-from entity_circuits.book import BookError
+from entity_book.build import site, sphinx_ext
+from entity_book.build.book import BookError
+from entity_book.claims import claims, findings
+from entity_book.figures import charts
+from entity_circuits import places
 from small_book import add
 
 CHART = '<div class="book-chart"><img class="book-chart-static" src="c.svg" alt="One bar."/>{}</div>'
@@ -152,7 +155,8 @@ def test_a_number_is_quoted_as_the_chapters_keep_it_and_goes_through_sphinx(hous
     from sphinx.application import Sphinx
 
     (house / "conf.py").write_text(
-        'extensions = ["myst_parser", "sphinx.ext.autodoc", "entity_circuits.sphinx_ext"]\nexclude_patterns = ["lib"]\n'
+        'extensions = ["myst_parser", "sphinx.ext.autodoc", "entity_book.build.sphinx_ext"]\n'
+        'exclude_patterns = ["lib"]\n'
     )
     (house / "index.md").write_text("# Title\n\nIt is {finding}`x` and {finding}`y`.\n\n```{book-claims}\n```\n")
     findings.file(house).parent.mkdir(parents=True)

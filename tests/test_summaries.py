@@ -5,11 +5,17 @@ import pandas as pd
 import pytest
 import tiny
 import torch
-from entity_circuits import boxes, charts, circuit_figures, cost, path_patching, runs, summaries
+from entity_book.figures import charts
+from entity_book.figures import discovery as figures
+from entity_book.paper import paper
+from entity_book.studies import cost
+from entity_book.studies import discovery as summaries
+from entity_circuits import runs
 from entity_circuits.heads import GROUPS, Circuit, Head
-from entity_circuits.paper import paper
-from entity_circuits.path_patching import Scores
+from entity_circuits.methods import path_patching
+from entity_circuits.methods.path_patching import Scores
 from entity_circuits.results import Store
+from entity_circuits.tasks import boxes
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +51,7 @@ def test_a_head_is_told_to_look_where_it_looks():
     every = [Head(layer, head) for layer in range(2) for head in range(3)]
     table = summaries.attention_table(recording, every, p.last)
     assert np.allclose(table.groupby("head")["weight"].sum(), 1)
-    from entity_circuits import replay
+    from entity_circuits.runs import replay
 
     weights = replay.attention(recording, Head(1, 2), p.last)
     rows = torch.arange(len(p))
@@ -70,25 +76,23 @@ def test_every_figure_says_in_words_what_it_shows_and_can_be_drawn(found):
     tables = {group: summaries.score_table(scores) for group, scores in found.scores.items()}
     first = tables["value_fetcher"]
     looks = summaries.attention_table(found.recordings[0], [Head(2, 1)], found.recordings[0].prompts.last)
-    figures = [
-        circuit_figures.path_drawing(),
-        circuit_figures.head_map(first, "value_fetcher"),
-        circuit_figures.head_map(first.assign(score=np.nan), "structure_reader"),
-        circuit_figures.attention(looks),
-        circuit_figures.circuit_graph(found.circuit, 6),
-        circuit_figures.circuit_graph(Circuit({"value_fetcher": (Head(1, 1),), "position_detector": ()}), 6),
-        circuit_figures.depths(summaries.depth_table(found.circuit, 6, paper())),
-        circuit_figures.scatter(summaries.beside(first, first), "one", "other", "Scores"),
-        circuit_figures.cost_ratio(
-            pd.DataFrame({"round": ["A"], "ratio": [9.0], "replay_s": [1.0], "definition_s": [9.0]})
-        ),
+    made = [
+        figures.path_drawing(),
+        figures.head_map(first, "value_fetcher"),
+        figures.head_map(first.assign(score=np.nan), "structure_reader"),
+        figures.attention(looks),
+        figures.circuit_graph(found.circuit, 6),
+        figures.circuit_graph(Circuit({"value_fetcher": (Head(1, 1),), "position_detector": ()}), 6),
+        figures.depths(summaries.depth_table(found.circuit, 6, paper())),
+        figures.scatter(summaries.beside(first, first), "one", "other", "Scores"),
+        figures.cost_ratio(pd.DataFrame({"round": ["A"], "ratio": [9.0], "replay_s": [1.0], "definition_s": [9.0]})),
     ]
-    for figure in figures:
+    for figure in made:
         spec = figure.to_dict()
         assert len(charts.description(spec)) > 40
         assert charts.picture(spec, "svg").startswith(b"<svg")
     best = first.nsmallest(1, "score")["head"].item()
-    assert best in charts.description(figures[1].to_dict())
+    assert best in charts.description(made[1].to_dict())
 
 
 def test_both_methods_are_timed_on_the_same_work_and_give_the_same_scores(found):

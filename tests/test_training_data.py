@@ -5,7 +5,8 @@ import io
 import re
 
 import pytest
-from entity_circuits import training_data, vocabulary
+from entity_book.training import data as training_data
+from entity_circuits.tasks import vocabulary
 
 WORDS = {word.lower() for word in vocabulary.objects()} | {"box", "boxes", "contains", "contain", "container", "drawer"}
 

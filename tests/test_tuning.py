@@ -6,7 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny
-from entity_circuits import adapters, behaviour, boxes, finetune, models, results, tuning
+from entity_book.studies import tuning
+from entity_book.training import adapters, finetune
+from entity_circuits import models, results
+from entity_circuits.runs import answers
+from entity_circuits.tasks import boxes
 
 
 def frame(**shares: float) -> pd.DataFrame:
@@ -55,7 +59,7 @@ def test_a_look_asks_for_each_condition_on_its_own_prompts():
     assert sizes["seven boxes"] == sizes["drawers"] == sizes["a sentence between"] == 21
     assert (sizes["label first"], sizes["three boxes"], sizes["five boxes"]) == (7, 9, 15)
     prompts = boxes.prompts(subject, 21, split="evaluation")
-    right = behaviour.evaluate(subject, prompts).correct.int().tolist()
+    right = answers.evaluate(subject, prompts).correct.int().tolist()
     assert table[table["condition"] == "seven boxes"]["correct"].tolist() == right
 
 
@@ -86,7 +90,7 @@ def test_what_was_measured_is_read_back_prompt_by_prompt(world, tmp_path):
     path = tuning.measure(str(world), contexts=3, path=tmp_path / "accuracy.json")
     table = tuning.measured(path)
     subject = models.load(str(world), adapter=str(tmp_path / "code"))
-    right = behaviour.evaluate(subject, boxes.prompts(subject, 21, split="evaluation")).correct.int().tolist()
+    right = answers.evaluate(subject, boxes.prompts(subject, 21, split="evaluation")).correct.int().tolist()
     assert table[table["kind"] == "code"]["correct"].tolist() == right
     assert {row["kind"] for row in json.loads(path.read_text())["rows"]} == {"base", "code"}
     again = tuning.look(subject, "code", contexts=2, wordings=False).query("condition == 'seven boxes'")

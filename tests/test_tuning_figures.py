@@ -2,7 +2,10 @@
 
 import pandas as pd
 import pytest
-from entity_circuits import charts, statistics, tuning, tuning_figures
+from entity_book.figures import charts
+from entity_book.figures import tuning as figures
+from entity_book.studies import tuning
+from entity_circuits import statistics
 from test_tuning import frame
 
 
@@ -17,11 +20,11 @@ def drawn():
     curve = pd.DataFrame({"kind": "code", "step": [0, 1, 2, 0, 2], "loss": [3.0, 2.0, 1.5, 3.1, 1.25],
                           "part": ["batches"] * 3 + ["held out"] * 2})  # fmt: skip
     return {
-        "loss": tuning_figures.loss_curves(curve),
-        "accuracy": tuning_figures.accuracies(summary),
-        "gain": tuning_figures.differences(summary),
-        "position": tuning_figures.by_position(statistics.by(measured[measured["seed"] == 0], ["kind", "position"]), 7),
-        "conditions": tuning_figures.conditions(tuning.gains(conditions)),
+        "loss": figures.loss_curves(curve),
+        "accuracy": figures.accuracies(summary),
+        "gain": figures.differences(summary),
+        "position": figures.by_position(statistics.by(measured[measured["seed"] == 0], ["kind", "position"]), 7),
+        "conditions": figures.conditions(tuning.gains(conditions)),
     }
 
 

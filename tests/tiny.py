@@ -12,8 +12,8 @@ from typing import Any, Literal
 import gguf
 import torch
 import transformers
-from entity_circuits import vocabulary
-from entity_circuits.subjects import Subject, wrap
+from entity_circuits.models.subject import Subject, wrap
+from entity_circuits.tasks import vocabulary
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 

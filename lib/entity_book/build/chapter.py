@@ -1,0 +1,194 @@
+"""One chapter in a kernel of its own: what it is started with, what it costs, and how it is told that it failed."""
+
+import os
+import platform
+import re
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ..claims import findings
+from . import notebooks
+from entity_circuits import places
+
+CELL_SECONDS = 30 * 60
+"""A cell that runs longer than this has failed."""
+
+WATCHED = ("torch", "transformers", "nnsight", "numpy", "altair")
+"""The packages whose versions are kept with each run."""
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
+class BookError(Exception):
+    """A chapter or the site could not be made; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one execution of a chapter cost, where it ran and what it noted."""
+
+    chapter: str
+    started: str
+    seconds: float
+    peak_bytes: int
+    """Peak resident memory of the chapter's kernel."""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A chapter to be executed: where, with which parameters, and the `record` that its executed copy will carry."""
+
+    chapter: str
+    root: str
+    parameters: dict[str, Any]
+    record: dict[str, Any]
+    terminal: bool
+    findings: str = ""
+    """The file that the chapter reads findings from; empty if it reads none."""
+
+
+def run(job: Job, environment: dict[str, str]) -> Run:
+    """In the process of one chapter: run it and store the executed copy. Raises `BookError` if anything fails."""
+    os.environ.update({**environment, findings.VARIABLE: job.findings})
+    import papermill
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    root = Path(job.root)
+    target = root / "build" / "executed" / "chapters" / f"{job.chapter}.ipynb"
+    partial = target.with_suffix(".partial.ipynb")
+    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
+    source = root / "chapters" / f"{job.chapter}.ipynb"
+    code_cells = sum(cell.cell_type == "code" for cell in notebooks.read(source).cells) + bool(job.parameters)
+    show, hooks = _progress(job, code_cells)
+    target.unlink(missing_ok=True)  # out of date, or it would not be run: an executed copy is always a current one
+    try:
+        papermill.execute_notebook(
+            str(source),
+            str(partial),
+            parameters=job.parameters,
+            kernel_name="python3",
+            cwd=str(root),
+            progress_bar=False,
+            start_timeout=120,
+            execution_timeout=CELL_SECONDS,
+            record_timing=False,
+            coalesce_streams=True,
+            extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
+            **hooks,
+        )
+    except PapermillExecutionError as error:
+        lines = _COLOUR.sub("", "\n".join(error.traceback)).strip().splitlines()[-15:]
+        end = "\n".join("    " + line for line in lines)
+        raise BookError(f"{job.chapter}: {show()} failed: {error.ename}: {error.evalue}\n{end}") from None
+    except CellTimeoutError:
+        raise BookError(f"{job.chapter}: {show()} ran for more than {CELL_SECONDS} s and was stopped") from None
+    except DeadKernelError:
+        raise BookError(f"{job.chapter}: its process died in {show()}; most often memory ran out") from None
+    try:
+        executed, notes, stray = notebooks.finished(notebooks.read(partial), job.record)
+    except ValueError as error:
+        raise BookError(f"{job.chapter}: {error}") from None
+    for words in stray:
+        say(f"{job.chapter}: {words}")
+    given = [value if isinstance(value, list) else [value] for value in job.parameters.values()]
+    if wrong := notebooks.problems(executed, root, [str(value) for values in given for value in values]):
+        raise BookError("\n".join(f"{job.chapter}: {problem}" for problem in wrong))
+    places.write(target, notebooks.text(executed))
+    partial.unlink()
+    seconds = round(time.perf_counter() - clock, 1)
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
+    say(f"{job.chapter}: done in {seconds} s, peak memory {peak / 2**30:.2f} GiB")
+    return Run(job.chapter, started, seconds, peak, job.parameters, notes, machine(), _versions())
+
+
+def _progress(job: Job, code_cells: int) -> tuple[Callable[[], str], dict[str, Callable[..., None]]]:
+    """A function that names the cell at work, and the hooks that keep it and report the start and end of each cell."""
+    number, first, clock = 0, "", 0.0
+
+    def show() -> str:
+        return f"code cell {number} of {code_cells} ({first})" if number else "the start of its kernel"
+
+    def start(cell: Any, **_: Any) -> None:
+        nonlocal number, first, clock
+        if cell.cell_type != "code":
+            return
+        lines = [line for line in cell.source.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+        number, first, clock = number + 1, lines[0].strip()[:60] if lines else "comment", time.perf_counter()
+        if job.terminal:
+            print(f"\r\x1b[K{job.chapter}: {show()}", end="", file=sys.stderr, flush=True)
+        else:
+            say(f"{job.chapter}: {show()}")
+
+    def end(cell: Any, **_: Any) -> None:
+        if cell.cell_type != "code":
+            return
+        seconds = time.perf_counter() - clock
+        if job.terminal:
+            line = f"{job.chapter}: {show()} took {seconds:.1f} s\n" if seconds >= 1 else ""
+            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+        elif seconds >= 1:
+            say(f"{job.chapter}: code cell {number} took {seconds:.1f} s")
+
+    return show, {"on_cell_start": start, "on_cell_executed": end}
+
+
+def environment(jobs: int) -> dict[str, str]:
+    """What a kernel is started with: its share of the cores, no network, no progress bars, always the same hashes."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // jobs)),
+        "PYTHONHASHSEED": "0",
+        "PYTHONWARNINGS": "ignore:IProgress not found",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TQDM_DISABLE": "1",
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        # Keep freed memory instead of giving it back to the system after each large temporary: allocating a gigabyte
+        # again and again is six times faster, because its pages are not faulted in anew.
+        "MALLOC_MMAP_THRESHOLD_": str(2**32),
+        "MALLOC_TRIM_THRESHOLD_": str(2**34),
+    }
+
+
+def machine() -> dict[str, Any]:
+    """The machine in words: processor, cores, memory in bytes, system and Python version."""
+    processor = platform.processor() or platform.machine()
+    if (info := Path("/proc/cpuinfo")).is_file():
+        models = re.findall(r"^model name\s*:\s*(.+)$", info.read_text(encoding="utf-8"), re.MULTILINE)
+        processor = models[0].strip() if models else processor
+    return {
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "system": platform.platform(terse=True),
+        "python": platform.python_version(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in WATCHED:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def say(words: str) -> None:
+    """A line on the terminal, at once."""
+    print(words, file=sys.stderr, flush=True)

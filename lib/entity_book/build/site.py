@@ -1,0 +1,216 @@
+"""Building the site from the executed chapters, checking what was built, and serving it on this machine."""
+
+import contextlib
+import functools
+import http.server
+import json
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from bs4 import BeautifulSoup
+
+from entity_circuits import places
+from .book import BookError
+
+LINKED_HOSTS = frozenset(
+    {
+        "aclanthology.org",
+        "arxiv.org",
+        "doi.org",
+        "github.com",
+        "huggingface.co",
+        "jupyterbook.org",
+        "ndif.us",
+        "nnsight.net",
+        "openreview.net",
+        "papermill.readthedocs.io",
+        "pydata-sphinx-theme.readthedocs.io",
+        "sphinx-book-theme.readthedocs.io",
+        "www.sphinx-doc.org",
+    }
+)
+"""The hosts that a reader may be sent to by an ordinary link. Nothing is ever loaded from any of them."""
+
+_LOADED = ("script", "img", "iframe", "source", "video", "audio", "embed")
+_LOADED_LINKS = {"stylesheet", "preload", "prefetch", "modulepreload", "preconnect", "dns-prefetch", "icon"}
+_CSS_URL = re.compile(r"(?:url\(\s*|@import\s+)[\"']?((?:https?:)?//[^\"')\s]+)")
+_FILE_NAME = re.compile(r"[/\\]|\.(?:png|svg|jpe?g|gif|webp)\s*$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `check` found: `problems` (none is the aim) and, for each page, the bytes a first visit loads."""
+
+    problems: tuple[str, ...]
+    weights: dict[str, int]
+
+
+def build(*, force: bool = False, root: Path = places.ROOT) -> bool:
+    """Build `_build/html` from scratch with every warning an error; False if nothing changed since the last build.
+
+    Raises `BookError` with the warnings if there are any.
+    """
+    record, made_from = root / "build" / "site.json", _inputs(root)
+    done = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else None
+    if not force and done == made_from and (root / "_build" / "html" / "index.html").is_file():
+        print("site: unchanged, not built again", file=sys.stderr)
+        return False
+    shutil.rmtree(root / "_build", ignore_errors=True)  # pages that were removed would stay otherwise
+    record.unlink(missing_ok=True)
+    clock = time.perf_counter()
+    print("site: building", file=sys.stderr, flush=True)
+    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
+    command += ["build", ".", "--all", "-W", "-n", "--keep-going"]
+    sphinx = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if sphinx.returncode:
+        lines = re.sub(r"\x1b\[[0-9;]*m", "", sphinx.stdout).splitlines()
+        told = [line for line in lines if re.search(r"WARNING|ERROR|SEVERE|CRITICAL", line)] or lines[-30:]
+        raise BookError("the site was not built:\n" + "\n".join("    " + line for line in told))
+    for source_map in (root / "_build" / "html").rglob("*.map"):
+        source_map.unlink()  # a third of the site, read by nobody but debuggers of the theme
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps(made_from), encoding="utf-8")
+    print(f"site: built in {time.perf_counter() - clock:.1f} s, _build/html/index.html", file=sys.stderr)
+    return True
+
+
+def check(html: Path) -> Report:
+    """Read every page of a built site and report what is broken in it.
+
+    Looked for: links and fragments that lead nowhere, ids used twice, pictures without words, anything loaded from
+    another host, links to hosts outside `LINKED_HOSTS`, charts without a picture or a specification. Raises `BookError`
+    if there is no site.
+    """
+    paths = pages(html)
+    if not paths:
+        raise BookError(f"no site at {html}; build it with `entity-circuits book`")
+    soups = {path.resolve(): BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser") for path in paths}
+    anchors = {path: _anchors(page) for path, page in soups.items()}
+    problems: list[str] = []
+    weights: dict[str, int] = {}
+    for path, page in soups.items():
+        name = path.relative_to(html.resolve()).as_posix()
+        found = [*_repeated_ids(page), *_links(page, path, html.resolve(), anchors), *_loaded(page), *_pictures(page)]
+        problems += [f"{name}: {problem}" for problem in [*found, *_charts(page, path)]]
+        weights[name] = _weight(page, path)
+    for sheet in sorted(html.rglob("*.css")):
+        for url in _CSS_URL.findall(sheet.read_text(encoding="utf-8", errors="replace")):
+            problems.append(f"{sheet.relative_to(html).as_posix()}: loads {url}")
+    return Report(tuple(problems), weights)
+
+
+def pages(html: Path) -> list[Path]:
+    """The pages of a built site; what lies in `_static` belongs to the theme and is no page."""
+    return sorted(path for path in html.rglob("*.html") if "_static" not in path.relative_to(html).parts)
+
+
+@contextlib.contextmanager
+def server(html: Path, port: int = 0) -> Iterator[str]:
+    """Serve a built site on 127.0.0.1 while the context lasts; gives its address. Port 0 takes any free one."""
+    handler = functools.partial(_Quiet, directory=str(html))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", port), handler) as running:
+        thread = threading.Thread(target=running.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{running.server_port}"
+        finally:
+            running.shutdown()
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def _inputs(root: Path) -> dict[str, str]:
+    """The digests of all that the site is made from."""
+    patterns = ("_*.yml", "book/**/*", "chapters/*.ipynb", "build/executed/**/*", "lib/**/*.py", "constraints.txt")
+    files = {path for pattern in patterns for path in root.glob(pattern) if path.is_file() and path.name != ".lock"}
+    return {path.relative_to(root).as_posix(): sha256(path.read_bytes()).hexdigest() for path in sorted(files)}
+
+
+def _anchors(page: BeautifulSoup) -> set[str]:
+    """The places of a page that a fragment can name."""
+    named = [tag["name"] for tag in page.find_all("a", attrs={"name": True})]
+    return {str(name) for name in [*named, *(tag["id"] for tag in page.find_all(id=True))]}
+
+
+def _external(url: str) -> bool:
+    return urlsplit(url).netloc != ""
+
+
+def _repeated_ids(page: BeautifulSoup) -> Iterator[str]:
+    for name, times in Counter(tag["id"] for tag in page.find_all(id=True)).items():
+        if times > 1:
+            yield f"id {name!r} is used {times} times"
+
+
+def _links(page: BeautifulSoup, path: Path, top: Path, anchors: dict[Path, set[str]]) -> Iterator[str]:
+    for tag in page.find_all(["a", "area", "link"], href=True):
+        url = urlsplit(str(tag["href"]))
+        if url.netloc:
+            if tag.name != "link" and url.netloc not in LINKED_HOSTS:
+                yield f"links to {url.geturl()}, whose host is not in LINKED_HOSTS"
+            continue
+        if url.scheme in ("mailto", "javascript", "data"):
+            continue
+        target = (path.parent / unquote(url.path)).resolve() if url.path else path
+        target = target / "index.html" if target.is_dir() else target
+        if not target.is_relative_to(top) or not target.is_file():
+            yield f"links to {url.geturl()}, which does not exist"
+        elif url.fragment and target in anchors and unquote(url.fragment) not in anchors[target]:
+            yield f"links to {url.geturl()}, but that page has no such place"
+
+
+def _loaded(page: BeautifulSoup) -> Iterator[str]:
+    for tag in page.find_all(_LOADED, src=True):
+        if _external(str(tag["src"])):
+            yield f"loads {tag['src']}"
+    for tag in page.find_all("link", href=True):
+        if _LOADED_LINKS & set(tag.get("rel") or []) and _external(str(tag["href"])):
+            yield f"loads {tag['href']}"
+    for tag in page.find_all("style"):
+        for url in _CSS_URL.findall(tag.get_text()):
+            yield f"loads {url}"
+
+
+def _pictures(page: BeautifulSoup) -> Iterator[str]:
+    for tag in page.find_all("img"):
+        words = str(tag.get("alt") or "").strip()
+        if not words and tag.get("role") != "presentation":
+            yield f"picture {tag.get('src')} has no alternative text"
+        elif _FILE_NAME.search(words) and " " not in words:
+            yield f"picture {tag.get('src')} has a file name as its alternative text"
+
+
+def _charts(page: BeautifulSoup, path: Path) -> Iterator[str]:
+    for number, chart in enumerate(page.select(".book-chart"), 1):
+        picture, data = chart.select_one("img.book-chart-static"), chart.select_one('script[type="application/json"]')
+        if picture is None or not (path.parent / str(picture["src"])).is_file():
+            yield f"chart {number} has no static picture"
+        try:
+            json.loads(data.string or "" if data else "")
+        except ValueError:
+            yield f"chart {number} has no readable specification"
+
+
+def _weight(page: BeautifulSoup, path: Path) -> int:
+    """Bytes of a page with the scripts, styles and pictures that it names; fonts and formulas come on top."""
+    files = {path}
+    for tag in page.find_all(["script", "img", "link"]):
+        if tag.name == "link" and "stylesheet" not in (tag.get("rel") or []):
+            continue
+        url = urlsplit(str(tag.get("src") or tag.get("href") or ""))
+        if url.path and not url.netloc:
+            files.add((path.parent / unquote(url.path)).resolve())
+    return sum(file.stat().st_size for file in files if file.is_file())

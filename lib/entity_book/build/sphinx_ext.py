@@ -1,0 +1,222 @@
+"""The book's side of Sphinx: executed chapters, charts, formulas, quoted numbers, the status table; no other host.
+
+Sphinx loads it by name (`_config.yml`); `VegaLiteMime` is found by myst-nb through the entry point of `pyproject.toml`.
+"""
+
+import hashlib
+import json
+import shutil
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import Any, ClassVar
+
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx.application import Sphinx
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective, SphinxRole
+
+from . import book
+from ..figures import charts
+from ..claims import claims
+from ..claims import findings
+from . import notebooks
+
+log = logging.getLogger(__name__)
+
+_FORMULA_FILES = ("tex-mml-chtml.js", "output/chtml/fonts/woff-v2/*.woff")
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Called by Sphinx when it loads the extension."""
+    app.add_directive("book-runs", RunsTable)
+    app.add_directive("book-claims", ClaimsTable)
+    app.add_role("finding", Quoted())
+    app.connect("builder-inited", write_scripts)
+    app.connect("source-read", use_executed)
+    app.connect("doctree-resolved", drop_repeated_ids)
+    app.connect("html-page-context", choose_scripts)
+    app.connect("autodoc-process-docstring", show_examples)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def use_executed(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Read a chapter's executed copy in place of the stripped notebook. Warns if there is none or it is out of date."""
+    if not docname.startswith("chapters/"):
+        return
+    executed = Path(app.srcdir, "build", "executed", docname + ".ipynb")
+    app.env.note_dependency(str(executed))
+    if not executed.is_file():
+        log.warning("this chapter has not been executed", location=docname)
+        return
+    text = executed.read_text(encoding="utf-8")
+    if json.loads(text)["metadata"].get("book", {}).get("source") != notebooks.digest(source[0]):
+        log.warning("this chapter has changed since it was executed", location=docname)
+    source[0] = text
+
+
+def write_scripts(app: Sphinx) -> None:
+    """Put Vega and MathJax beside the pages, out of installed packages, so that no page asks another host for them."""
+    if app.builder.format != "html":
+        return
+    vendor = Path(app.outdir, "_static", "vendor")
+    vendor.mkdir(parents=True, exist_ok=True)
+    (vendor / "vega.bundle.js").write_text(charts.script(), encoding="utf-8")
+    package = distribution("sphinx-mathjax-offline").locate_file("sphinx-mathjax-offline/static/mathjax")
+    for pattern in _FORMULA_FILES:
+        found = list(Path(str(package)).glob(pattern))
+        if not found:
+            raise FileNotFoundError(f"sphinx-mathjax-offline no longer has {pattern}")
+        for file in found:
+            target = vendor / "mathjax" / file.relative_to(str(package))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
+
+
+def drop_repeated_ids(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """sphinx-exercise gives the inside of every exercise and solution of a page the same id; nothing refers to it."""
+    for section in doctree.findall(nodes.section):
+        if section["ids"] in (["exercise-content"], ["solution-content"]):
+            section["ids"] = []
+
+
+def choose_scripts(
+    app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: nodes.document | None
+) -> None:
+    """Load Vega on pages with charts only, and neither thebe (it names another host) nor any script twice."""
+    if doctree is not None and any("book-chart-static" in image["classes"] for image in doctree.findall(nodes.image)):
+        for name in ("vendor/vega.bundle.js", "book-charts.js"):
+            app.add_js_file(name, loading_method="defer")
+    kept, seen = [], set()
+    for script in context.get("script_files", []):
+        name, body = str(getattr(script, "filename", script)), str(getattr(script, "attributes", {}).get("body", ""))
+        thebe = "thebe" in name.lower() or "THEBE_JS_URL" in body
+        if not thebe and (name, body) not in seen:
+            seen.add((name, body))
+            kept.append(script)
+    context["script_files"] = kept
+    sheets = context.get("css_files", [])
+    context["css_files"] = [sheet for sheet in sheets if "thebe" not in str(getattr(sheet, "filename", sheet)).lower()]
+
+
+def show_examples(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Show the indented example of a docstring as Python code; reStructuredText would take it for a quotation."""
+    shown: list[str] = []
+    for number, line in enumerate(lines):
+        before = [other for other in lines[:number] if other.strip()]
+        first = line.startswith("    ") and number > 0 and not lines[number - 1].strip()
+        if first and before and not before[-1].startswith("    ") and not before[-1].lstrip().startswith((".. ", "- ")):
+            shown += [".. code-block:: python", ""]
+        shown.append(line)
+    lines[:] = shown
+
+
+class VegaLiteMime:
+    """How myst-nb shows a chart: a static picture with its words, and the specification that a script draws over it."""
+
+    mime_priority_overrides: ClassVar = [("html", charts.MIME, 1), ("dirhtml", charts.MIME, 1)]
+
+    @staticmethod
+    def handle_mime(renderer: Any, data: Any, inline: bool) -> list[nodes.Node] | None:
+        """The nodes of a chart's output; None for every other output, which myst-nb then renders itself."""
+        if inline or data.mime_type != charts.MIME:
+            return None
+        spec = json.dumps(data.content, sort_keys=True, separators=(",", ":"))
+        name = f"chart-{hashlib.sha256(spec.encode()).hexdigest()[:16]}.svg"
+        uri = renderer.write_file([name], charts.picture(data.content, "svg"), overwrite=True)
+        picture = nodes.image(uri=uri, alt=charts.description(data.content), classes=["book-chart-static"])
+        spec = spec.replace("</", "<\\/")
+        before, after = '<div class="book-chart">', f'<script type="application/json">{spec}</script></div>'
+        return [nodes.raw("", before, format="html"), picture, nodes.raw("", after, format="html")]
+
+
+class RunsTable(SphinxDirective):
+    """`{book-runs}`: when and on what each chapter was last executed, how long it took and how much memory it used."""
+
+    has_content = False
+
+    def run(self) -> list[nodes.Node]:
+        """The table as nodes, made from `build/executed/runs.json`."""
+        root = Path(self.env.srcdir)
+        self.env.note_dependency(str(root / "build" / "executed" / "runs.json"))
+        done = book.runs(root)
+        missing = [name for name in book.chapters(root) if name not in done]
+        if missing:
+            log.warning("no run of %s is recorded", ", ".join(missing), location=self.get_location())
+        lines = _table([done[name] for name in book.chapters(root) if name in done])
+        holder = nodes.container(classes=["book-runs"])
+        self.state.nested_parse(StringList(lines, source="build/executed/runs.json"), self.content_offset, holder)
+        return [holder]
+
+
+class ClaimsTable(SphinxDirective):
+    """`{book-claims}`: each claim of the paper with its verdict, as in the chapter that sums up, and a link to it."""
+
+    has_content = False
+
+    def run(self) -> list[nodes.Node]:
+        """The table as nodes, made from the findings that the chapter read."""
+        root = Path(self.env.srcdir)
+        self.env.note_dependency(str(findings.file(root)))
+        holder = nodes.container(classes=["book-claims"])
+        lines = StringList(claims_lines(root), source="build/executed/findings.json")
+        self.state.nested_parse(lines, self.content_offset, holder)
+        return [holder]
+
+
+class Quoted(SphinxRole):
+    """`` {finding}`accuracy/base` ``: a number of another chapter, as the chapter that sums up read it."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        """The number with its interval; where there is none, because nothing was tested, the words that say so."""
+        path = findings.file(Path(self.env.srcdir))
+        self.env.note_dependency(str(path))
+        found = findings.load(path).get(self.text)
+        return [nodes.Text("not tested here" if found is None else str(found))], []
+
+
+def claims_lines(root: Path) -> list[str]:
+    """The table of claims as MyST text; a line that says so if no chapter sums up, or it has not been executed."""
+    chapters, found = book.summing_up(root), findings.gathered(findings.file(root))
+    if not chapters or not findings.file(root).is_file():
+        return ["The chapter that sums up has not been executed."]
+    judged = claims.table(found.reported)
+    told = f"How each verdict is reached is told in {{doc}}`/chapters/{chapters[0]}`."
+    return [f"{claims.sentence(judged)} {told}", "", *claims.markdown(judged).splitlines()]
+
+
+def _table(runs: list[book.Run]) -> list[str]:
+    """The status table as MyST text, and below it the machines and packages."""
+    heads = ("Chapter", "Executed (UTC)", "Time", "Peak memory", "Model and fingerprint", "Parameters")
+    lines = ["| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
+    for run in runs:
+        cells = [
+            f"{{doc}}`/chapters/{run.chapter}`",
+            run.started[:16].replace("T", " "),
+            f"{run.seconds / 60:.1f} min" if run.seconds >= 90 else f"{run.seconds:.0f} s",
+            f"{run.peak_bytes / 2**30:.1f} GiB",
+            _noted(run.notes),
+            ", ".join(f"`{name} = {value!r}`" for name, value in run.parameters.items()) or "the chapter's own",
+        ]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    lines.append("")
+    for where, names in _grouped(runs).items():
+        lines += [f"- {', '.join(names)}: {where}"]
+    return lines
+
+
+def _grouped(runs: list[book.Run]) -> dict[str, list[str]]:
+    """Machines and packages in words -> the chapters that ran there."""
+    groups: dict[str, list[str]] = {}
+    for run in runs:
+        at, packages = run.machine, ", ".join(f"{name} {version}" for name, version in run.versions.items())
+        hardware = f"{at['processor']}, {at['cores']} cores, {at['memory'] / 2**30:.0f} GiB"
+        where = f"{hardware}; {at['system']}; Python {at['python']}; {packages}"
+        groups.setdefault(where, []).append(f"`{run.chapter}`")
+    return groups
+
+
+def _noted(notes: dict[str, Any]) -> str:
+    """The model and the beginning of its fingerprint, as far as the chapter noted them."""
+    words = [str(notes[name])[:length] for name, length in (("model", 60), ("fingerprint", 12)) if notes.get(name)]
+    return " ".join(f"`{word}`" for word in words) or "none noted"

@@ -1,0 +1,130 @@
+"""What each chapter keeps as findings, for chapter 7 to judge: the numbers of its tables by the keys of the claims."""
+
+from collections.abc import Mapping
+from typing import cast
+
+import pandas as pd
+from entity_circuits import circuits, statistics
+from entity_circuits.circuits import Finding
+from entity_circuits.heads import LETTERS, POSITIONS, Circuit
+from entity_circuits.methods.cmap import Patched
+from entity_circuits.runs.recording import Recording
+
+from ..studies.discovery import attention_table
+from ..studies.semantics import counted
+from ..studies.tuning import BASE
+from . import findings
+
+
+def overlap(one: Finding, other: Finding) -> None:
+    """Keep as findings how much two circuits overlap, and what chance would give; nothing outside a chapter.
+
+    handing_over.overlap(circuits.load("qwen2.5-coder-0.5b"), circuits.load("code"))
+    """
+    for row in circuits.compare(one, other).to_dict("records"):
+        if row["group"] == "all":
+            findings.keep("overlap/all", row["of_one"], unit="share", model=other.model, about="of the base's heads")
+        else:
+            findings.keep(
+                f"overlap/{LETTERS[row['group']]}/p", row["layer_p"], about="chance of random sets, same layers"
+            )
+
+
+def reading(recording: Recording, circuit: Circuit) -> None:
+    """Keep as findings which share of each group's heads looks most where the paper says; nothing outside a chapter.
+
+    What counts is the attention that one token of a kind gets. The first token, on which heads rest that have nothing
+    to do, does not count. D may attend to its own statement's label or object.
+
+        handing_over.reading(found.recordings[0], found.circuit)
+    """
+    prompts = recording.prompts
+    expected = (["queried object"], ["query"], ["queried label"], ["queried object", "queried label"])
+    for (group, letter), roles in zip(LETTERS.items(), expected, strict=True):
+        looks = attention_table(recording, circuit.groups[group], getattr(prompts, POSITIONS[group]))
+        best = looks[looks["role"] != "first token"].dropna().sort_values("each").groupby("head")["role"].last()
+        right = statistics.wilson(int(best.isin(roles).sum()), len(best))
+        findings.keep(
+            f"reads/{letter}", right, unit="share", model=recording.subject.name, about="of the group's heads"
+        )
+
+
+def faithfulness(rows: pd.DataFrame, random: pd.DataFrame, who: Mapping[str, str], circuit: str) -> None:
+    """Keep as findings the faithfulness of a circuit and of random heads of its layers; nothing outside a chapter.
+
+    `rows` and `random` are tables of `table`; `who` maps "base" and "finetuned" to the names of models.
+
+        handing_over.faithfulness(table, chance, {"base": "qwen2.5-coder-0.5b", "finetuned": "code"}, "as found")
+    """
+    findings.keep("faithful/heads", int(rows.loc[rows["circuit"] == circuit, "heads"].iloc[0]), unit="heads")
+    for key, name in who.items():
+        for suffix, found, label in (("", rows, circuit), ("-random", random, f"{circuit}: same layers")):
+            for row in found[(found["model"] == name) & (found["circuit"] == label)].to_dict("records"):
+                if pd.notna(row["ratio"]):
+                    ends = {"low": row["ratio_low"], "high": row["ratio_high"], "n": row["n"]}
+                    findings.keep(f"faithful/{key}{suffix}", row["ratio"], **ends, unit="share", model=name)
+
+
+def semantics(table: pd.DataFrame, model: str) -> None:
+    """Keep what the groups of a model carry, rows of `semantics.table`, as findings; nothing outside a chapter.
+
+    `carries/A/object` is how often the target is answered with the selected heads patched, or the whole group where
+    none was selected; `carries/A/object/gain` is that minus the floor, or for position and label minus what an object
+    of the base gets under the same patch that no hypothesis predicts.
+
+        handing_over.semantics(semantics.table(studies, masks), "qwen2.5-coder-0.5b")
+    """
+    for row in table[table["model"] == model].to_dict("records"):
+        key, patched = f"carries/{LETTERS[row['group']]}/{row['desideratum']}", counted(row["selected"])
+        about = "selected heads patched" if patched == "masked" else "whole group patched"
+        gain = "gain" if row["desideratum"] == "object" else "beyond"
+        for name, column, unit in ((key, patched, "accuracy"), (f"{key}/gain", gain, "difference")):
+            ends = {"low": row[f"{column}_low"], "high": row[f"{column}_high"], "n": row["n"]}
+            findings.keep(name, row[column], **ends, unit=unit, model=model, about=about)
+
+
+def improvement(found: Patched, model: str, table: pd.DataFrame | None = None) -> None:
+    """Keep the gap and the shares of it that the claims of the book rest on as findings; nothing outside a chapter.
+
+    `table` is that of `found` unless it is given.
+
+    handing_over.improvement(found, "code")
+    """
+    gap = statistics.difference(found.tuned_correct, found.base_correct, found.contexts)
+    findings.keep("cmap/gap", gap, unit="difference", model=model, about="fine-tuned minus base")
+    table = found.table() if table is None else table
+    table = table[(table["into"] == "base") & table["share"].notna()]
+    for name, draws in table[table["draw"].notna()].groupby("condition"):
+        ends = {"low": draws["share_low"].min(), "high": draws["share_high"].max(), "n": draws["n"].iloc[0]}
+        about = f"{len(draws)} draws of random heads: their mean, and all their intervals"
+        findings.keep(f"cmap/{name}-random", draws["share"].mean(), **ends, unit="share", model=model, about=about)
+    for row in table[table["draw"].isna()].itertuples():
+        inner = "" if row.sites == "z" else f"/{row.sites}"
+        key = f"cmap/{row.condition}{inner}" + ("" if row.origin == "run" else f"/{row.origin}")
+        if " " not in key:
+            ends = {"low": row.share_low, "high": row.share_high, "n": row.n}
+            findings.keep(key, cast(float, row.share), **ends, unit="share", model=model, about="of the gap recovered")
+
+
+def gains(measured: pd.DataFrame) -> None:
+    """Keep as findings what arithmetic and code gain over the base, and over the control; nothing outside a chapter.
+
+    handing_over.gains(tuning.measured())
+    """
+    share = measured.groupby(["kind", "prompt", "context"])["correct"].mean().unstack("kind")
+    contexts = share.index.get_level_values("context").to_numpy()
+    for kind in ("arithmetic", "code"):
+        for key, other in ((f"gain/{kind}", BASE), (f"gain/{kind}-over-control", "shuffled")):
+            gain = statistics.difference(share[kind].to_numpy(), share[other].to_numpy(), contexts)
+            findings.keep(key, gain, unit="difference", model=kind, about="mean over seeds of training")
+
+
+def artefacts(official: pd.DataFrame) -> None:
+    """Keep the rows of `official.table` as findings: `official/B1/1/official`, `official/B1/1/corrected`, and so on."""
+    for artefact, part in official.groupby("artefact", sort=False):
+        for place, row in enumerate(part.to_dict("records"), start=1):
+            for side in ("official", "corrected"):
+                if not pd.isna(row[side]):
+                    ends = {end: row[f"{side}_{end}"] for end in ("low", "high")}
+                    key = f"official/{artefact}/{place}/{side}"
+                    findings.keep(key, row[side], **ends, n=row["n"] or None, about=str(row["quantity"]))

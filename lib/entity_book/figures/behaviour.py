@@ -1,0 +1,185 @@
+"""The figures of the first chapter: a tidy table in, an Altair chart with its description in words out.
+
+Charts are at most 330 pixels wide, so that they fit a phone. Colours are those that are readable on white and on the
+dark page; text and axes take the page's own.
+"""
+
+from typing import Any
+
+import altair as alt
+import pandas as pd
+from entity_circuits.tasks.boxes import Position, Prompts
+
+from .charts import BLUE, GREEN, INK, NEUTRAL, PURPLE, VERMILLION
+
+WIDTH, HEIGHT = 280, 220
+CELL, LINE = 47, 40
+
+POSITIONS: dict[Position, str] = {"object": GREEN, "prev": VERMILLION, "query": PURPLE, "last": BLUE}
+"""The colour of each of the four positions, in every figure that shows them."""
+
+
+def tokens(prompts: Prompts, row: int, tokenizer: Any) -> alt.LayerChart:
+    """One prompt token by token, a statement a line, with the four positions framed and named."""
+    ids = prompts.input_ids[row, : int(prompts.last[row]) + 1].tolist()
+    names = {int(prompts.position(name)[row]): name for name in POSITIONS}
+    cells, line, column = [], 0, 0
+    for index, token in enumerate(ids):
+        text = tokenizer.decode([token])
+        name = names.get(index)
+        cells.append({"token": text.strip(), "index": index, "id": token, "name": name, "line": line, "column": column})
+        column += 1
+        if text.strip() in {",", "."}:
+            line, column = line + 1, 0
+    table = pd.DataFrame(cells)
+    base = alt.Chart(table).encode(
+        x=alt.X("column:O", axis=None, scale=alt.Scale(padding=0.1)),
+        y=alt.Y("line:O", axis=None, scale=alt.Scale(padding=0.15)),
+        tooltip=["token", "index", "id", "name"],
+    )
+    frame = (
+        base.transform_filter("datum.name != null")
+        .mark_rect(filled=False, strokeWidth=2, cornerRadius=4)
+        .encode(
+            stroke=alt.Stroke(
+                "name:N", scale=alt.Scale(domain=list(POSITIONS), range=list(POSITIONS.values())), legend=None
+            )
+        )
+    )
+    word = base.mark_text(dy=-6, fontSize=12, color=INK).encode(text="token")
+    role = (
+        base.transform_filter("datum.name != null")
+        .mark_text(dy=10, fontSize=12, fontWeight="bold", color=INK)
+        .encode(text="name")
+    )
+    found = ", ".join(f"{name} at {index} ({table.token[index]})" for index, name in sorted(names.items()))
+    return alt.LayerChart(layer=[frame, word, role]).properties(
+        width=CELL * int(table.column.max() + 1),
+        height=LINE * int(table.line.max() + 1),
+        description=f"A prompt of {len(ids)} tokens, one statement a line. The four positions: {found}.",
+    )
+
+
+def accuracy_by_boxes(table: pd.DataFrame) -> alt.LayerChart:
+    """Accuracy against the number of boxes with intervals, and chance: one in that many. Columns of `statistics.by`."""
+    table = table.assign(chance=1 / table["boxes"])
+    ends = table.sort_values("boxes").iloc[[0, -1]]
+    return _dots(table, alt.X("boxes:O", title="boxes in the context", axis=alt.Axis(labelAngle=0))).properties(
+        description="Accuracy by number of boxes, with 95% intervals and the chance line: "
+        + "; ".join(f"{row.boxes} boxes {_words(row)}" for row in ends.itertuples())
+        + "."
+    )
+
+
+def accuracy_by_position(table: pd.DataFrame, boxes: int) -> alt.LayerChart:
+    """Accuracy against the place of the queried box in the context, with intervals and chance."""
+    table = table.assign(chance=1 / boxes)
+    (best,), (worst,) = table.nlargest(1, "value").itertuples(), table.nsmallest(1, "value").itertuples()
+    return _dots(table, alt.X("position:O", title="place of the queried box", axis=alt.Axis(labelAngle=0))).properties(
+        description=f"Accuracy by place of the queried box among {boxes}, with 95% intervals and the chance line. "
+        f"Highest for box {best.position}: {_words(best)}; lowest for box {worst.position}: {_words(worst)}."
+    )
+
+
+def errors_by_distance(table: pd.DataFrame) -> alt.LayerChart:
+    """How far the wrongly named object is from the right one, beside a guess. Columns of `behaviour.distances`."""
+    base = alt.Chart(table).encode(
+        x=alt.X("distance:O", title="boxes from the right object to the one said", axis=alt.Axis(labelAngle=0)),
+        tooltip=["distance", "n", alt.Tooltip("share", format=".2f"), alt.Tooltip("guess", format=".2f")],
+    )
+    bars = base.mark_bar(color=BLUE).encode(
+        y=alt.Y("share:Q", title="share of these errors", axis=alt.Axis(format=".0%"))
+    )
+    ticks = base.mark_tick(color=VERMILLION, thickness=3, size=24, opacity=1).encode(y="guess:Q")
+    (peak,) = table.nlargest(1, "share").itertuples()
+    return alt.LayerChart(layer=[bars, ticks]).properties(
+        width=WIDTH,
+        height=HEIGHT,
+        description="Bars: how often the wrongly named object stands that many boxes after (negative: before) the "
+        f"right one, in {table['n'].sum()} such errors. Ticks: the same for a guess among the other objects. The most "
+        f"frequent distance is {peak.distance}, in {peak.share:.0%} of them, against {peak.guess:.0%} for a guess.",
+    )
+
+
+def template_control(table: pd.DataFrame, boxes: int) -> alt.LayerChart:
+    """Accuracy by place of the queried box, one colour a template. Columns `template`, `position` and an estimate's."""
+    names = list(table["template"].unique())
+    legend = alt.Legend(orient="top", title=None)
+    colour = alt.Color("template:N", scale=alt.Scale(domain=names, range=[BLUE, VERMILLION]), legend=legend)
+    shape = alt.Shape("template:N", scale=alt.Scale(domain=names, range=["circle", "square"]), legend=legend)
+    means = table.groupby("template", sort=False)["value"].mean()
+    x = alt.X("position:O", title="place of the queried box", axis=alt.Axis(labelAngle=0))
+    offset = alt.XOffset("template:N", sort=names)
+    return _dots(table.assign(chance=1 / boxes), x, color=colour, xOffset=offset, shape=shape).properties(
+        description="Accuracy by place of the queried box under two templates, with 95% intervals. Means over places: "
+        + ", ".join(f"{name} {mean:.2f}" for name, mean in means.items())
+        + "."
+    )
+
+
+def answer_probability(table: pd.DataFrame) -> alt.Chart:
+    """The distribution of the right object's probability, apart for right and wrong predictions. A row a prompt."""
+    table = table.assign(prediction=table["correct"].map({True: "right", False: "wrong"}))[
+        ["prediction", "answer_prob"]
+    ]
+    middle = table.groupby("prediction")["answer_prob"].median()
+    bins = alt.Bin(step=0.05, extent=[0, 1])
+    return (
+        alt.Chart(table)
+        .mark_bar()
+        .encode(
+            x=alt.X(
+                "answer_prob:Q",
+                bin=bins,
+                title="probability of the right object",
+                axis=alt.Axis(format=".1f", values=[0, 0.2, 0.4, 0.6, 0.8, 1]),
+            ),
+            y=alt.Y("count()", title="prompts"),
+            color=alt.Color(
+                "prediction:N",
+                scale=alt.Scale(domain=["right", "wrong"], range=[BLUE, VERMILLION]),
+                legend=alt.Legend(orient="top"),
+            ),
+            tooltip=["prediction", alt.Tooltip("answer_prob:Q", bin=bins, format=".2f"), "count()"],
+        )
+        .properties(
+            width=WIDTH,
+            height=HEIGHT,
+            description="Histogram of the probability of the right object. Medians: "
+            + ", ".join(f"{value:.2f} where the prediction is {name}" for name, value in middle.items())
+            + f" (n = {len(table)}).",
+        )
+    )
+
+
+def _dots(table: pd.DataFrame, x: alt.X, **channels: Any) -> alt.LayerChart:
+    """Estimates as points with interval bars over `x`, and a dashed line through column `chance`."""
+    base = alt.Chart(table).encode(
+        x=x,
+        tooltip=[
+            *[name for name in ("template", "boxes", "position") if name in table],
+            *[alt.Tooltip(name, format=".2f") for name in ("value", "low", "high", "chance")],
+            "n",
+            "contexts",
+        ],
+    )
+    axis = alt.Axis(format=".0%")
+    bars = base.mark_rule(strokeWidth=2, color=BLUE).encode(y="low:Q", y2="high:Q", **_without(channels, "shape"))
+    points = base.mark_point(filled=True, size=70, opacity=1, color=BLUE).encode(
+        y=alt.Y("value:Q", title="accuracy (top-1)", scale=alt.Scale(domain=[0, 1]), axis=axis), **channels
+    )
+    chance = base.mark_line(strokeDash=[4, 4], color=NEUTRAL).encode(y="chance:Q")
+    name = (
+        alt.Chart(table.tail(1))
+        .mark_text(align="right", dy=12, color=NEUTRAL, fontSize=12)
+        .encode(x=x, y="chance:Q", text=alt.value("chance"))
+    )
+    return alt.LayerChart(layer=[chance, name, bars, points]).properties(width=WIDTH, height=HEIGHT)
+
+
+def _without(channels: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in channels.items() if key != name}
+
+
+def _words(row: Any) -> str:
+    return f"{row.value:.2f} (from {row.low:.2f} to {row.high:.2f}, n = {row.n})"

@@ -1,0 +1,264 @@
+"""The figures about circuits: a tidy table in, an Altair chart with its description in words out."""
+
+from itertools import pairwise
+
+import altair as alt
+import numpy as np
+import pandas as pd
+from entity_circuits.heads import GROUPS, LETTERS, Circuit, Group
+
+from ..studies.discovery import ROLES
+from . import charts
+from .charts import BLUE, GREEN, INK, NEUTRAL, PURPLE, VERMILLION
+
+COLOURS: dict[Group, str] = dict(zip(GROUPS, (BLUE, VERMILLION, PURPLE, GREEN), strict=True))
+"""The colour of each group, in every figure."""
+
+NAMES: dict[Group, str] = {group: f"{LETTERS[group]} {group.replace('_', ' ')}" for group in GROUPS}
+
+_PLACES = ("object", "prev", "query", "last")
+
+
+def path_drawing() -> alt.LayerChart:
+    """What path patching does, drawn: the sender's change goes down one residual stream, past heads that are held."""
+    hold, again = "keeps its output of the base run", "computed anew"
+    heads = [(1, 0.6, "held", hold), (1, 2.2, "held", hold), (2, 2.2, "held", hold), (3, 1.4, "held", hold)]
+    heads += [(3, 3.0, "held", hold), (2, 0.6, "sender", "its output comes from the source run")]
+    heads += [(2, 3.8, "receiver", "its q or v is read here, and put into pass 2")]
+    nodes = pd.DataFrame(
+        [{"x": x + 0.3, "y": y, "what": what, "note": note, "stream": x} for x, y, what, note in heads]
+        + [{"x": 2, "y": y, "what": "MLP on the path", "note": again, "stream": 2} for y in (1.4, 3.0)]
+    )
+    streams = pd.DataFrame([{"x": x, "y": y, "place": place} for x, place in enumerate(_PLACES) for y in (0.0, 4.4)])
+    axes = {
+        "x": alt.X("x:Q", scale=alt.Scale(domain=[-0.4, 3.6]), axis=None),
+        "y": alt.Y("y:Q", scale=alt.Scale(domain=[-0.5, 4.5]), axis=None),
+    }
+    quiet = {"tooltip": alt.value(None)}
+    stream = alt.Chart(streams).mark_line(strokeWidth=2, color=NEUTRAL).encode(**axes, detail="place:N", **quiet)
+    names = alt.Chart(streams).transform_filter("datum.y == 0").mark_text(dy=16, fontWeight="bold", color=INK)
+    arms = alt.Chart(nodes).mark_rule(strokeWidth=1.5, color=NEUTRAL).encode(**axes, x2="stream:Q", **quiet)
+    path = pd.DataFrame({"x": [2.3, 2, 2, 2.3], "y": [0.6, 0.6, 3.8, 3.8], "order": range(4)})
+    changed = (
+        alt.Chart(path).mark_line(strokeWidth=6, color=VERMILLION, opacity=0.8).encode(**axes, order="order:Q", **quiet)
+    )
+    kinds = {"sender": (VERMILLION, "circle"), "held": (NEUTRAL, "square"), "receiver": (BLUE, "diamond")}
+    kinds["MLP on the path"] = (GREEN, "triangle-up")
+    colour, shape = charts.marked("what:N", kinds, alt.Legend(title=None, orient="top", columns=2))
+    point = (
+        alt.Chart(nodes)
+        .mark_point(filled=True, size=200, opacity=1)
+        .encode(
+            **axes,
+            color=colour,
+            shape=shape,
+            tooltip=["what", "note"],
+        )
+    )
+    return alt.LayerChart(
+        layer=[stream, names.encode(**axes, text="place:N", **quiet), arms, changed, point]
+    ).properties(
+        width=300,
+        height=250,
+        description="Drawing of pass 1 of path patching: four residual streams, one for each position, going up. At "
+        "query, a sender head's output is replaced; the change goes up this stream alone, through the MLPs, past heads "
+        "that are held at their recorded outputs, to a receiver head in a higher layer at the same position.",
+    )
+
+
+def head_map(table: pd.DataFrame, group: Group) -> alt.LayerChart:
+    """Layer by head, coloured by score; a tooltip gives the interval; heads that have no path are left empty."""
+    known = table.dropna(subset=["score"])
+    bound = float(known["score"].abs().max()) if len(known) else 1.0
+    base = alt.Chart(known).encode(
+        x=alt.X("index:O", title="head", axis=alt.Axis(labelAngle=0)),
+        y=alt.Y(
+            "layer:O",
+            title="layer",
+            sort="descending",
+            scale=alt.Scale(domain=sorted(table["layer"].unique(), reverse=True)),
+        ),
+        tooltip=["head", *[alt.Tooltip(f"{name}:Q", format=".3f") for name in ("score", "low", "high")], "rank", "n"],
+    )
+    colour = alt.Color(
+        "score:Q",
+        scale=alt.Scale(scheme="redblue", domain=[-bound, bound]),
+        legend=alt.Legend(title="score", orient="right", gradientLength=160, format=".2f"),
+    )
+    best = known.nsmallest(3, "score")
+    mark = base.transform_filter(alt.FieldOneOfPredicate("head", list(best["head"]))).mark_rect(
+        filled=False, stroke="black", strokeWidth=2
+    )
+    words = ", ".join(f"{row.head} {row.score:.3f}" for row in best.itertuples())
+    return alt.LayerChart(layer=[base.mark_rect().encode(color=colour), mark]).properties(
+        width=250,
+        height=14 * table["layer"].nunique(),
+        description=f"Head map of group {LETTERS[group]}: score of each of {len(known)} heads that have a path; "
+        f"{len(table) - len(known)} have none and are left empty. Most negative: {words}.",
+    )
+
+
+def attention(table: pd.DataFrame) -> alt.Chart:
+    """What each head looks at from its position: one bar a head, divided among kinds of tokens."""
+    order = list(dict.fromkeys(table["head"]))
+    colours = [BLUE, VERMILLION, "#56B4E9", "#E69F00", "#999999", PURPLE, "#CCCCCC"]
+    most = table.loc[table.groupby("head", sort=False)["weight"].idxmax()]
+    return (
+        alt.Chart(table)
+        .mark_bar()
+        .encode(
+            x=alt.X(
+                "weight:Q",
+                title="share of its attention",
+                axis=alt.Axis(format=".0%"),
+                stack="zero",
+                scale=alt.Scale(domain=[0, 1]),
+            ),
+            y=alt.Y("head:N", sort=order, title=None),
+            color=alt.Color(
+                "role:N",
+                sort=list(ROLES),
+                scale=alt.Scale(domain=list(ROLES), range=colours),
+                legend=alt.Legend(orient="bottom", columns=2, title=None),
+            ),
+            order="order:Q",
+            tooltip=["head", "role", alt.Tooltip("weight:Q", format=".1%")],
+        )
+        .properties(
+            width=240,
+            height=22 * len(order),
+            description="Attention of the strongest heads from their position. Most of it goes to: "
+            + "; ".join(f"{row.head}: {row.role} ({row.weight:.0%})" for row in most.itertuples())
+            + ".",
+        )
+    )
+
+
+def circuit_graph(circuit: Circuit, layers: int) -> alt.LayerChart:
+    """The circuit across positions, in the paper's manner: heads where they act, and who passes what to whom."""
+    column = {"structure_reader": 0.0, "position_detector": 1.0, "position_transmitter": 1.85, "value_fetcher": 2.15}
+    nodes = []
+    for group, heads in circuit.groups.items():
+        for head in heads:
+            beside = [other for other in heads if other.layer == head.layer]
+            shift = 0.09 * (beside.index(head) - (len(beside) - 1) / 2)  # so that heads of one layer stay apart
+            nodes.append({"x": column[group] + shift, "layer": head.layer, "head": str(head), "group": NAMES[group]})
+    middle = {
+        group: (column[group], sum(head.layer for head in heads) / len(heads))
+        for group, heads in circuit.groups.items()
+        if heads
+    }
+    chain = [group for group in reversed(GROUPS) if group in middle]
+    edges = pd.DataFrame(
+        [
+            {"x": middle[a][0], "layer": middle[a][1], "x2": middle[b][0], "layer2": middle[b][1]}
+            for a, b in pairwise(chain)
+        ],
+        columns=["x", "layer", "x2", "layer2"],
+    )
+    x = alt.X(
+        "x:Q",
+        title="position in the prompt",
+        scale=alt.Scale(domain=[-0.5, 2.5]),
+        axis=alt.Axis(
+            values=[0, 1, 2], labelExpr="['prev', 'query', 'last'][datum.value]", grid=False, labelFontWeight="bold"
+        ),
+    )
+    y = alt.Y("layer:Q", title="layer", scale=alt.Scale(domain=[0, layers]), axis=alt.Axis(tickMinStep=1, format="d"))
+    arrows = (
+        alt.Chart(edges)
+        .mark_rule(strokeWidth=3, color=NEUTRAL, opacity=0.6)
+        .encode(x=x, y=y, x2="x2:Q", y2="layer2:Q", tooltip=alt.value(None))
+    )
+    domain = [NAMES[group] for group in GROUPS]
+    legend = alt.Legend(orient="bottom", columns=2, title=None)  # the same for both channels, or Vega complains
+    points = (
+        alt.Chart(pd.DataFrame(nodes, columns=["x", "layer", "head", "group"]))
+        .mark_point(filled=True, size=110, opacity=0.95)
+        .encode(
+            x=x,
+            y=y,
+            color=alt.Color(
+                "group:N",
+                scale=alt.Scale(domain=domain, range=[COLOURS[group] for group in GROUPS]),
+                legend=legend,
+            ),
+            shape=alt.Shape("group:N", scale=alt.Scale(domain=domain), legend=legend),
+            tooltip=["head", "group", "layer"],
+        )
+    )
+    told = "; ".join(f"{NAMES[group]}: {', '.join(map(str, heads))}" for group, heads in circuit.groups.items())
+    return alt.LayerChart(layer=[arrows, points]).properties(
+        width=280,
+        height=320,
+        description=f"The circuit as a graph over positions prev, query and last, heads at their layers. {told}.",
+    )
+
+
+def depths(table: pd.DataFrame) -> alt.Chart:
+    """How deep the strongest heads of each group sit, ours beside the paper's."""
+    middles = table.groupby(["group", "model"], sort=False)["depth"].median().reset_index()
+    return (
+        alt.Chart(table.assign(group=table["group"].map(NAMES)))
+        .mark_point(filled=True, size=70, opacity=0.8)
+        .encode(
+            x=alt.X("depth:Q", title="layer / number of layers", scale=alt.Scale(domain=[0, 1])),
+            y=alt.Y("model:N", title=None),
+            row=alt.Row("group:N", title=None, header=alt.Header(labelAngle=0, labelAnchor="start", labelOrient="top")),
+            color=alt.Color("model:N", scale=alt.Scale(range=[BLUE, VERMILLION]), legend=None),
+            tooltip=["head", "model", alt.Tooltip("depth:Q", format=".2f")],
+        )
+        .properties(
+            width=240,
+            height=50,
+            description="Depth of the strongest heads as a share of all layers. Medians: "
+            + "; ".join(f"{row.group} {row.model} {row.depth:.2f}" for row in middles.itertuples())
+            + ".",
+        )
+    )
+
+
+def scatter(table: pd.DataFrame, x: str, y: str, what: str) -> alt.LayerChart:
+    """Two scores of the same heads against each other, with the diagonal. Columns `head`, `score`, `other`."""
+    both = table.dropna(subset=["score", "other"])
+    ends = [float(both[["score", "other"]].min().min()), float(both[["score", "other"]].max().max())]
+    ranks = both[["score", "other"]].rank().to_numpy()
+    rank = float(np.corrcoef(ranks.T)[0, 1])
+    diagonal = (
+        alt.Chart(pd.DataFrame({"score": ends, "other": ends}))
+        .mark_line(strokeDash=[4, 4], color=NEUTRAL)
+        .encode(x="score:Q", y="other:Q", tooltip=alt.value(None))
+    )
+    points = (
+        alt.Chart(both)
+        .mark_point(filled=True, size=40, opacity=0.6)
+        .encode(
+            x=alt.X("score:Q", title=x),
+            y=alt.Y("other:Q", title=y),
+            tooltip=["head", alt.Tooltip("score:Q", format=".3f"), alt.Tooltip("other:Q", format=".3f")],
+        )
+    )
+    return alt.LayerChart(layer=[diagonal, points]).properties(
+        width=260,
+        height=260,
+        description=f"{what}: {y} against {x} for {len(both)} heads, with the diagonal. Rank correlation {rank:.2f}.",
+    )
+
+
+def cost_ratio(table: pd.DataFrame) -> alt.LayerChart:
+    """How many times faster replay is, round by round. Columns of `cost.rounds`."""
+    base = alt.Chart(table).encode(
+        y=alt.Y("round:N", title="round", sort=None),
+        x=alt.X("ratio:Q", title="definition / replay, seconds"),
+        tooltip=[
+            "round",
+            alt.Tooltip("ratio:Q", format=".0f"),
+            alt.Tooltip("replay_s:Q", format=".1f"),
+            alt.Tooltip("definition_s:Q", format=".0f"),
+        ],
+    )
+    text = base.mark_text(align="left", dx=4, color=INK).encode(text=alt.Text("ratio:Q", format=".0f"))
+    words = ", ".join(f"{row.round} {row.ratio:.0f}" for row in table.itertuples())
+    return alt.LayerChart(layer=[base.mark_bar(), text]).properties(
+        width=260, height=120, description=f"Times faster than the definition, by round: {words}."
+    )

@@ -1,0 +1,248 @@
+"""The figures of mean ablation: a tidy table in, an Altair chart with its description in words out."""
+
+from collections.abc import Mapping
+
+import altair as alt
+import pandas as pd
+from entity_circuits.heads import GROUPS, LETTERS, Circuit
+from entity_circuits.methods.knockout import READS
+
+from .charts import BLUE, GREEN, INK, NEUTRAL, PURPLE, VERMILLION
+from .discovery import COLOURS, NAMES
+
+WIDTH, HEIGHT = 280, 220
+KINDS = {"ranking": (BLUE, "circle"), "same layers": (VERMILLION, "square"), "random": (NEUTRAL, "triangle-up")}
+"""Circuits off the top of the rankings, and their two baselines of equal size: colour and shape."""
+
+GROUP_COLOURS = {"A": BLUE, "B": VERMILLION, "C": GREEN, "D": PURPLE}
+_PERCENT = alt.Axis(format=".0%")
+
+
+def places(table: pd.DataFrame) -> alt.LayerChart:
+    """What keeping all heads at one more place adds, a bar a place. The first round of `ablation.scan_positions`."""
+    start = table[table["round"] == 0].iloc[0]
+    first = table[table["round"] == 1].sort_values("gain", ascending=False)
+    base = alt.Chart(first).encode(
+        y=alt.Y("place:N", title=None, sort=list(first["place"])),
+        tooltip=["place", *[alt.Tooltip(name, format="+.2f") for name in ("gain", "gain_low", "gain_high")], "n"],
+    )
+    bars = base.mark_bar(color=BLUE).encode(x=alt.X("gain:Q", title="accuracy gained", axis=alt.Axis(format="+.0%")))
+    ends = base.mark_rule(color=INK, strokeWidth=1.5).encode(x="gain_low:Q", x2="gain_high:Q")
+    best = first.iloc[0]
+    return alt.LayerChart(layer=[bars, ends]).properties(
+        width=WIDTH - 60,
+        height=18 * len(first),
+        description=f"Accuracy gained over {start.accuracy:.2f} when all heads are kept at one more place, with 95% "
+        f"intervals. Most: {best.place}, {best.gain:+.2f} (from {best.gain_low:+.2f} to {best.gain_high:+.2f}).",
+    )
+
+
+def growth(table: pd.DataFrame, lines: Mapping[str, float]) -> alt.LayerChart:
+    """Accuracy against the number of heads, a line a kind of circuit, and horizontal lines (full model, ceiling).
+
+    Rows of `criteria.growth`.
+    """
+    kinds = [kind for kind in KINDS if kind in set(table["kind"])]
+    legend = alt.Legend(orient="top", title=None)
+    colours = alt.Scale(domain=kinds, range=[KINDS[kind][0] for kind in kinds])
+    colour = alt.Color("kind:N", scale=colours, legend=legend)
+    shapes = alt.Scale(domain=kinds, range=[KINDS[kind][1] for kind in kinds])
+    shape = alt.Shape("kind:N", scale=shapes, legend=legend)
+    base = alt.Chart(table).encode(
+        x=alt.X("heads:Q", title="heads kept (all groups)"),
+        tooltip=["kind", "heads", *[alt.Tooltip(name, format=".2f") for name in ("accuracy", "low", "high")], "n"],
+    )
+    y = alt.Y("accuracy:Q", title="accuracy (top-1)", axis=_PERCENT)
+    curve = base.mark_line(strokeWidth=1.5).encode(y=y, color=colour)
+    bars = base.mark_rule(strokeWidth=1.5).encode(y="low:Q", y2="high:Q", color=colour)
+    points = base.mark_point(filled=True, size=50, opacity=1).encode(y=y, color=colour, shape=shape)
+    levels = pd.DataFrame({"name": list(lines), "level": list(lines.values()), "x": float(table["heads"].max())})
+    rules = alt.Chart(levels).mark_rule(strokeDash=[4, 4]).encode(y="level:Q")
+    names = alt.Chart(levels).mark_text(align="right", dy=-7, color=INK).encode(x="x:Q", y="level:Q", text="name")
+    top = table[table["kind"] == "ranking"].sort_values("heads").iloc[[0, -1]]
+    said = "; ".join(f"{row.accuracy:.2f} with {row.heads} heads" for row in top.itertuples())
+    levels_said = ", ".join(f"{name} {value:.2f}" for name, value in lines.items())
+    return alt.LayerChart(layer=[rules, names, curve, bars, points]).properties(
+        width=WIDTH,
+        height=HEIGHT,
+        description=f"Accuracy against the number of heads kept. From the rankings: {said}. Lines: {levels_said}.",
+    )
+
+
+def completeness(table: pd.DataFrame) -> alt.LayerChart:
+    """The circuit without K against the model without K, a point a set. Rows of `criteria.Completeness.table`.
+
+    Points on the diagonal: what the circuit loses is what the model loses.
+    """
+    table = table.assign(kind=["random set" if name.startswith("random") else "group" for name in table["removed"]])
+    top = float(max(table["circuit"].max(), table["full"].max(), 0.1))
+    scale = alt.Scale(domain=[0, top])
+    line = alt.Chart(pd.DataFrame({"a": [0.0, top], "b": [0.0, top]})).mark_line(strokeDash=[4, 4], color=NEUTRAL)
+    diagonal = line.encode(x=alt.X("a:Q", scale=scale), y=alt.Y("b:Q", scale=scale))
+    base = alt.Chart(table).encode(
+        x=alt.X("circuit:Q", title="accuracy of the circuit without K", axis=_PERCENT, scale=scale),
+        y=alt.Y("full:Q", title="accuracy of the model without K", axis=_PERCENT, scale=scale),
+        tooltip=[
+            "removed",
+            "heads",
+            *[alt.Tooltip(name, format=".2f") for name in ("circuit", "full", "incompleteness", "low", "high")],
+            "n",
+        ],
+    )
+    legend = alt.Legend(orient="top", title=None)
+    kinds = ["group", "random set"]
+    points = base.mark_point(filled=True, size=55, opacity=0.9).encode(
+        color=alt.Color("kind:N", scale=alt.Scale(domain=kinds, range=[VERMILLION, BLUE]), legend=legend),
+        shape=alt.Shape("kind:N", scale=alt.Scale(domain=kinds, range=["square", "circle"]), legend=legend),
+    )
+    names = (
+        base.transform_filter("datum.kind == 'group'").mark_text(dx=9, align="left", color=INK).encode(text="removed")
+    )
+    gap = table[table["kind"] == "random set"]["incompleteness"].abs()
+    return alt.LayerChart(layer=[diagonal, points, names]).properties(
+        width=WIDTH - 40,
+        height=WIDTH - 40,
+        description="Accuracy of the model against that of the circuit, each without a set of heads K. "
+        f"Mean distance over {len(gap)} random sets: {gap.mean():.2f}.",
+    )
+
+
+def minimality(table: pd.DataFrame) -> alt.LayerChart:
+    """What each head costs once its stand-ins are gone, a bar a head. Rows of `criteria.Minimality.table`."""
+    table = table.assign(letter=table["part"].map(LETTERS).fillna(table["part"]))
+    table = table.assign(name=table["letter"] + " " + table["head"]).sort_values(
+        ["letter", "loss"], ascending=[True, False]
+    )
+    letters = list(dict.fromkeys(table["letter"]))
+    colours = [GROUP_COLOURS.get(letter, NEUTRAL) for letter in letters]
+    base = alt.Chart(table).encode(
+        y=alt.Y("name:N", title=None, sort=list(table["name"])),
+        tooltip=[
+            "head",
+            "stand_ins",
+            "before",
+            "after",
+            *[alt.Tooltip(x, format="+.3f") for x in ("loss", "low", "high")],
+            "n",
+        ],
+    )
+    bars = base.mark_bar().encode(
+        x=alt.X("loss:Q", title="accuracy lost with the head", axis=alt.Axis(format="+.0%")),
+        color=alt.Color("letter:N", title="group", scale=alt.Scale(domain=letters, range=colours)),
+    )
+    ends = base.mark_rule(color=INK, strokeWidth=1.5).encode(x="low:Q", x2="high:Q")
+    (best,) = table.nlargest(1, "loss").to_dict("records")
+    return alt.LayerChart(layer=[bars, ends]).properties(
+        width=WIDTH - 60,
+        height=18 * len(table),
+        description="Accuracy lost when each head is taken away after its stand-ins, with 95% intervals. "
+        f"Most: {best['name']}, {best['loss']:+.2f}; {int((table['loss'] <= 0).sum())} of {len(table)} cost nothing.",
+    )
+
+
+WIDTH, HEIGHT = 290, 250
+LINE = 0.07  # of the accuracy axis: the height of a line of letters below the curves
+
+
+def knockout_curves(frame: pd.DataFrame, circuit: Circuit | None = None) -> alt.LayerChart:
+    """Accuracy over the layer from which on a path is cut, a line a condition, with its interval as a band.
+
+    `frame` is `Curves.table()`. A path has the colour of the group that should attend along it; the random controls are
+    grey. With a circuit, the letter of each group stands below, at the layers where it has heads.
+    """
+    names = {name: name.replace("->", " \u2192 ") for name in dict.fromkeys(frame["condition"])}
+    table = frame.assign(path=frame["condition"].map(names))
+    first, end = (int(place) for place in (frame["start"].min(), frame["start"].max()))
+    held = {group: circuit.groups[group] for group in GROUPS if circuit.groups.get(group)} if circuit else {}
+    legend = alt.Legend(orient="bottom", columns=2, title=None, symbolStrokeWidth=3, symbolOpacity=1)
+    colours = [COLOURS[READS[name]] if name in READS else NEUTRAL for name in names]
+    dashes = [[1, 0] if name.startswith("last") else [5, 3] for name in names]
+    domain = list(names.values())
+    scale = alt.Scale(domain=domain, range=colours)
+    dash = alt.StrokeDash("path:N", scale=alt.Scale(domain=domain, range=dashes), legend=legend)
+    axis = alt.Axis(format="d", tickMinStep=1)
+    x = alt.X(
+        "start:Q", title="cut in this layer and all above it", scale=alt.Scale(domain=[-0.5, end + 0.5]), axis=axis
+    )
+    below = -LINE * len(held) - LINE / 2
+    y = alt.Y(
+        "value:Q",
+        title="accuracy",
+        scale=alt.Scale(domain=[below, 1], nice=False),
+        axis=alt.Axis(values=[0, 0.2, 0.4, 0.6, 0.8, 1]),
+    )
+    tips = [alt.Tooltip(f"{name}:Q", format=".2f") for name in ("value", "low", "high")]
+    base = alt.Chart(table).encode(x=x, y=y, tooltip=["path:N", "start:Q", *tips, "n:Q"])
+    base = base.encode(color=alt.Color("path:N", scale=scale, legend=legend))  # one legend: Vega warns of two
+    lines = base.mark_line(strokeWidth=2).encode(strokeDash=dash)
+    band = base.mark_area(opacity=0.15).encode(y=alt.Y("low:Q"), y2="high:Q", tooltip=alt.value(None))
+    layers = [lines, band, base.mark_point(filled=True, size=20, opacity=1)]
+    for line, (group, members) in enumerate(held.items(), start=1):
+        marks = [
+            {"start": layer, "value": -LINE * line, "group": NAMES[group]}
+            | {"heads": ", ".join(str(head) for head in members if head.layer == layer)}
+            for layer in sorted({head.layer for head in members})
+        ]
+        letters = alt.Chart(pd.DataFrame(marks)).mark_text(fontWeight="bold", color=COLOURS[group], text=LETTERS[group])
+        layers.append(letters.encode(x="start:Q", y="value:Q", tooltip=["group:N", "heads:N"]))
+    ends = [table[table["start"] == place].set_index("path")["value"] for place in (first, end)]
+    words = "; ".join(f"{path} {ends[0][path]:.2f} and {ends[1][path]:.2f}" for path in domain)
+    spans = [(LETTERS[group], sorted(head.layer for head in members)) for group, members in held.items()]
+    where = ", ".join(f"{letter} in layers {layers[0]} to {layers[-1]}" for letter, layers in spans)
+    return alt.LayerChart(layer=layers).properties(
+        width=WIDTH,
+        height=HEIGHT,
+        description="Attention knockout: accuracy, with 95% bands, over the layer from which on a path is cut. "
+        f"Cut from layer {first} and from layer {end} on: {words}. n = {int(frame['n'].iloc[0])}."
+        + (f" Heads of the circuit: {where}." if where else ""),
+    )
+
+
+def mirrored_impact(frame: pd.DataFrame, names: tuple[str, str] = ("one", "the other")) -> alt.LayerChart:
+    """How strongly each head acts in one model, upwards, and in another, downwards: `circuits.impact`, drawn.
+
+    Bars have the colour of the group if the head is in that group of the model's own circuit, else they are grey. A
+    hollow bar is a head whose replacement raised the answer's probability. `names` are those of the two models.
+    """
+    grey = "not in the circuit"
+    parts = []
+    for sign, column, member, name in ((1, "score", "in_one", names[0]), (-1, "other", "in_other", names[1])):
+        part = frame.assign(model=name, effect=frame[column], height=sign * frame[column].abs())
+        part["what"] = part["group"].map(NAMES).where(part[member], grey)
+        parts.append(part.assign(sense=(part["effect"] > 0).map({True: "raises", False: "lowers"})))
+    table = pd.concat(parts, ignore_index=True).dropna(subset=["effect"])
+    bound = (float(table["height"].abs().max()) if len(table) else 0.0) or 1.0
+    domain = [*[NAMES[group] for group in GROUPS], grey]
+    legend = alt.Legend(orient="bottom", columns=2, title=None)
+    scale = alt.Scale(domain=domain, range=[*[COLOURS[group] for group in GROUPS], NEUTRAL])
+    bars = (
+        alt.Chart(table)
+        .mark_bar(strokeWidth=1)
+        .encode(
+            x=alt.X("rank:O", title="heads, strongest first", axis=alt.Axis(labels=False, ticks=False)),
+            y=alt.Y(
+                "height:Q",
+                title=f"{names[1]}  \u2190  size of effect  \u2192  {names[0]}",
+                scale=alt.Scale(domain=[-bound, bound]),
+                axis=alt.Axis(labelExpr="format(abs(datum.value), '.2f')"),
+                stack=None,
+            ),
+            color=alt.Color("what:N", scale=scale, legend=legend),
+            stroke=alt.Stroke("what:N", scale=scale, legend=legend),
+            fillOpacity=alt.condition("datum.sense == 'raises'", alt.value(0.1), alt.value(1.0)),
+            tooltip=["head", "group", "model", alt.Tooltip("effect:Q", format=".3f"), "what", "sense"],
+        )
+    )
+    zero = alt.Chart(pd.DataFrame({"height": [0.0]})).mark_rule(color=INK).encode(y="height:Q", tooltip=alt.value(None))
+    beside = ["no path" if pd.isna(score) else f"{score:.2f}" for score in frame["other"][:3]]
+    strongest = zip(frame["head"], frame["score"], beside, strict=False)
+    best = ", ".join(f"{head} {score:.2f} ({other})" for head, score, other in strongest) or "none"
+    both = int((frame["in_one"] & frame["in_other"]).sum())
+    return alt.LayerChart(layer=[bars, zero]).properties(
+        width=WIDTH + 20,
+        height=HEIGHT,
+        description=f"Causal impact of the {len(frame)} heads that act most strongly in {names[0]}, upwards, and their "
+        f"impact in {names[1]}, downwards. Strongest, with the score in {names[1]} in brackets: {best}. "
+        f"{int(frame['in_one'].sum())} are in the circuit of {names[0]}, {int(frame['in_other'].sum())} in that of "
+        f"{names[1]}, {both} in both.",
+    )

@@ -1,0 +1,242 @@
+"""The figures of cross-model patching: a tidy table in, an Altair chart with its description in words out."""
+
+from typing import Any
+
+import altair as alt
+import pandas as pd
+from entity_circuits.heads import LETTERS
+
+from . import charts
+from .charts import BLUE, GREEN, INK, NEUTRAL, PALETTE, PURPLE, VERMILLION
+
+WIDTH = 200
+HEIGHT = 230
+STEP = 20  # the height of a bar; of a point among others, half of it
+LETTER_NAMES = {letter: f"{letter} {group.replace('_', ' ')}" for group, letter in LETTERS.items()}
+
+PATCHED, RANDOM = "patched heads", "random heads, same layers"
+BASE, TUNED = "base model as it is", "fine-tuned as it is"
+ORIGINS = {"run": "its run", "weights": "its weights alone", "inputs": "what arrives in it alone"}
+"""What the other model gives: by the names in `cmap.Condition`."""
+
+_STYLE = {
+    PATCHED: (BLUE, "square"),
+    ORIGINS["run"]: (BLUE, "circle"),
+    ORIGINS["weights"]: (VERMILLION, "square"),
+    ORIGINS["inputs"]: (GREEN, "triangle-up"),
+    RANDOM: (NEUTRAL, "diamond"),
+    BASE: (NEUTRAL, "stroke"),
+    TUNED: (PURPLE, "stroke"),
+}
+_NUMBERS = [alt.Tooltip(f"{name}:Q", format=".2f") for name in ("accuracy", "low", "high")]
+
+
+def drawing() -> alt.LayerChart:
+    """What cross-model patching does, drawn for group B: one output goes over; all above it is computed anew."""
+    places, right = ("prev", "query", "last"), 4  # the base model stands to the right, by so much
+    groups = {"D": (0, 0.8), "C": (1, 1.6), "B": (2, 2.4), "A": (2, 3.4)}
+    kinds = {
+        "as in its own run": (NEUTRAL, "circle"),
+        "read here": (PURPLE, "square"),
+        "put in here": (VERMILLION, "diamond"),
+        "computed anew": (BLUE, "triangle-up"),
+    }
+    own, read, put, anew = kinds
+    what = {("B", 0): read, ("B", right): put, ("A", right): anew}
+    nodes = pd.DataFrame(
+        [
+            {"x": x + side + 0.3, "y": y, "stream": x + side, "group": letter, "what": what.get((letter, side), own)}
+            for side in (0, right)
+            for letter, (x, y) in groups.items()
+        ]
+    )
+    streams = pd.DataFrame(
+        [
+            {"x": x + side, "y": y, "place": place, "line": x + side}
+            for side in (0, right)
+            for x, place in enumerate(places)
+            for y in (0.0, 4.4)
+        ]
+    )
+    names = pd.DataFrame({"x": [1, right + 1], "y": 4.8, "model": ["fine-tuned model", "base model"]})
+    over = pd.DataFrame({"x": [2.3, right + 2.3], "y": groups["B"][1], "order": [0, 1]})
+    above = pd.DataFrame({"x": [right + 2.3, right + 2, right + 2], "y": [2.4, 2.4, 4.4], "order": range(3)})
+    quiet = {"tooltip": alt.value(None)}
+    axes = {
+        "x": alt.X("x:Q", scale=alt.Scale(domain=[-0.5, right + 3]), axis=None),
+        "y": alt.Y("y:Q", scale=alt.Scale(domain=[-0.5, 5]), axis=None),
+    }
+    colour, shape = charts.marked("what:N", kinds, alt.Legend(title=None, orient="bottom", columns=2, symbolOpacity=1))
+    line = {"order": alt.Order("order:Q"), **quiet}
+    layer = [
+        alt.Chart(streams).mark_line(strokeWidth=2, color=NEUTRAL).encode(**axes, detail="line:N", **quiet),
+        alt.Chart(streams[streams["y"] == 0]).mark_text(dy=14, color=INK).encode(**axes, text="place:N", **quiet),
+        alt.Chart(names).mark_text(fontWeight="bold", color=INK).encode(**axes, text="model:N", **quiet),
+        alt.Chart(nodes).mark_rule(strokeWidth=1.5, color=NEUTRAL).encode(**axes, x2="stream:Q", **quiet),
+        alt.Chart(over).mark_line(strokeWidth=3, strokeDash=[6, 4], color=VERMILLION).encode(**axes, **line),
+        alt.Chart(above).mark_line(strokeWidth=6, opacity=0.6, color=BLUE).encode(**axes, **line),
+        alt.Chart(nodes)
+        .mark_point(filled=True, size=220, opacity=1)
+        .encode(
+            **axes,
+            color=colour,
+            shape=shape,
+            tooltip=["group", "what"],
+        ),
+        alt.Chart(nodes).mark_text(dx=12, dy=-13, color=INK).encode(**axes, text="group:N", **quiet),
+    ]
+    return alt.LayerChart(layer=layer).properties(
+        width=330,
+        height=230,
+        description="Drawing of cross-model patching: the residual streams of two models side by side, at prev, query "
+        "and last. The output of group B at the last token is read in the fine-tuned model's own run and put in its "
+        "place in the base model; what stands above it there, group A and the answer, is computed anew, and all else "
+        "stays as in the base model's own run.",
+    )
+
+
+def bars(table: pd.DataFrame, into: str = "base") -> alt.FacetChart:
+    """Accuracy with each set of heads patched, a panel a fine-tuned model, in the manner of the paper's CMAP figure.
+
+    `table` is `Patched.table()` with a column `model`, the name of the fine-tuned model; tables of several are put
+    below each other, and those of a paper may lack `low`, `high` and `draw`. Outputs (`z`) patched `into` one of the
+    models are shown. Random heads are grey; vertical lines are the two models as they are.
+    """
+    table = _chosen(table, into, outputs=True)
+    table = table.assign(what=[PATCHED if pd.isna(draw) else RANDOM for draw in table["draw"]])
+    words = [f"{model}: {_told(part)}" for model, part in table.groupby("model", sort=False)]
+    return _panels(
+        table,
+        "model",
+        alt.Y("condition:N", title=None, sort=list(dict.fromkeys(table["condition"]))),
+        f"Accuracy when outputs of heads are patched into the {_named(into)} model, with 95% intervals. "
+        + " ".join(words),
+    )
+
+
+def inputs(table: pd.DataFrame, into: str = "base") -> alt.FacetChart:
+    """Accuracy with queries, keys, values or several patched, a panel a group: the other model's own, those of its
+    weights alone, and those of what arrives in it alone. Rows of `Patched.table()` of one pair of models."""
+    table = _chosen(table, into, outputs=False)
+    given = table["origin"].map(ORIGINS)
+    table = table.assign(
+        what=given.where(table["draw"].isna(), RANDOM),
+        line=given,
+        inputs=table["sites"].str.upper(),
+        group=table["condition"].map(lambda name: LETTER_NAMES.get(name, name)),
+    )
+    words = [
+        f"{group}: " + ", ".join(f"{row.inputs} from {row.line} {row.accuracy:.2f}" for row in part.itertuples()) + "."
+        for group, part in table[table["draw"].isna()].groupby("group", sort=False)
+    ]
+    return _panels(
+        table,
+        "group",
+        alt.Y("inputs:N", title=None, sort=list(dict.fromkeys(table["inputs"]))),
+        f"Accuracy when inputs of heads are patched into the {_named(into)} model, with 95% intervals. Base model "
+        f"{table['base'].iloc[0]:.2f}, fine-tuned {table['tuned'].iloc[0]:.2f}. " + " ".join(words),
+    )
+
+
+def scan(table: pd.DataFrame, layer: str = "final", title: str | None = None) -> alt.LayerChart:
+    """Accuracy over the layers whose heads are patched, a line a `series`, with its interval as a band.
+
+    `table` is that of `cmap.scan` conditions of one pair of models, with a column `series` (the place, say) if there
+    are several; `layer` is the column that tells the layers: "final" where everything up to a layer is patched, "first"
+    where everything from one on is.
+    """
+    table = table if "series" in table else table.assign(series="patched")
+    names = list(dict.fromkeys(table["series"]))
+    if len(names) > len(PALETTE):
+        raise ValueError(f"{len(names)} lines cannot be told apart: {len(PALETTE)} at most, or several figures")
+    title = title or {"final": "all layers up to this one", "first": "all layers from this one on"}.get(layer, layer)
+    colours = alt.Scale(domain=names, range=list(PALETTE[: len(names)]))
+    legend = alt.Legend(orient="bottom", title=None, columns=3, symbolOpacity=1) if len(names) > 1 else None
+    colour = alt.Color("series:N", scale=colours, legend=legend)
+    x = alt.X(f"{layer}:Q", title=title, axis=alt.Axis(format="d", tickMinStep=1))
+    y = alt.Y("accuracy:Q", title="accuracy", scale=alt.Scale(domain=[0, 1]))
+    base = alt.Chart(table).encode(x=x, y=y, color=colour, tooltip=["series:N", f"{layer}:Q", *_NUMBERS, "n:Q"])
+    band = base.mark_area(opacity=0.15).encode(y=alt.Y("low:Q"), y2="high:Q", tooltip=alt.value(None))
+    own = [("base", float(table["base"].iloc[0])), ("fine-tuned", float(table["tuned"].iloc[0]))]
+    levels = alt.Chart(pd.DataFrame(own, columns=["model", "accuracy"])).encode(y="accuracy:Q", tooltip=["model"])
+    rules = levels.mark_rule(strokeDash=[4, 4], color=NEUTRAL)
+    texts = levels.mark_text(align="left", dx=3, color=NEUTRAL).encode(x=alt.value(WIDTH + 60), text="model:N")
+    words = []
+    for name, part in table.groupby("series", sort=False):
+        ends = part.sort_values(layer).iloc[[0, -1]]
+        best = part.nlargest(1, "accuracy").iloc[0]
+        words.append(
+            f"{name}: {', '.join(f'{row.accuracy:.2f} at layer {getattr(row, layer)}' for row in ends.itertuples())}, "
+            f"most {best['accuracy']:.2f} at layer {best[layer]}"
+        )
+    return alt.LayerChart(
+        layer=[rules, texts, band, base.mark_line(strokeWidth=2), base.mark_point(filled=True, size=20, opacity=1)]
+    ).properties(
+        width=WIDTH + 60,
+        height=HEIGHT,
+        description=f"Accuracy over layers whose heads are patched ({title}), with 95% bands. Base model "
+        f"{own[0][1]:.2f}, fine-tuned {own[1][1]:.2f}. {'; '.join(words)}. n = {int(table['n'].iloc[0])}.",
+    )
+
+
+def _panels(table: pd.DataFrame, panel: str, y: alt.Y, words: str) -> alt.FacetChart:
+    """A panel for each value of a column, a line for each value of y: points or bars, intervals, controls, models."""
+    present = [name for name in _STYLE if name in {*table["what"], BASE, TUNED}]
+    legend: Any = alt.Legend(orient="bottom", title=None, columns=1, symbolOpacity=1)
+    colour, shape = charts.marked("what:N", {name: _STYLE[name] for name in present}, legend)
+    x = alt.X("accuracy:Q", title="accuracy", scale=alt.Scale(domain=[0, 1]))
+    tips: list[Any] = [
+        "condition:N",
+        "sites:N",
+        "origin:N",
+        *_NUMBERS,
+        alt.Tooltip("share:Q", format=".2f"),
+        "heads:Q",
+        "n:Q",
+    ]
+    base = alt.Chart().encode(x=x, y=y, color=colour, tooltip=tips)
+    apart: dict[str, Any] = {"yOffset": alt.YOffset("line:N", sort=list(ORIGINS.values()))} if "line" in table else {}
+    own = base.transform_filter("datum.what != '" + RANDOM + "'").encode(**apart)
+    ends = own.mark_rule(strokeWidth=1.5).encode(x="low:Q", x2="high:Q")
+    random = base.transform_filter("datum.what == '" + RANDOM + "'").mark_point(filled=True, size=35, opacity=0.7)
+    layers = [random.encode(shape=shape, **apart)]
+    if apart:
+        layers = [*layers, ends, own.mark_point(filled=True, size=55, opacity=1).encode(shape=shape)]
+    else:
+        layers = [own.mark_bar(opacity=0.55), ends.encode(color=alt.value(INK)), *layers]
+    for name, column in ((BASE, "base"), (TUNED, "tuned")):
+        level = f"{column} level"  # two names: Vega-Lite takes equal ones for one
+        given: Any = {"op": "mean", "field": column, "as": level}
+        model = alt.Chart().transform_aggregate([alt.AggregatedFieldDef(**given)], groupby=[panel])
+        line = model.transform_calculate(what=f"'{name}'").mark_rule(strokeWidth=2, strokeDash=[5, 3])
+        layers.append(line.encode(x=alt.X(f"{level}:Q"), color=colour, tooltip=alt.Tooltip(f"{level}:Q", format=".2f")))
+    inner = alt.LayerChart(layer=layers).properties(width=WIDTH, height=alt.Step(STEP / 2 if apart else STEP))
+    header = alt.Header(labelAngle=0, labelAnchor="start", labelOrient="top", labelPadding=4)
+    row = alt.Row(f"{panel}:N", title=None, header=header, sort=list(dict.fromkeys(table[panel])))
+    return inner.facet(row=row, data=table, spacing=12).properties(description=words)
+
+
+def _chosen(table: pd.DataFrame, into: str, outputs: bool) -> pd.DataFrame:
+    """The conditions of one direction, with every column that a figure asks for (numbers of a paper lack some)."""
+    lacking = dict.fromkeys(("draw", "low", "high", "share", "heads", "n"))
+    usual = {"into": "base", "sites": "z", "origin": "run", **lacking}
+    table = table.assign(**{name: value for name, value in usual.items() if name not in table})
+    table = table[(table["into"] == into) & ((table["sites"] == "z") == outputs)]
+    if table.empty:
+        raise ValueError(f"there is nothing to draw: no condition of this kind into the {_named(into)} model")
+    return table
+
+
+def _told(part: pd.DataFrame) -> str:
+    """The numbers of one panel in words."""
+    own, drawn = part[part["draw"].isna()], part[part["draw"].notna()]
+    told = ", ".join(f"{row.condition} {row.accuracy:.2f}" for row in own.itertuples())
+    first = part.iloc[0]
+    words = f"base model {first['base']:.2f}, fine-tuned {first['tuned']:.2f}; {told}"
+    if len(drawn):
+        words += f"; random heads {drawn['accuracy'].min():.2f} to {drawn['accuracy'].max():.2f}"
+    return words + "."
+
+
+def _named(into: str) -> str:
+    return {"base": "base", "tuned": "fine-tuned"}[into]

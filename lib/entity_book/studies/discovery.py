@@ -1,0 +1,255 @@
+"""Tidy tables of what path patching found: one row a head, with its score, its interval, and where it looks."""
+
+import math
+import random
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from entity_circuits import statistics
+from entity_circuits.heads import GROUPS, LETTERS, POSITIONS, Circuit, Group, Head
+from entity_circuits.methods import path_patching
+from entity_circuits.methods.path_patching import ROUNDS, Discovery, Scores, Statistic
+from entity_circuits.results import Store
+from entity_circuits.runs import replay
+from entity_circuits.runs.recording import Recording
+from torch import Tensor
+
+from ..paper import Paper
+
+LLAMA_LAYERS = 32
+
+ROLES = ("queried object", "queried label", "other objects", "other labels", "first token", "query", "the rest")
+"""What a head can look at, in the order of the figure: tokens of the context, then of the query."""
+
+
+def score_table(scores: Scores, statistic: Statistic = "ratio_of_means") -> pd.DataFrame:
+    """One row a head: `head`, `layer`, `index`, `score` with `low` and `high` (95%, over contexts), `rank` from 1, `n`.
+
+    Heads without a path have NaN everywhere. The intervals of `mean`, `mean_log` and `ratio_of_means` resample contexts
+    (for the last, its numerator alone); that of `median` as well.
+    """
+    weight = scores.logprob.exp() / scores.logprob.exp().mean() if statistic == "ratio_of_means" else 1.0
+    values = scores.change if statistic == "mean_log" else scores.per_example * weight
+    kind: statistics.Statistic = "median" if statistic == "median" else "mean"
+    cells = statistics.intervals(values, scores.contexts, statistic=kind)
+    layers, heads = scores.change.shape[:2]
+    rank = {head: place for place, head in enumerate(scores.ranking(statistic), start=1)}
+    return pd.DataFrame(
+        [
+            {
+                "head": str(Head(i, j)),
+                "layer": i,
+                "index": j,
+                "score": float(scores.statistic(statistic)[i, j]),
+                "low": cells.low[i, j],
+                "high": cells.high[i, j],
+                "rank": rank.get(Head(i, j), np.nan),
+                "n": cells.n,
+            }
+            for i in range(layers)
+            for j in range(heads)
+        ]
+    )
+
+
+def attention_table(recording: Recording, heads: Sequence[Head], position: Tensor) -> pd.DataFrame:
+    """How much attention each head pays, on average, to each kind of token from `position` (n,).
+
+    Columns `head`, `role` (one of `ROLES`) and `weight`; the weights of a head sum to 1. `each` is the weight a token
+    of that kind gets: `other objects` are six tokens, the queried one is one; NaN where there is none to look at.
+    """
+    prompts = recording.prompts
+    role = _roles(recording)
+    seen = torch.arange(role.shape[1], device=role.device) <= position.to(role.device)[:, None]
+    rows = []
+    for head in heads:
+        weights = replay.attention(recording, head, position)
+        for index, name in enumerate(ROLES):
+            weight = float((weights * (role == index)).sum() / len(prompts))
+            tokens = float((seen & (role == index)).sum() / len(prompts))
+            each = weight / tokens if tokens else math.nan
+            rows.append({"head": str(head), "role": name, "order": index, "weight": weight, "each": each})
+    return pd.DataFrame(rows)
+
+
+def _roles(recording: Recording) -> Tensor:
+    """(n, T): for each token, the index in `ROLES` of what it is."""
+    p = recording.prompts
+    n, width = p.input_ids.shape
+    places = torch.arange(width, device=p.input_ids.device).expand(n, -1)
+    role = torch.full((n, width), ROLES.index("the rest"), device=p.input_ids.device)
+    role[(p.input_ids[:, :, None] == p.object_ids[:, None]).any(-1)] = ROLES.index("other objects")
+    labels = recording.subject.tokenizer([" " + label for world in p.worlds for label in world.labels])["input_ids"]
+    label_ids = torch.tensor(labels, device=p.input_ids.device).view(n, -1)
+    role[(p.input_ids[:, :, None] == label_ids[:, None]).any(-1)] = ROLES.index("other labels")
+    role[:, 0] = ROLES.index("first token")
+    role[places >= p.query[:, None] - 1] = ROLES.index("query")
+    rows = torch.arange(n, device=p.input_ids.device)
+    role[rows, p.object] = ROLES.index("queried object")
+    role[rows, p.prev] = ROLES.index("queried label")
+    return role
+
+
+def agreement(tables: dict[str, pd.DataFrame], top: dict[str, int]) -> pd.DataFrame:
+    """How well two score tables agree, named for example by group: {"A": joined table with `score` and `other`}.
+
+    Columns: `spearman` over the heads that have both scores, `shared`, how many of the `top` heads of one are among the
+    `top` of the other, and `chance`, how many would be if ranks were drawn at random.
+    """
+    rows = []
+    for name, table in tables.items():
+        both = table.dropna(subset=["score", "other"])
+        k = top[name]
+        best = [set(both.nsmallest(k, column)["head"]) for column in ("score", "other")]
+        ranks = both[["score", "other"]].rank()
+        rows.append(
+            {
+                "group": name,
+                "heads": len(both),
+                "spearman": float(np.corrcoef(ranks["score"], ranks["other"])[0, 1]) if len(both) > 2 else np.nan,
+                "top": k,
+                "shared": len(best[0] & best[1]),
+                "chance": k * k / max(len(both), 1),
+            }
+        )
+    return pd.DataFrame(rows, columns=["group", "heads", "spearman", "top", "shared", "chance"])
+
+
+def beside(table: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+    """Two score tables as one: the second's score in the column `other`."""
+    return table.merge(other[["head", "score"]].rename(columns={"score": "other"}), on="head")
+
+
+def depth_table(circuit: Circuit, layers: int, paper: "Paper", strongest: int = 5) -> pd.DataFrame:
+    """Where the strongest heads of each group sit, as a share of the model's depth: ours beside the paper's
+    Llama-7B."""
+    rows = []
+    for group in GROUPS:
+        ours = circuit.groups.get(group, ())[:strongest]
+        rows += [{"group": group, "model": "this model", "head": str(h), "depth": h.layer / layers} for h in ours]
+        theirs = paper.ranking("llama", group).strongest[:strongest]
+        rows += [
+            {
+                "group": group,
+                "model": "Llama-7B (paper)",
+                "head": str(Head(*ranked.head)),
+                "depth": ranked.head[0] / LLAMA_LAYERS,
+                "score": ranked.score,
+            }
+            for ranked in theirs
+        ]
+    return pd.DataFrame(rows)
+
+
+def circuit_table(circuit: Circuit, tables: dict[Group, pd.DataFrame]) -> pd.DataFrame:
+    """The heads that the rounds handed on, one row each: group, position, head, score with interval."""
+    parts = []
+    for group, heads in circuit.groups.items():
+        found = tables[group].set_index("head").loc[[str(head) for head in heads]].reset_index()
+        parts.append(found.assign(group=group, position=POSITIONS[group]))
+    columns = ["group", "position", "head", "layer", "score", "low", "high", "n"]
+    return pd.concat(parts, ignore_index=True)[columns]
+
+
+def strongest_table(tables: dict[Group, pd.DataFrame], paper: "Paper", n: int = 3) -> pd.DataFrame:
+    """The `n` strongest heads of each round with their scores: the paper's Llama-7B beside ours."""
+    rows = []
+    for group, table in tables.items():
+        ours = table.nsmallest(n, "score").to_dict("records")
+        for theirs, row in zip(paper.ranking("llama", group).strongest, ours, strict=False):
+            there = {"Llama-7B": str(Head(*theirs.head)), "its score": theirs.score}
+            rows.append({"group": LETTERS[group], **there, "this model": row["head"], "score": row["score"]})
+    return pd.DataFrame(rows)
+
+
+def against(tables: dict[Group, pd.DataFrame], others: dict[Group, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The tables of the rounds beside others of the same heads, by the letters of the groups: for `agreement`."""
+    return {LETTERS[group]: beside(tables[group], others[group]) for group in tables if group in others}
+
+
+def sizes(circuit: Circuit) -> dict[str, int]:
+    """How many heads each round handed on, at least one, by the letters of the groups."""
+    return {LETTERS[group]: max(len(heads), 1) for group, heads in circuit.groups.items()}
+
+
+def statistics_table(found: Discovery, tables: dict[Group, pd.DataFrame]) -> pd.DataFrame:
+    """Rank correlation of other statistics with the one in `tables`, a row a statistic, a column a group."""
+    kinds: list[tuple[str, Statistic, bool]] = [
+        ("mean (the paper)", "mean", False),
+        ("mean, correct prompts only", "mean", True),
+        ("median", "median", False),
+        ("mean log-probability", "mean_log", False),
+    ]
+    rows = []
+    for name, kind, only in kinds:
+        chosen = {g: scores.where(scores.correct) if only else scores for g, scores in found.scores.items()}
+        able = {g: score_table(scores, kind) for g, scores in chosen.items() if len(scores.logprob)}
+        compared = agreement(against(tables, able), sizes(found.circuit))
+        rows.append({"statistic": name, **dict(zip(compared["group"], compared["spearman"], strict=True))})
+    return pd.DataFrame(rows).set_index("statistic")
+
+
+def dominance(found: Discovery) -> pd.Series:
+    """For each group, the largest share that one example has in the paper's score of a head that was handed on.
+
+    An example's share is the size of its score over the sum of all sizes; an even share is one over their number.
+    """
+    shares = {}
+    for group, heads in found.circuit.groups.items():
+        parts = [found.scores[group].per_example[head.layer, head.head].abs() for head in heads]
+        shares[LETTERS[group]] = max((float(x.max() / x.sum().clamp(min=1e-12)) for x in parts), default=np.nan)
+    return pd.Series(shares, name="largest share of one example")
+
+
+def reach_table(found: Discovery, store: Store, strongest: int = 5, seed: int = 0) -> pd.DataFrame:
+    """Round 4 with changed values heard at `query` alone and at every later position, for some heads.
+
+    The `strongest` heads and as many drawn at random from the others that have a path. Scores are ratios of means.
+    """
+    receivers = found.circuit.groups["position_detector"]
+    able = found.scores["structure_reader"].ranking()
+    sample = able[:strongest] + random.Random(seed).sample(able[strongest:], min(strongest, len(able[strongest:])))
+    if not sample:
+        return pd.DataFrame(columns=["head", "chosen", "only at query", "everywhere"])
+    base, source = found.recordings
+    everywhere = path_patching.sweep(
+        base.subject,
+        base.prompts,
+        source.prompts,
+        position="prev",
+        receivers=receivers,
+        composition="v",
+        senders=sample,
+        reach="all",
+        recordings=found.recordings,
+        store=store,
+    ).statistic("ratio_of_means")
+    narrow = found.scores["structure_reader"].statistic("ratio_of_means")
+    return pd.DataFrame(
+        {
+            "head": [str(head) for head in sample],
+            "chosen": ["strongest" if place < strongest else "at random" for place in range(len(sample))],
+            "only at query": [float(narrow[head.layer, head.head]) for head in sample],
+            "everywhere": [float(everywhere[head.layer, head.head]) for head in sample],
+        }
+    )
+
+
+def screens(found: Discovery) -> dict[str, pd.DataFrame]:
+    """For each round, the exact mean change of log p(answer) as `score` and its first-order estimate as `other`."""
+    tables = {}
+    for group, (position, receiving, composition) in ROUNDS.items():
+        receivers = found.circuit.groups[receiving] if receiving else None
+        if receivers or receiving is None:
+            estimate = path_patching.screen(
+                *found.recordings,
+                position=position,
+                receivers=receivers,
+                composition=composition,
+                reach="query" if position == "prev" else "all",
+            )
+            exact = score_table(found.scores[group], "mean_log")
+            tables[LETTERS[group]] = exact.assign(other=estimate.flatten().numpy())
+    return tables

@@ -1,0 +1,241 @@
+"""One circuit in many models: what is left of each model's accuracy, beside ceilings and random circuits. Table 1."""
+
+import itertools
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import get_args
+
+import numpy as np
+import pandas as pd
+import torch
+from entity_circuits import models, statistics
+from entity_circuits.circuits import criteria
+from entity_circuits.heads import Circuit
+from entity_circuits.methods import ablation
+from entity_circuits.methods.ablation import Answers
+from entity_circuits.methods.kept import Kept
+from entity_circuits.models.subject import Subject
+from entity_circuits.results import Store
+from entity_circuits.runs.mean_replay import Means
+from entity_circuits.runs.replay import Method
+from entity_circuits.tasks import boxes
+from entity_circuits.tasks.boxes import Prompts, Split
+
+THREE = ("prev", "query", "last")
+"""The paper's places: those at which the groups of a circuit stand."""
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """A model with all that evaluating circuits in it needs: prompts, its own means, and what it answers unmodified."""
+
+    name: str
+    subject: Subject
+    prompts: Prompts
+    means: Means
+    full: Answers
+
+
+def setting(
+    model: "str | Subject",
+    contexts: int,
+    *,
+    boxes_: int = 7,
+    seed: int = 0,
+    split: Split = "evaluation",
+    averaged: int = 100,
+    store: Store | None = None,
+) -> Setting:
+    """Load a model (or take one), draw prompts, average its head outputs over `averaged` other contexts, and run it.
+
+    `contexts` worlds of the split are asked for each of their boxes. Means come from the split "means", so no prompt is
+    evaluated that a mean was made from. Paper: section 4.1; the official code evaluates on contexts of its means (B17).
+
+        base = evaluation.setting("qwen2.5-coder-0.5b", contexts=70)
+        print(base.full.estimate())
+    """
+    name, subject = (model, models.load(model)) if isinstance(model, str) else (model.name, model)
+    prompts = boxes.prompts(subject, contexts * boxes_, boxes_, seed, split)
+    means = ablation.means(subject, n=averaged, boxes=boxes_, seed=seed, store=store)
+    return Setting(name, subject, prompts, means, ablation.full_model(subject, prompts, store))
+
+
+def first(one: Setting, contexts: int) -> Setting:
+    """The same model on its first few contexts, for what needs many circuits; the means stay."""
+    rows = torch.arange(contexts * one.prompts.boxes)
+    if len(rows) > len(one.prompts):
+        raise ValueError(f"{contexts} contexts are asked for, and the prompts have {len(set(one.prompts.worlds))}")
+    part = one.prompts.select(rows)
+    full = Answers(one.full.correct[:, rows], one.full.logprob[:, rows], part.contexts.cpu())
+    return replace(one, prompts=part, full=full)
+
+
+def ceiling(one: Setting, extra: Sequence[str] = (), store: Store | None = None) -> Answers:
+    """What is right when every head is kept at the three places (and the extra ones), and all others are silenced."""
+    everything = ablation.all_heads(one.subject, [*THREE, *extra])
+    return ablation.circuit_accuracy(one.subject, everything, one.prompts, one.means, store=store, name="ceiling")
+
+
+def by_layers(one: Setting, places: Sequence[str], bands: int = 4, store: Store | None = None) -> pd.DataFrame:
+    """Which layers are needed where: every head is kept at these places, but for those of one band of layers at one.
+
+    One row a place and band: `place`, `layers` ("0-5"), `accuracy`, `low`, `high`, `loss` against keeping all of them,
+    with `loss_low` and `loss_high` (paired, over contexts), `n`.
+    """
+    whole = ablation.all_heads(one.subject, places)
+    edges = [round(i * one.subject.layers / bands) for i in range(bands + 1)]
+    asked = [(place, range(*ends)) for place in places for ends in itertools.pairwise(edges)]
+    left = [{**whole, place: tuple(h for h in whole[place] if h.layer not in band)} for place, band in asked]
+    answers = ablation.circuit_accuracy(
+        one.subject, [whole, *left], one.prompts, one.means, store=store, name="bands of layers"
+    )
+    rows = []
+    for index, (place, band) in enumerate(asked, start=1):
+        accuracy = answers.estimate(index)
+        loss = statistics.difference(answers.correct[0], answers.correct[index], answers.contexts)
+        named: dict[str, object] = {"place": place, "layers": f"{band.start}-{band.stop - 1}"}
+        named |= {"accuracy": accuracy.value, "low": accuracy.low, "high": accuracy.high, "n": accuracy.n}
+        rows.append(named | {"loss": loss.value, "loss_low": loss.low, "loss_high": loss.high})
+    return pd.DataFrame(rows)
+
+
+def table(
+    settings: Sequence[Setting],
+    circuits: Mapping[str, Circuit | Kept],
+    *,
+    baselines: Sequence[str] = (),
+    draws: int = 5,
+    store: Store | None = None,
+) -> pd.DataFrame:
+    """One row a model and circuit: its accuracy, beside the model's own, and its faithfulness.
+
+    The circuits named in `baselines` bring two rows more: the mean of `draws` random circuits of equal size, and of
+    equal layer profile. Columns `model`, `circuit`, `heads`, `full` (the model's accuracy), `accuracy`, `low`, `high`,
+    `difference` (accuracy minus full, paired) and `ratio` (accuracy / full, the paper's faithfulness; NaN where the
+    model is not above chance), each with `_low` and `_high`, and `n`.
+
+        print(evaluation.table([base], {"found": circuit}, baselines=["found"]))
+    """
+    rows = []
+    for one in settings:
+        asked: dict[str, list[Circuit | Kept]] = {}
+        for name, circuit in circuits.items():
+            asked[name] = [circuit]
+            if name in baselines:
+                for words, layers in (("same layers", "same"), ("random", "any")):
+                    drawn = criteria.random_circuits(one.subject, circuit, draws, layers=layers)  # type: ignore[arg-type]
+                    asked[f"{name}: {words}"] = list(drawn)
+        everything = [circuit for some in asked.values() for circuit in some]
+        answers = ablation.circuit_accuracy(one.subject, everything, one.prompts, one.means, store=store, name=one.name)
+        chance, begin = 1 / one.prompts.boxes, 0
+        for name, some in asked.items():
+            right = answers.correct[begin : begin + len(some)].double().mean(0)
+            begin += len(some)
+            found = criteria.faithfulness(right, one.full.correct[0], one.full.contexts, chance=chance)
+            named = {"model": one.name, "circuit": name, "heads": ablation.size(some[0]), "full": found.full.value}
+            rows.append({**named, **found.cells()})
+    return pd.DataFrame(rows)
+
+
+def cost(one: Setting, circuit: Circuit | Kept, contexts: int = 2) -> pd.DataFrame:
+    """One circuit's accuracy on the first few contexts by definition and by replay: seconds, and whether they agree.
+
+    One row a method: `seconds`, `seconds_per_100` prompts, `speedup` over the definition, `largest_difference` of a
+    log-probability of the right answer from the definition's, `same_answers`, `n`. Nothing is stored or taken from a
+    store. Seconds depend on the machine and on what else it does.
+
+        print(evaluation.cost(base, circuit))
+    """
+    part, rows, results = first(one, contexts), [], []
+    for method in get_args(Method):
+        begin = time.perf_counter()
+        results.append(ablation.circuit_accuracy(part.subject, circuit, part.prompts, part.means, method=method))
+        rows.append({"method": method, "seconds": time.perf_counter() - begin, "n": len(part.prompts)})
+    literal = results[get_args(Method).index("definition")]
+    table = pd.DataFrame(rows)
+    table["seconds_per_100"] = 100 * table["seconds"] / table["n"]
+    table["speedup"] = float(table.loc[table["method"] == "definition", "seconds"].iloc[0]) / table["seconds"]
+    table["largest_difference"] = [float((found.logprob - literal.logprob).abs().max()) for found in results]
+    table["same_answers"] = [float((found.correct == literal.correct).double().mean()) for found in results]
+    return table
+
+
+PLACES: dict[str, str] = {
+    "object-1": "the article of the queried object",
+    "object": "the queried object",
+    "object+1": "`is` of the queried statement",
+    "object+2": "`in` of the queried statement",
+    "prev-1": "`Box` of the queried statement",
+    "prev+1": "the comma after the queried statement",
+    "other objects-1": "the articles of the other objects",
+    "other objects": "the other objects",
+    "other objects+1": "`is` of the other statements",
+    "other objects+2": "`in` of the other statements",
+    "other labels-1": "`Box` of the other statements",
+    "other labels": "the other labels",
+    "other labels+1": "the commas after the other statements",
+    "query-1": "`Box` of the query",
+    "query+1": "`contains` of the query",
+}
+"""Every token of a prompt of the paper's form other than `prev`, `query` and `last`, by the part that it plays (after
+the last statement there is a full stop in place of the comma)."""
+
+
+def scan_positions(
+    subject: Subject,
+    prompts: Prompts,
+    means: Means,
+    places: Sequence[str] = tuple(PLACES),
+    *,
+    start: Kept | None = None,
+    rounds: int = 1,
+    enough: float = 0.95,
+    method: Method = "replay",
+    store: Store | None = None,
+) -> pd.DataFrame:
+    """Which positions carry the rest: all heads are kept at one more place at a time, beside those of `start`.
+
+    `start` is all heads at `prev`, `query` and `last` unless given. After each of the `rounds` the best place stays; a
+    second or later one is made only below `enough` of the full model's accuracy. One row a place and round: `round` (0
+    is `start` alone), `place`, `accuracy` with `low` and `high`, `gain` over the round before with `gain_low` and
+    `gain_high` (paired, over contexts), `of_full` (its share of the full model's accuracy), `chosen`, `n`.
+
+        print(ablation.scan_positions(subject, p, means, ["object", "prev+1", "query+1"]))
+    """
+    full = ablation.full_model(subject, prompts, store)
+    standing: Kept = ablation.all_heads(subject) if start is None else ablation.kept(start)
+    left, rows = list(places), []
+    before = ablation.circuit_accuracy(subject, standing, prompts, means, method=method, store=store)
+    rows.append(_scanned(0, "(start)", before, before, full) | {"chosen": True})
+    for turn in range(1, rounds + 1):
+        tried = [{**standing, **ablation.all_heads(subject, [place])} for place in left]
+        reached = float(before.correct.double().mean()) >= enough * float(full.correct.double().mean())
+        if not tried or (turn > 1 and reached):
+            break
+        found = ablation.circuit_accuracy(subject, tried, prompts, means, method=method, store=store, name="places")
+        best = int(found.correct.sum(1).argmax())
+        for index, place in enumerate(left):
+            row = _scanned(turn, place, found.rows([index]), before, full)
+            rows.append(row | {"chosen": index == best})
+        standing, before = tried[best], found.rows([best])
+        left.pop(best)
+    return pd.DataFrame(rows)
+
+
+def _scanned(turn: int, place: str, found: Answers, before: Answers, full: Answers) -> dict[str, object]:
+    accuracy = found.estimate()
+    gain = statistics.difference(found.correct[0], before.correct[0], found.contexts)
+    whole = float(full.correct.double().mean())
+    return {
+        "round": turn,
+        "place": place,
+        "accuracy": accuracy.value,
+        "low": accuracy.low,
+        "high": accuracy.high,
+        "gain": gain.value,
+        "gain_low": gain.low,
+        "gain_high": gain.high,
+        "of_full": accuracy.value / whole if whole else np.nan,
+        "n": accuracy.n,
+    }

@@ -1,0 +1,350 @@
+"""What makes a set of heads a circuit: faithful, complete, minimal, and better than chance. Paper, section 4.
+
+Every criterion is a comparison of accuracies of circuits under mean ablation (`ablation.circuit_accuracy`) on the same
+prompts, so all intervals are of paired differences, over contexts; counts are never rounded.
+"""
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from .. import heads, statistics
+from ..heads import GROUPS, LETTERS, POSITIONS, Circuit, Group, Head
+from ..methods.ablation import Answers, circuit_accuracy, full_without, kept, size, without
+from ..methods.kept import Kept
+from ..models.subject import Subject
+from ..results import Store
+from ..runs.mean_replay import Means
+from ..runs.replay import Method
+from ..statistics import Estimate
+from ..tasks.boxes import Prompts
+
+ORDER: tuple[Group, ...] = ("structure_reader", "position_transmitter", "position_detector", "value_fetcher")
+
+
+@dataclass(frozen=True)
+class Faithfulness:
+    """F(C) and F(M) with their intervals, F(C) - F(M), and F(C) / F(M): None if F(M) is not above chance."""
+
+    circuit: Estimate
+    full: Estimate
+    difference: Estimate
+    ratio: Estimate | None
+
+    def cells(self) -> dict[str, float]:
+        """The part of a table's row about the circuit: `accuracy` with `low` and `high`, `difference` and `ratio`, each
+        with `_low` and `_high` (NaN where there is no ratio), and `n`."""
+        cells = {"accuracy": self.circuit.value, "low": self.circuit.low, "high": self.circuit.high}
+        for column, value in (("difference", self.difference), ("ratio", self.ratio)):
+            parts = (np.nan,) * 3 if value is None else (value.value, value.low, value.high)
+            cells |= dict(zip((column, f"{column}_low", f"{column}_high"), parts, strict=True))
+        return cells | {"n": self.circuit.n}
+
+
+def faithfulness(circuit: Tensor, full: Tensor, contexts: Tensor, *, chance: float) -> Faithfulness:
+    """How much of the full model's accuracy a circuit has, from their correct answers (n,) to the same prompts.
+
+    The intervals of difference and ratio resample contexts, circuit and model together. There is no ratio where the
+    lower bound of the full model's accuracy is not above `chance` (one over the number of boxes): a share of nothing
+    says nothing. A ratio can exceed 1. Paper: section 4.1; the official ratio is one of rounded accuracies.
+
+        print(faithfulness(answers.correct[0], full.correct[0], p.contexts, chance=1 / 7).ratio)
+    """
+    whole = statistics.estimate(full, contexts)
+    above = (whole.value if np.isnan(whole.low) else whole.low) > chance
+    return Faithfulness(
+        statistics.estimate(circuit, contexts),
+        whole,
+        statistics.difference(circuit, full, contexts),
+        statistics.ratio(circuit, full, contexts) if above else None,
+    )
+
+
+def faithfulness_table(circuits: Mapping[str, Answers], against: Mapping[str, Answers], chance: float) -> pd.DataFrame:
+    """One row for each of the `circuits` and of what it is held `against` (the full model, a ceiling).
+
+    Columns `circuit`, `against`, `accuracy` with `low` and `high`, `other` (that of the latter), `difference` and
+    `ratio`, each with `_low` and `_high`, `n` and `contexts`. Paper: Table 1.
+    """
+    rows = []
+    for name, answers in circuits.items():
+        for other, whole in against.items():
+            found = faithfulness(answers.correct[0], whole.correct[0], answers.contexts, chance=chance)
+            named = {"circuit": name, "against": other, "other": found.full.value}
+            rows.append({**named, **found.cells(), "contexts": found.circuit.contexts})
+    return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Completeness:
+    """For each set K taken away: what is left of the circuit, F(C without K), and of the model, F(M without K)."""
+
+    names: tuple[str, ...]
+    removed: tuple[dict[str, tuple[Head, ...]], ...]
+    circuit: Answers
+    full: Answers
+
+    def table(self) -> pd.DataFrame:
+        """One row a K: `removed` (its name), `heads`, `circuit`, `full`, and `incompleteness`, circuit minus full with
+        its sign, with `low` and `high` (paired, over contexts), `n`."""
+        rows = []
+        for index, (name, gone) in enumerate(zip(self.names, self.removed, strict=True)):
+            one, other = self.circuit.correct[index], self.full.correct[index]
+            apart = statistics.difference(one, other, self.circuit.contexts)
+            accuracies = {"circuit": float(one.double().mean()), "full": float(other.double().mean())}
+            gap = {"incompleteness": apart.value, "low": apart.low, "high": apart.high, "n": apart.n}
+            rows.append({"removed": name, "heads": size(gone), **accuracies, **gap})
+        return pd.DataFrame(rows)
+
+
+def completeness(
+    subject: Subject,
+    circuit: Circuit | Kept,
+    prompts: Prompts,
+    means: Means,
+    *,
+    draws: int = 20,
+    seed: int = 0,
+    method: Method = "replay",
+    store: Store | None = None,
+) -> Completeness:
+    """Take sets K of heads away, from the circuit and from the model: a complete circuit loses what the model loses.
+
+    The sets are none, each whole group (each place, for a mapping), and `draws` random ones that take every head at its
+    place with probability 1/2. A head that two groups share at one place goes with either. F(M without K) mean-ablates
+    K in the otherwise unmodified model. Paper: section 4.1.
+
+        print(completeness(subject, circuit, p, means, draws=5).table())
+    """
+    whole = kept(circuit)
+    names: list[str] = ["nothing"]
+    sets: list[dict[str, tuple[Head, ...]]] = [{}]
+    for label, (place, some) in _parts(circuit).items():
+        names.append(label)
+        sets.append({place: some})
+    draw = random.Random(f"completeness/{seed}")
+    for turn in range(1, draws + 1):
+        names.append(f"random {turn}")
+        sets.append({place: tuple(h for h in some if draw.random() < 0.5) for place, some in sorted(whole.items())})
+    left = [without(circuit, gone) for gone in sets]
+    return Completeness(
+        tuple(names),
+        tuple(sets),
+        circuit_accuracy(subject, left, prompts, means, method=method, store=store, name="circuit without"),
+        full_without(subject, sets, prompts, means, method=method, store=store),
+    )
+
+
+def _parts(circuit: Circuit | Kept) -> dict[str, tuple[str, tuple[Head, ...]]]:
+    """What a circuit is made of, by name: its groups, or the places of a mapping; each a place with heads."""
+    if isinstance(circuit, Circuit):
+        able = [group for group in ORDER if circuit.groups.get(group)]
+        return {group: (POSITIONS[group], tuple(dict.fromkeys(circuit.groups[group]))) for group in able}
+    return {place: (place, some) for place, some in kept(circuit).items() if some}
+
+
+@dataclass(frozen=True, eq=False)
+class Minimality:
+    """What each head of a circuit is worth once its stand-ins are gone.
+
+    For each part (group or place): `heads`, and `pairs` (heads, heads) int64, the prompts that the circuit without both
+    gets right (on the diagonal, without one). For each head, in that order: `stand_ins`, K(v), and the answers `before`
+    (without K(v)) and `after` (without K(v) and v). `whole` are the answers of the circuit itself.
+    """
+
+    places: dict[str, str]
+    heads: dict[str, tuple[Head, ...]]
+    pairs: dict[str, Tensor]
+    stand_ins: dict[str, tuple[tuple[Head, ...], ...]]
+    before: dict[str, Answers]
+    after: dict[str, Answers]
+    whole: Answers
+
+    def table(self) -> pd.DataFrame:
+        """One row a head: `part`, `place`, `head`, `stand_ins` (how many), `before` and `after` (right answers),
+        `ratio` before / after - 1 (infinite if nothing is left, 0 if nothing was there), `loss`, the difference of the
+        accuracies, with `low` and `high` (paired, over contexts), `n`."""
+        rows = []
+        for part, members in self.heads.items():
+            for index, head in enumerate(members):
+                one, other = self.before[part].correct[index], self.after[part].correct[index]
+                before, after = int(one.sum()), int(other.sum())
+                gone = statistics.difference(one, other, self.whole.contexts)
+                share = before / after - 1 if after else (math.inf if before else 0.0)
+                place = {"part": part, "place": self.places[part], "head": str(head)}
+                counts = {"stand_ins": len(self.stand_ins[part][index]), "before": before, "after": after}
+                loss = {"ratio": share, "loss": gone.value, "low": gone.low, "high": gone.high, "n": gone.n}
+                rows.append({**place, **counts, **loss})
+        return pd.DataFrame(rows)
+
+    def kept(self, threshold: float = 0.01) -> dict[str, tuple[Head, ...]]:
+        """The heads whose ratio is at least the threshold, by place: one threshold for every model (B6)."""
+        table = self.table()
+        table = table[table["ratio"] >= threshold]
+        rows = zip(table["place"], table["head"], strict=True)
+        found: dict[str, set[Head]] = {place: set() for place in self.places.values()}
+        for place, head in rows:
+            found[place].add(Head.parse(head))
+        return {place: tuple(sorted(some)) for place, some in found.items()}
+
+
+def minimality_cost(circuit: Circuit | Kept, parts: Sequence[str] | None = None) -> int:
+    """The most circuits that `minimality` may have to evaluate: for a part of n heads n(n-1)/2 pairs and 3n more."""
+    sizes = [len(some) for label, (_, some) in _parts(circuit).items() if parts is None or label in parts]
+    return 1 + sum(n * (n - 1) // 2 + 3 * n for n in sizes)
+
+
+def minimality(
+    subject: Subject,
+    circuit: Circuit | Kept,
+    prompts: Prompts,
+    means: Means,
+    *,
+    parts: Sequence[str] | None = None,
+    share: float = 0.3,
+    method: Method = "replay",
+    store: Store | None = None,
+) -> Minimality:
+    """For each head v of a circuit, take away the heads K(v) that stand in for it, and see what v is worth then.
+
+    Each part is handled against the full circuit. The stand-ins of v are those other heads u of its part, up to a
+    `share` of the part, once without which v is missed most: F(C without u) - F(C without u, v), positive ones only.
+    Both heads of a pair are always removed and a count of zero is a count (B7). `minimality_cost` says how many
+    circuits this evaluates; what is finished is kept in `store`. Only the heads of these `parts` (groups, or the places
+    of a mapping) are examined, all unless given. Take prompts of the split "pruning", and others to evaluate what is
+    left. Raises `ValueError` for a part that the circuit does not have. Paper: section 4.1 and its appendix.
+
+        found = minimality(subject, circuit, p, means)
+        print(found.table()); smaller = found.kept(0.01)
+    """
+    everything = _parts(circuit)
+    if unknown := [label for label in parts or () if label not in everything]:
+        raise ValueError(f"no part called {unknown[0]!r}: this circuit has {', '.join(everything)}")
+    examined = {label: everything[label] for label in (everything if parts is None else parts)}
+
+    def evaluate(removed: Sequence[tuple[str, Sequence[Head]]], name: str) -> Answers:
+        left = [without(circuit, {place: gone}) for place, gone in removed]
+        return circuit_accuracy(subject, left, prompts, means, method=method, store=store, name=name)
+
+    singles = [(label, (i, j)) for label, (_, some) in examined.items() for i in range(len(some)) for j in range(i + 1)]
+    asked = [(examined[label][0], tuple({examined[label][1][i] for i in both})) for label, both in singles]
+    first = evaluate([("last", ()), *asked], f"pairs (of {minimality_cost(circuit, parts)} circuits at most)")
+    pairs = {label: torch.zeros(len(some), len(some), dtype=torch.long) for label, (_, some) in examined.items()}
+    for (label, (i, j)), right in zip(singles, first.correct[1:].sum(1), strict=True):
+        pairs[label][i, j] = pairs[label][j, i] = right
+    stand_ins = {label: tuple(_stand_ins(pairs[label], some, share)) for label, (_, some) in examined.items()}
+    wanted = [(place, gone) for label, (place, _) in examined.items() for gone in stand_ins[label]]
+    wanted += [
+        (place, (*gone, head))
+        for label, (place, some) in examined.items()
+        for head, gone in zip(some, stand_ins[label], strict=True)
+    ]
+    second = evaluate(wanted, "heads without their stand-ins")
+    ends = np.cumsum([0, *(len(some) for _, some in examined.values())])
+    slices = {label: slice(ends[i], ends[i + 1]) for i, label in enumerate(examined)}
+    return Minimality(
+        {label: place for label, (place, _) in examined.items()},
+        {label: some for label, (_, some) in examined.items()},
+        pairs,
+        stand_ins,
+        {label: second.rows(rows) for label, rows in slices.items()},
+        {label: second.rows(slice(rows.start + ends[-1], rows.stop + ends[-1])) for label, rows in slices.items()},
+        first.rows([0]),
+    )
+
+
+def _stand_ins(pairs: Tensor, members: Sequence[Head], share: float) -> list[tuple[Head, ...]]:
+    """K(v) for every v: the others with the largest positive F(C without u) - F(C without u, v)."""
+    found = []
+    for v in range(len(members)):
+        loss = {u: int(pairs[u, u] - pairs[u, v]) for u in range(len(members)) if u != v}
+        ranked = sorted((u for u in loss if loss[u] > 0), key=lambda u: -loss[u])
+        found.append(tuple(members[u] for u in ranked[: math.ceil(share * len(members))]))
+    return found
+
+
+def random_circuits(
+    subject: Subject, circuit: Circuit | Kept, n: int = 10, *, layers: Literal["any", "same"] = "any", seed: int = 0
+) -> list[dict[str, tuple[Head, ...]]]:
+    """`n` circuits with as many heads at each place as this one, drawn without replacement from all heads.
+
+    With `layers="same"` also as many in each layer, the stronger baseline: it leaves only the choice of heads within
+    layers. A and B share `last`, and are drawn together. The official code draws with replacement (B8).
+
+        print(random_circuits(subject, circuit, 2, layers="same"))
+    """
+    draw = random.Random(f"random circuits/{seed}/{layers}")
+    every = heads.every(subject.layers, subject.heads)
+    found = []
+    for _ in range(n):
+        one = {}
+        for place, some in sorted(kept(circuit).items()):
+            if layers == "any":
+                one[place] = tuple(sorted(draw.sample(every, len(some))))
+            else:
+                counts = {layer: len(numbers) for layer, numbers in heads.by_layer(some).items()}
+                picked = {layer: draw.sample(range(subject.heads), count) for layer, count in counts.items()}
+                one[place] = tuple(Head(layer, index) for layer in picked for index in sorted(picked[layer]))
+        found.append(one)
+    return found
+
+
+def grown(circuit: Circuit, rankings: Mapping[Group, Sequence[Head]], scale: float) -> Circuit:
+    """A circuit with `scale` times as many heads of each group as this one has, off the top of the rankings.
+
+    `rankings` are all heads of each group that have a path, the strongest first: `circuits.Finding.rankings()`.
+    """
+    sizes = {group: max(1, round(scale * len(some))) for group, some in circuit.groups.items() if some}
+    groups = {group: tuple(rankings[group][:count]) for group, count in sizes.items()}
+    return Circuit(groups, {**circuit.about, "scale": scale})
+
+
+def growth(
+    subject: Subject,
+    circuit: Circuit,
+    rankings: Mapping[Group, Sequence[Head]],
+    prompts: Prompts,
+    means: Means,
+    *,
+    scales: Sequence[float] = (0.5, 1, 2, 3, 4, 6, 8),
+    draws: int = 3,
+    also: Kept | None = None,
+    seed: int = 0,
+    method: Method = "replay",
+    store: Store | None = None,
+) -> pd.DataFrame:
+    """How accuracy grows with the number of heads taken from the rankings, so that nobody need believe a threshold.
+
+    One row a scale and `kind`: "ranking", "random", or "same layers" (the mean of `draws` random circuits of equal
+    size, or of equal layer profile). Columns `scale`, `kind`, `heads`, one for each group's letter, `accuracy`, `low`,
+    `high`, `n`. `also` is kept in every circuit, at further places.
+
+        print(growth(subject, found.circuit, found.rankings(), p, means, scales=(1, 2)))
+    """
+    planned: list[tuple[dict[str, object], list[dict[str, tuple[Head, ...]]]]] = []
+    for scale in scales:
+        larger = grown(circuit, rankings, scale)
+        letters = {LETTERS[group]: len(larger.groups.get(group, ())) for group in GROUPS}
+        kinds: dict[str, list[dict[str, tuple[Head, ...]]]] = {"ranking": [kept(larger)]}
+        for kind, layers in (("random", "any"), ("same layers", "same")) if draws else ():
+            kinds[kind] = random_circuits(subject, larger, draws, layers=layers, seed=seed)  # type: ignore[arg-type]
+        for kind, some in kinds.items():
+            row: dict[str, object] = {"scale": scale, "kind": kind, "heads": size(larger), **letters}
+            planned.append((row, [{**one, **kept(also or {})} for one in some]))
+    asked = [one for _, some in planned for one in some]
+    answers = circuit_accuracy(subject, asked, prompts, means, method=method, store=store, name="growth")
+    rows, start = [], 0
+    for row, some in planned:
+        right = answers.correct[start : start + len(some)].double().mean(0)
+        accuracy = statistics.estimate(right, answers.contexts)
+        found_ = {"accuracy": accuracy.value, "low": accuracy.low, "high": accuracy.high, "n": accuracy.n}
+        rows.append({**row, **found_})
+        start += len(some)
+    return pd.DataFrame(rows)

@@ -1,0 +1,193 @@
+"""Circuits as data: what was found in which model by which command, in one file each, and how two of them compare.
+
+A file holds a circuit and the score of every head in all four rounds. Two circuits are compared group by group: which
+heads they share, how many random sets of these sizes would share, and whether they rank all heads alike.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .. import heads, places, results
+from ..heads import GROUPS, Circuit, Group, Head
+from ..methods import path_patching
+from ..methods.path_patching import Discovery, Statistic
+from ..models.subject import Subject
+from ..results import Store
+
+FORMAT = 1
+DIGITS = 6
+KNOWN: Mapping[str, type] = {
+    "model": str,
+    "fingerprint": str,
+    "n": int,
+    "boxes": int,
+    "seed": int,
+    "statistic": str,
+    "reach": str,
+    "command": str,
+    "code": str,
+}
+"""What the file of a circuit says about it: `circuit.about`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """A circuit with the scores it was taken from. `circuit.about` has the entries of `KNOWN`.
+
+    `scores` are float64 (layers, heads) for each statistic and group: 0 for no effect, negative for a head that
+    matters, NaN for one that has no path. There are always `mean` (the paper's score) and the statistic that ranked.
+    """
+
+    circuit: Circuit
+    scores: Mapping[Statistic, Mapping[Group, np.ndarray]]
+
+    @property
+    def model(self) -> str:
+        return str(self.circuit.about["model"])
+
+    @property
+    def statistic(self) -> Statistic:
+        """The statistic by which the heads were ranked."""
+        return self.circuit.about["statistic"]  # type: ignore[return-value]
+
+    def rankings(self, statistic: Statistic | None = None) -> dict[Group, list[Head]]:
+        """All heads of each group that have a path, the most negative score first; by what ranked, unless told."""
+        return {group: heads.ranked(scores) for group, scores in self.scores[statistic or self.statistic].items()}
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(layers, heads) of the model."""
+        layers, numbers = self.scores["mean"][GROUPS[0]].shape
+        return layers, numbers
+
+
+def finding(discovery: Discovery, *, command: str) -> Finding:
+    """What a discovery found, with the command that made it, rounded as in a file.
+
+    one = circuits.finding(path_patching.discover(subject), command="entity-circuits discover ...")
+    """
+    about = {**discovery.circuit.about, "command": command, "code": results.code(path_patching.__name__)}
+    ranked: Statistic = about["statistic"]  # type: ignore[assignment]
+    kinds: dict[Statistic, None] = dict.fromkeys(("mean", ranked))
+    scores = {
+        kind: {
+            group: found.statistic(kind).double().cpu().numpy().round(DIGITS)
+            for group, found in discovery.scores.items()
+        }
+        for kind in kinds
+    }
+    return Finding(Circuit(discovery.circuit.groups, about), scores)
+
+
+def save(discovery: Discovery | Finding, path: Path, *, command: str = "") -> Finding:
+    """Write the circuit of a discovery and all its scores to a JSON file, whole or not at all, and give back both.
+
+    Scores are rounded to six digits; a head without a path has null. `command` is what one types to make the file
+    again; a `Finding` (such as a pruned circuit with the scores it came from) brings its own. Raises `ValueError`
+    without one, or if the parts do not fit together. `Circuit.from_json` reads the file, too.
+
+        circuits.save(path_patching.discover(subject), Path("mine.json"), command="...")
+    """
+    found = discovery if isinstance(discovery, Finding) else finding(discovery, command=command)
+    if not found.circuit.about.get("command"):
+        raise ValueError("a circuit is stored with the command that makes it again: give `command`")
+    scores = {kind: {group: _rows(table) for group, table in tables.items()} for kind, tables in found.scores.items()}
+    content = {"format": FORMAT, **json.loads(found.circuit.to_json()), "scores": scores}
+    text = re.sub(r"\[\n([^\[\]]*?)\n\s*\]", _on_one_line, json.dumps(content, indent=1, allow_nan=False))
+    _parsed(text, path)
+    places.write(path, text + "\n")
+    return found
+
+
+def load(name: str | Path) -> Finding:
+    """A stored circuit, checked: of the book's data by its name (`data/circuits/NAME.json`), or any file by its path.
+
+    Raises `FileNotFoundError` that lists the names there are, and `ValueError` that says what is wrong with a file.
+
+        one = circuits.load("qwen2.5-coder-0.5b")
+        print(one.circuit.groups["value_fetcher"], one.circuit.about["command"])
+    """
+    path = next((path for path in (Path(name), folder() / f"{name}.json") if path.is_file()), None)
+    if path is None:
+        known = ", ".join(names()) or "none yet"
+        raise FileNotFoundError(f"there is no circuit {str(name)!r}: no such file, and not one of the book's: {known}")
+    return _parsed(path.read_text(encoding="utf-8"), path)
+
+
+def of(subject: Subject, *, n: int = 70, seed: int = 0, store: Store | None = None) -> Finding:
+    """The circuit of a model: the book's own file if it was made from these very weights, else found now.
+
+    Finding it takes minutes (`path_patching.discover` of `n` prompts); finished parts are kept in `store`.
+
+        print(circuits.of(models.load("qwen2.5-coder-0.5b")).rankings()["value_fetcher"][:5])
+    """
+    for name in names():
+        if (stored := load(name)).circuit.about["fingerprint"] == subject.fingerprint:
+            return stored
+    command = f"entity-circuits discover {subject.name} --n {n} --seed {seed}"
+    return finding(path_patching.discover(subject, n=n, seed=seed, store=store), command=command)
+
+
+def folder() -> Path:
+    """Where the book's circuits are stored, one file a model."""
+    return places.ROOT / "data" / "circuits"
+
+
+def names() -> list[str]:
+    """The names of the book's circuits, sorted: what `load` takes."""
+    return sorted(path.stem for path in folder().glob("*.json"))
+
+
+def _parsed(text: str, path: Path) -> Finding:
+    """A finding from the text of its file; a `ValueError` names the file and what is wrong with it."""
+    try:
+        content = json.loads(text)
+        if content.get("format") != FORMAT:
+            raise ValueError(f"its format is {content.get('format')!r}, not {FORMAT}")
+        circuit = Circuit.from_json(text)
+        for name, kind in KNOWN.items():
+            if not isinstance(circuit.about.get(name), kind) or isinstance(circuit.about[name], bool):
+                raise ValueError(f"`about` must say {name!r}, as {kind.__name__}, not {circuit.about.get(name)!r}")
+        scores = {
+            kind: {group: np.array(tables[group], dtype=float) for group in GROUPS}
+            for kind, tables in content["scores"].items()
+        }
+        found = Finding(circuit, scores)
+        if missing := {"mean", found.statistic} - scores.keys():
+            raise ValueError(f"there are no scores by {missing.pop()!r}")
+        _check(found)
+    except KeyError as error:
+        raise ValueError(f"{path} is not the file of a circuit: {error} is missing") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not the file of a circuit: {error}") from error
+    return found
+
+
+def _check(found: Finding) -> None:
+    """Shapes and heads that fit together, or a `ValueError`."""
+    shapes = {table.shape for tables in found.scores.values() for table in tables.values()}
+    if len(shapes) != 1 or len(next(iter(shapes))) != 2:
+        raise ValueError(f"scores must be tables of one shape, layers by heads, not {sorted(shapes)}")
+    if any(np.isinf(table).any() for tables in found.scores.values() for table in tables.values()):
+        raise ValueError("a score is infinite")
+    layers, numbers = found.shape
+    for group, members in found.circuit.groups.items():
+        if len(set(members)) < len(members):
+            raise ValueError(f"{group} has a head twice")
+        for head in members:
+            if head.layer >= layers or head.head >= numbers:
+                raise ValueError(f"{group} has {head}, but the scores are of {layers} layers of {numbers} heads")
+
+
+def _rows(table: np.ndarray) -> list[list[float | None]]:
+    return [[None if math.isnan(x) else round(float(x), DIGITS) + 0.0 for x in row] for row in table]
+
+
+def _on_one_line(match: re.Match[str]) -> str:
+    return "[" + " ".join(line.strip() for line in match[1].splitlines()) + "]"

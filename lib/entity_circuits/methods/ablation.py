@@ -1,0 +1,261 @@
+"""Is it the circuit? Every head outside it at its mean, and what is left of the model's accuracy. Paper, section 4.
+
+A circuit says which heads keep their own output, and where: D at `prev`, C at `query`, A and B at `last`. All other
+heads, and all heads at all other positions, give their mean over contexts of their own; embeddings, norms and MLPs run
+normally on what results. So a circuit is a mapping of places to heads (`kept`), and every question of this chapter is
+asked of such mappings: `circuit_accuracy` answers them, many at a time.
+"""
+
+import itertools
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .. import results, runs, statistics
+from ..heads import POSITIONS, Circuit, Head, every
+from ..models.subject import Subject
+from ..results import Store
+from ..runs import edits, mean_replay
+from ..runs.answers import evaluate
+from ..runs.mean_replay import Means
+from ..runs.replay import EXECUTORS, Method
+from ..statistics import Estimate
+from ..tasks import boxes as task
+from ..tasks import vocabulary
+from ..tasks.boxes import Prompts
+from . import kept as places
+from .kept import Kept
+
+SHARD = 128  # circuits that are evaluated, and stored, together
+
+
+def means(
+    subject: Subject,
+    *,
+    n: int = 200,
+    boxes: int = 7,
+    seed: int = 0,
+    prompts: Prompts | None = None,
+    store: Store | None = None,
+    batch: int = 50,
+) -> Means:
+    """Every head's mean output at every position, over `n` contexts of the split "means", one query each.
+
+    The queries ask for a label that belongs to no box of their context, so that the means hold the format and the
+    position but no object, label or question. `prompts` are averaged instead, if given. Sums are kept in float64, so
+    that the order of the prompts does not matter. Raises `ValueError` for prompts of different lengths. Paper: section
+    4 and its appendix; the official code takes 500 contexts, those of its evaluation among them.
+
+        m = ablation.means(subject, n=200)
+        print(m.z.shape)   # (layers, T, heads, head_size)
+    """
+    if prompts is None:
+        letters = sorted(vocabulary.require(subject.tokenizer, vocabulary.LABELS, boxes + 1, "box labels"))
+        worlds = list(itertools.islice(task.worlds(subject.tokenizer, boxes, seed, "means"), n))
+        draw = random.Random(f"means/{seed}")
+        asked = [draw.choice([letter for letter in letters if letter not in world.labels]) for world in worlds]
+        prompts = task.from_worlds(subject, worlds, [draw.randrange(boxes) for _ in worlds], asked=asked)
+    lengths = sorted(set((prompts.last + 1).tolist()))
+    if lengths != [prompts.input_ids.shape[1]]:
+        raise ValueError(f"means are taken position by position: prompts of one length are needed, not of {lengths}")
+
+    def compute() -> dict[str, Tensor]:
+        total = torch.zeros((), dtype=torch.float64, device=subject.device)
+        parts = torch.arange(len(prompts)).split(batch)
+        for rows in tqdm(parts, desc="means", unit="batch", disable=None, leave=False):
+            total = total + runs.record(subject, prompts.select(rows)).z.double().sum(1)
+        return {"z": (total / len(prompts)).to(subject.dtype)}
+
+    inputs = results.key(__name__, subject, prompts=prompts, batch=batch)
+    found = (store or Store(None)).keep("means", inputs, compute)["z"]
+    return Means(found.to(subject.device), len(prompts))
+
+
+def kept(circuit: Circuit | Kept) -> dict[str, tuple[Head, ...]]:
+    """A circuit as places and heads: D at `prev`, C at `query`, A and B at `last`. Other mappings pass, in order.
+
+    Add places where the evidence says so: `{**kept(circuit), "prev+1": heads}`.
+    """
+    if not isinstance(circuit, Circuit):
+        return {place: tuple(sorted(set(some))) for place, some in circuit.items()}
+    found: dict[str, set[Head]] = {}
+    for group, some in circuit.groups.items():
+        found.setdefault(POSITIONS[group], set()).update(some)
+    return {place: tuple(sorted(some)) for place, some in found.items()}
+
+
+def without(circuit: Circuit | Kept, removed: Kept) -> dict[str, tuple[Head, ...]]:
+    """A circuit without some of its heads at some of its places."""
+    gone = {place: set(some) for place, some in removed.items()}
+    return {place: tuple(h for h in some if h not in gone.get(place, ())) for place, some in kept(circuit).items()}
+
+
+def size(circuit: Circuit | Kept) -> int:
+    """How many heads it keeps, a head at two places counted twice."""
+    return sum(map(len, kept(circuit).values()))
+
+
+def all_heads(subject: Subject, places: Sequence[str] = ("prev", "query", "last")) -> dict[str, tuple[Head, ...]]:
+    """Every head of the model at these places: the most that any circuit there can keep."""
+    return dict.fromkeys(places, every(subject.layers, subject.heads))
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What some circuits answer, prompt by prompt: `correct` (circuits, n) bool, `logprob` (circuits, n) of the right
+    answer, and the `contexts` (n,) of the prompts."""
+
+    correct: Tensor
+    logprob: Tensor
+    contexts: Tensor
+
+    def __len__(self) -> int:
+        return len(self.correct)
+
+    def estimate(self, circuit: int = 0) -> Estimate:
+        """A circuit's accuracy with its 95% interval over contexts."""
+        return statistics.estimate(self.correct[circuit], self.contexts)
+
+    def rows(self, circuits: slice | Sequence[int]) -> "Answers":
+        """The answers of some of the circuits."""
+        return replace(self, correct=self.correct[circuits], logprob=self.logprob[circuits])
+
+    @classmethod
+    def joined(cls, parts: Sequence["Answers"]) -> "Answers":
+        """The answers of several circuits, or lists of them, to the same prompts."""
+        cut = {name: torch.cat([getattr(part, name) for part in parts]) for name in ("correct", "logprob")}
+        return cls(contexts=parts[0].contexts, **cut)
+
+
+def circuit_accuracy(
+    subject: Subject,
+    circuits: Circuit | Kept | Sequence[Circuit | Kept],
+    prompts: Prompts,
+    means: Means,
+    *,
+    method: Method = "replay",
+    store: Store | None = None,
+    memory: float = 1e9,
+    name: str = "circuits",
+) -> Answers:
+    """What is right when each circuit's heads keep their own output and all others are at their means, everywhere.
+
+    Accuracy is top-1 over the whole vocabulary at `last`. A circuit keeps D at `prev`, C at `query`, A and B at `last`;
+    any other places and heads are a mapping (see `kept.positions`). Both methods give the same numbers. Circuits are
+    evaluated 128 at a time and each such part is kept in `store`, so that an interrupted run goes on from there.
+    Raises `ValueError` for prompts of another length than those of the means, and as `kept.live` does. Paper: section
+    4.1.
+
+        answers = ablation.circuit_accuracy(subject, circuit, p, means)
+        print(answers.estimate())
+    """
+    asked = [circuits] if isinstance(circuits, Circuit | Mapping) else list(circuits)
+    means.require(prompts)
+    found = [kept(circuit) for circuit in asked]
+    alike: dict[tuple[str, ...], list[int]] = {}  # by places, so that no circuit carries the live tokens of others
+    for index, circuit in enumerate(found):
+        alike.setdefault(tuple(sorted(place for place, some in circuit.items() if some)), []).append(index)
+    shards = [part[i : i + SHARD] for part in alike.values() for i in range(0, len(part), SHARD)]
+    inputs = results.key(__name__, subject, prompts=prompts, means=means.z, method=method, memory=memory)
+    answers = Answers(
+        torch.zeros(len(found), len(prompts), dtype=torch.bool),
+        torch.zeros(len(found), len(prompts), dtype=torch.promote_types(subject.dtype, torch.float32)),
+        prompts.contexts.cpu(),
+    )
+    tables: list[mean_replay.Table] = []
+    with tqdm(total=len(found), desc=name, unit="circuit", disable=None, leave=False) as bar:
+        for shard in shards:
+            part = [{place: some for place, some in found[index].items() if some} for index in shard]
+            words = [{place: [str(head) for head in some] for place, some in sorted(c.items())} for c in part]
+
+            def compute(part: Sequence[Kept] = part) -> dict[str, Tensor]:
+                if method == "replay":
+                    if not tables:
+                        _check_once(subject, prompts, means)
+                        tables.append(mean_replay.Table(subject, prompts, means))
+                    outcome = places.ablate(subject, prompts, part, means, memory=memory, table=tables[0])
+                else:
+                    literal = (runs.run(subject, prompts, places.edits(subject, prompts, c, means)) for c in part)
+                    outcome = edits.Outcome.joined(list(literal), dim=0)
+                return {"correct": outcome.top == prompts.answer_ids, "logprob": outcome.logprob}
+
+            stored = (store or Store(None)).keep("circuits", {**inputs, "circuits": words}, compute)
+            answers.correct[shard], answers.logprob[shard] = stored["correct"].cpu(), stored["logprob"].cpu()
+            bar.update(len(shard))
+    return answers
+
+
+def full_model(subject: Subject, prompts: Prompts, store: Store | None = None) -> Answers:
+    """What the unmodified model answers, in the form of one circuit: F(M)."""
+
+    def compute() -> dict[str, Tensor]:
+        said = evaluate(subject, prompts)
+        return {"correct": said.correct[None], "logprob": said.answer_logprob[None]}
+
+    inputs = results.key(__name__, subject, prompts=prompts)
+    return Answers(contexts=prompts.contexts.cpu(), **(store or Store(None)).keep("full", inputs, compute))
+
+
+def full_without(
+    subject: Subject,
+    removed: Sequence[Kept],
+    prompts: Prompts,
+    means: Means,
+    *,
+    method: Method = "replay",
+    store: Store | None = None,
+    batch: int = 49,
+) -> Answers:
+    """F(M without K) for several K: only the heads of K are at their means, at K's places, in the unmodified model.
+
+    Everything after them is recomputed freely, so this costs far more than `circuit_accuracy`. `batch` prompts are
+    recorded at a time (10 MB each for the default model) and kept in `store`. Raises `ValueError` for a place that some
+    prompts do not have. Paper: section 4.1, completeness.
+
+        print(ablation.full_without(subject, [{"last": [Head(21, 11)]}], p, means).estimate())
+    """
+    means.require(prompts)
+    asked = [kept(some) for some in removed]
+    parts = []
+    for rows in tqdm(torch.arange(len(prompts)).split(batch), desc="full model without", disable=None, leave=False):
+        part = prompts.select(rows)
+
+        def compute(part: Prompts = part) -> dict[str, Tensor]:
+            for k in asked:
+                places.removal(subject, part, k, means)  # a place that is missing is noticed before the model runs
+            with torch.no_grad():
+                variants = [places.removal(subject, part, k, means) for k in asked]
+                outcome = EXECUTORS[method](runs.record(subject, part, share_context=True), variants)
+            return {"correct": outcome.top == part.answer_ids, "logprob": outcome.logprob}
+
+        inputs = results.key(__name__, subject, prompts=part, means=means.z, method=method, removed=asked)
+        parts.append((store or Store(None)).keep("full-without", inputs, compute))
+    cut = {name: torch.cat([part[name].cpu() for part in parts], dim=1) for name in ("correct", "logprob")}
+    return Answers(contexts=prompts.contexts.cpu(), **cut)
+
+
+_CHECKED: WeakSet[Any] = WeakSet()
+
+
+def _check_once(subject: Subject, prompts: Prompts, means: Means) -> None:
+    """Ablate half of the heads for the first prompt both ways and compare, once a model."""
+    if subject.model in _CHECKED:
+        return
+    first = prompts.select([0])
+    half = {place: some[shift % 2 :: 2] for shift, (place, some) in enumerate(all_heads(subject).items())}
+    tokens = torch.arange(0, subject.model.config.vocab_size, 7, device=first.last.device)[None]
+    fast = places.ablate(subject, first, [half], means, targets=tokens).logprobs
+    literal = runs.run(subject, first, places.edits(subject, first, half, means), targets=tokens).logprobs
+    worst = float((fast - literal).abs().max())
+    if not worst < (0.25 if subject.dtype in (torch.bfloat16, torch.float16) else 1e-3):
+        raise RuntimeError(
+            f"the fast way differs from the definition by {worst:.2g} in a log-probability: this model does something "
+            'that it does not know. Use method="definition".'
+        )
+    _CHECKED.add(subject.model)

@@ -1,0 +1,353 @@
+"""Cross-model activation patching (CMAP): which part of the fine-tuned model makes it better? Paper, section 6.
+
+Both models run the same prompts. In one of them, some heads take an activation from the other, each at the same layer
+and the same token; everything after is computed anew, and the right answers are counted. What lifts the base model to
+the fine-tuned one's accuracy carries the improvement (but need not be its cause: see `groups`).
+
+*Outputs* (`z`): what a head puts out at the place of its group.
+
+*Inputs* (`q`, `k`, `v`, or several): a head's query at that place, and the keys and values of all tokens up to it, that
+one included, as seen by this head at this place alone. No other token and no other head notices them, so no head has to
+be held, and inputs of all four groups can be patched. For A and B this is what the official code does by holding every
+head at every earlier token, but for the keys and values of the head's own token, which it leaves out (artefact B14).
+For C and D its holding undoes the patch; here the effect goes on, as that of an output does. Each prompt has its own
+positions (artefact B15). Where both models norm single queries and keys alike, patching q, k and v together from the
+other model's run is patching z.
+
+*Weights or what arrives*: q, k and v are made by a norm and a matrix from what arrives in the layer. With
+`origin="weights"` the other model's norm and matrix (and bias) work on what arrives in this one; with "inputs" this
+model's work on what arrives in the other. What arrives is always that of the runs without patches. The norms of single
+queries and keys that Qwen3 has come later and stay those of the patched model.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .. import results, runs, shares, statistics
+from ..heads import Circuit, Head, by_layer
+from ..models.precision import fast_float32
+from ..models.subject import Subject
+from ..results import Store
+from ..runs import blocks
+from ..runs.edits import Edit, Outcome
+from ..runs.recording import Recording
+from ..runs.replay import EXECUTORS, Method
+from ..shares import recovered as recovered
+from ..statistics import Estimate
+from ..tasks import boxes as task
+from ..tasks import vocabulary
+from ..tasks.boxes import Prompts
+from .cmap_conditions import Condition, Into, Origin, Place, of_circuit, sites_of
+from .cmap_conditions import groups as groups
+from .cmap_conditions import inputs as inputs
+from .cmap_conditions import random_heads as random_heads
+from .cmap_conditions import scan as scan
+
+
+@dataclass(frozen=True, eq=False)
+class Patched:
+    """What the patched models answer, prompt by prompt, beside both unmodified ones.
+
+    `correct` (conditions, n) bool: the right object is the most likely token of the whole vocabulary; `logprob` its
+    log-probability. `base_correct`, `tuned_correct` and the two logprobs are (n,), `contexts` (n,) numbers the worlds.
+    """
+
+    conditions: tuple[Condition, ...]
+    correct: Tensor
+    logprob: Tensor
+    base_correct: Tensor
+    base_logprob: Tensor
+    tuned_correct: Tensor
+    tuned_logprob: Tensor
+    contexts: Tensor
+
+    def __len__(self) -> int:
+        return len(self.conditions)
+
+    def estimate(self, condition: int = 0) -> Estimate:
+        """The accuracy under one condition, with its 95% interval over contexts."""
+        return statistics.estimate(self.correct[condition], self.contexts)
+
+    def unmodified(self, which: Into) -> Estimate:
+        """The accuracy of one of the two models as it is."""
+        return statistics.estimate(self.base_correct if which == "base" else self.tuned_correct, self.contexts)
+
+    def share(self, condition: int = 0) -> Estimate:
+        """The share of the gap that a condition recovers, or, into the tuned model, loses: see `recovered`."""
+        both = (self.base_correct, self.tuned_correct)
+        receiver, donor = both if self.conditions[condition].into == "base" else both[::-1]
+        return recovered(self.correct[condition], receiver, donor, self.contexts)
+
+    def table(self) -> pd.DataFrame:
+        """One row a condition, accuracies as fractions with 95% intervals over contexts.
+
+        `condition`, `into`, `sites`, `origin`, `draw` (of a random control, else missing), `heads` (how many), `first`
+        and `final` layer; `accuracy`, `low`, `high`; `change` from the unmodified receiving model with `change_low` and
+        `change_high` (paired); `share` of the gap recovered (into the tuned model: lost) with `share_low` and
+        `share_high`, missing where there is no gap to divide by, and then `no_share` says why; `base` and `tuned`, the
+        accuracies of both models as they are; mean `logprob` of the right answer; `n` and `contexts`.
+
+            print(cmap.sweep(base, tuned, cmap.groups(circuit), p).table()[["condition", "accuracy", "share"]])
+        """
+        into_base = torch.tensor([condition.into == "base" for condition in self.conditions])[:, None]
+        receiver = torch.where(into_base, self.base_correct, self.tuned_correct)
+        change = self.correct.double() - receiver.double()
+        cells = [statistics.intervals(values, self.contexts) for values in (self.correct, change)]
+        parts = [(cell.value, cell.low, cell.high) for cell in cells]
+        reason = shares.no_gap(self.base_correct, self.tuned_correct, self.contexts)
+        gained, gap = torch.where(into_base, change, -change), self.tuned_correct.double() - self.base_correct.double()
+        nothing = (np.full(len(self), np.nan),) * 3
+        parts.append(nothing if reason else shares.shares(gained.numpy(), gap.numpy(), self.contexts.numpy()))
+        rows = [
+            {
+                "condition": condition.name,
+                "into": condition.into,
+                "sites": "".join(condition.sites),
+                "origin": condition.origin,
+                "draw": condition.draw,
+                "heads": condition.size,
+                "first": condition.layers[0],
+                "final": condition.layers[1],
+            }
+            for condition in self.conditions
+        ]
+        table = pd.DataFrame(rows).astype({"draw": "Int64"})
+        names = (("accuracy", "low", "high"), *((x, f"{x}_low", f"{x}_high") for x in ("change", "share")))
+        for columns, triple in zip(names, parts, strict=True):
+            table = table.assign(**dict(zip(columns, triple, strict=True)))
+        return table.assign(
+            no_share=reason,
+            base=float(self.base_correct.double().mean()),
+            tuned=float(self.tuned_correct.double().mean()),
+            logprob=self.logprob.double().mean(1).numpy(),
+            n=len(self.contexts),
+            contexts=len(torch.unique(self.contexts)),
+        )
+
+
+def require_twins(base: Subject, tuned: Subject) -> None:
+    """Raise `ValueError`, saying what differs, unless a head of the one model is comparable with that of the other.
+
+    Compared are layers, heads, key/value heads, head size, hidden size, dtype and device, and the tokenizers on all
+    words of the task and on a prompt.
+
+        base, tuned = models.load_pair("arithmetic")
+        cmap.require_twins(base, tuned)
+    """
+    kinds = ("layers", "heads", "kv_heads", "head_size", "dtype", "device")
+    both = [{name: getattr(subject, name) for name in kinds} for subject in (base, tuned)]
+    for shape, subject in zip(both, (base, tuned), strict=True):
+        shape["hidden size"] = subject.model.config.hidden_size
+    differ = [f"{name} ({both[0][name]} and {both[1][name]})" for name in both[0] if both[0][name] != both[1][name]]
+    words = (*vocabulary.objects(), *vocabulary.LABELS)
+    ids = [vocabulary.token_ids(subject.tokenizer, words) for subject in (base, tuned)]
+    if other := [word for word in words if ids[0].get(word) != ids[1].get(word)]:
+        differ.append(f"tokenizer ({other[0]!r} is {ids[0].get(other[0])} and {ids[1].get(other[0])})")
+    else:
+        text = task.Template().text(task.World(words[:7], vocabulary.LABELS[:7]), vocabulary.LABELS[0])
+        whole = [list(subject.tokenizer(text)["input_ids"]) for subject in (base, tuned)]
+        if whole[0] != whole[1]:
+            differ.append("tokenizer (a prompt is other tokens in the one than in the other)")
+    if differ:
+        raise ValueError(f"{base.name} and {tuned.name} are no twins: they differ in {', '.join(differ)}")
+
+
+def sweep(
+    base: Subject,
+    tuned: Subject,
+    conditions: Sequence[Condition],
+    prompts: Prompts,
+    *,
+    method: Method = "replay",
+    store: Store | None = None,
+    batch: int = 49,
+    memory: float = 1e9,
+) -> Patched:
+    """Run both models on the prompts, and each condition: one model with some activations of the other's clean run.
+
+    `batch` prompts are recorded at a time, in both models (20 MB a prompt for the default model); every condition is a
+    variant of these two recordings. Finished batches are kept in `store` and not run again. `memory` bounds the bytes
+    of patched keys and values that are held at once. Both methods give the same numbers. Raises `ValueError`, before
+    any model runs, for models that are no twins, a head that they do not have, conditions of one name, prompts without
+    a right answer; and `NotImplementedError` for inputs of a model whose blocks are not of the Llama form. Paper:
+    section 6; the official code leaves out what artefacts B13 to B15 say.
+
+        base, tuned = models.load_pair("arithmetic")
+        found = cmap.sweep(base, tuned, cmap.groups(circuit), boxes.prompts(base, n=490, split="evaluation"))
+        print(found.table())
+    """
+    conditions, store = tuple(conditions), Store(None) if store is None else store
+    _check(base, tuned, conditions, prompts, method, batch)
+    subjects: dict[Into, Subject] = {"base": base, "tuned": tuned}
+    asked = {"conditions": [condition.words for condition in conditions], "method": method, "memory": memory}
+    parts = []
+    for rows in tqdm(torch.arange(len(prompts)).split(batch), desc="CMAP", unit="batch", disable=None, leave=False):
+        part = prompts.select(rows)
+
+        def compute(part: Prompts = part) -> dict[str, Tensor]:
+            shared = method == "replay"  # the definition runs whole prompts
+            recordings = {i: runs.record(one, part, share_context=shared) for i, one in subjects.items()}
+            right = part.answer_ids.cpu()
+            with torch.no_grad():
+                own = {into: EXECUTORS[method](recordings[into], [[]]) for into in recordings}
+                found = _patched(conditions, recordings, method, memory)
+            answers = {"correct": found.top.cpu() == right, "logprob": found.logprob.cpu()}
+            for into, outcome in own.items():
+                answers[f"{into}_correct"] = outcome.top[0].cpu() == right
+                answers[f"{into}_logprob"] = outcome.logprob[0].cpu()
+            return answers
+
+        parts.append(store.keep("cmap", results.key(__name__, (base, tuned), prompts=part, **asked), compute))
+    joined = {name: torch.cat([part[name] for part in parts], dim=-1) for name in parts[0]}
+    return Patched(conditions, contexts=prompts.contexts.cpu(), **joined)
+
+
+def patch(
+    base: Subject,
+    tuned: Subject,
+    heads: Circuit | Mapping[Place, Sequence[Head]],
+    prompts: Prompts,
+    *,
+    site: str = "z",
+    origin: Origin = "run",
+    into: Into = "base",
+    method: Method = "replay",
+    store: Store | None = None,
+) -> Patched:
+    """One condition of `sweep`: these heads at these places; `site` is "z", or letters of "qkv" such as "qk".
+
+    print(cmap.patch(base, tuned, {"last": circuit.groups["value_fetcher"]}, p, site="q").estimate())
+    """
+    chosen = of_circuit(heads) if isinstance(heads, Circuit) else heads
+    one = Condition("these heads", chosen, sites_of(site), origin, into)
+    return sweep(base, tuned, [one], prompts, method=method, store=store)
+
+
+def edits_of(
+    condition: Condition,
+    base: Recording,
+    tuned: Recording,
+    *,
+    literal: bool = False,
+    made: dict[tuple[Any, ...], Tensor] | None = None,
+) -> list[Edit]:
+    """A condition as edits of a run of the model that it patches, from recordings of both on the same prompts.
+
+    `made` keeps values for the next condition. `literal` projects queries of all tokens and takes one, as the model
+    does: the same numbers, to the last bit where only rounding would differ.
+
+        edits = cmap.edits_of(condition, runs.record(base, p), runs.record(tuned, p))
+        print(runs.run(base, p, edits).logprob)   # for a condition into "base"
+    """
+    made, order = {} if made is None else made, (base, tuned) if condition.into == "base" else (tuned, base)
+    prompts = order[0].prompts
+    found = []
+    for place, some in condition.heads.items():
+        position = None if place == "everywhere" else prompts.position(place)
+        for layer, numbers in by_layer(some).items():
+            for site in condition.sites:
+                near = place if site in "zq" else None  # keys and values are the same for every place
+                key = (condition.into, condition.origin, site, layer, numbers, near)
+                if key not in made:
+                    made[key] = _value(order, condition.origin, site, layer, numbers, position, literal)
+                if site in ("k", "v"):
+                    found.append(Edit(site, layer, numbers, None, made[key], seen_by=position))
+                else:
+                    found.append(Edit(site, layer, numbers, position, made[key]))
+    return found
+
+
+def _check(
+    base: Subject, tuned: Subject, conditions: tuple[Condition, ...], prompts: Prompts, method: str, batch: int
+) -> None:
+    """A `ValueError` for what cannot be patched, before any model runs."""
+    require_twins(base, tuned)
+    if method not in EXECUTORS or batch < 1 or not conditions:
+        raise ValueError(f"{len(conditions)} conditions, batch {batch}, method {method!r}: one of {list(EXECUTORS)}")
+    for condition in conditions:
+        for head in (head for some in condition.heads.values() for head in some):
+            if not (0 <= head.layer < base.layers and 0 <= head.head < base.heads):
+                raise ValueError(
+                    f"{condition.name}: {head} is not there, these models have {base.layers} layers of {base.heads}"
+                )
+    kinds = [(c.name, c.sites, c.origin, c.into, c.draw) for c in conditions]
+    if twice := [kind for kind in kinds if kinds.count(kind) > 1]:
+        raise ValueError(f"two conditions are both called {twice[0][0]!r}, of the same sites, origin and direction")
+    if bool((prompts.answer_ids < 0).any()):
+        raise ValueError("a prompt asks for a label that no box has: there is no right answer to gain")
+    if any(condition.sites != ("z",) for condition in conditions):
+        blocks.require(base)
+        blocks.require(tuned)
+
+
+def _patched(
+    conditions: tuple[Condition, ...], recordings: Mapping[Into, Recording], method: Method, memory: float
+) -> Outcome:
+    """One variant a condition, in their order."""
+    base, tuned = recordings["base"], recordings["tuned"]
+    found: list[Outcome | None] = [None] * len(conditions)
+    for chunk in _chunks(conditions, base, memory):
+        made: dict[tuple[Any, ...], Tensor] = {}
+        for into, recording in recordings.items():
+            chosen = [index for index in chunk if conditions[index].into == into]
+            literal = method == "definition"
+            variants = [edits_of(conditions[i], base, tuned, literal=literal, made=made) for i in chosen]
+            if variants:
+                outcome = EXECUTORS[method](recording, variants)
+                for row, index in enumerate(chosen):
+                    found[index] = Outcome(*(getattr(outcome, name)[[row]] for name in Outcome.NUMBERS))
+    return Outcome.joined([one for one in found if one is not None], dim=0)
+
+
+def _chunks(conditions: Sequence[Condition], recording: Recording, memory: float) -> Iterator[list[int]]:
+    """Conditions in parts whose keys and values take no more than so many bytes (if they share none)."""
+    z, held = recording.z, 0.0
+    one = z.element_size() * z.shape[1] * z.shape[2] * z.shape[4]
+    chunk: list[int] = []
+    for index, condition in enumerate(conditions):
+        size = one * condition.size * len(set(condition.sites) & {"k", "v"})
+        if chunk and held + size > memory:
+            yield chunk
+            chunk, held = [], 0.0
+        chunk.append(index)
+        held += size
+    yield chunk
+
+
+def _value(
+    order: tuple[Recording, Recording],
+    origin: Origin,
+    site: str,
+    layer: int,
+    numbers: tuple[int, ...],
+    position: Tensor | None,
+    literal: bool,
+) -> Tensor:
+    """What takes the place of an activation of these heads: (n, heads, head_size), of all tokens (n, T, ...).
+
+    `order` is the recording of the model that is patched and that of the other. Keys and values are of all tokens, as
+    is z where there is no position.
+    """
+    receiver, donor = order
+    rows, heads = torch.arange(len(donor), device=donor.z.device), list(numbers)
+    if site == "z":
+        return donor.z[layer][:, :, heads] if position is None else donor.z[layer, rows, position][:, heads]
+    weights, arriving = {"run": (donor, donor), "weights": (donor, receiver), "inputs": (receiver, donor)}[origin]
+    shared = 1 if site == "q" else donor.subject.heads // donor.subject.kv_heads
+    heads = [number // shared for number in heads]
+    if site != "q" and origin == "run":
+        return getattr(donor, site)[layer][:, :, heads]
+    block, x = weights.subject.model.model.layers[layer], arriving.residual[layer]
+    at_once = site == "q" and not literal
+    x = x[rows, position] if at_once else x
+    with fast_float32(weights.subject):
+        slices = blocks.project(weights.subject, block.self_attn, site, block.input_layernorm(x), apart=False)
+    slices = slices[rows, position] if site == "q" and literal else slices
+    return slices[..., heads, :]

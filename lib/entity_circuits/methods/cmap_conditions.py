@@ -1,0 +1,178 @@
+"""What cross-model activation patching replaces, as plain frozen data, and the lists of it that chapters ask for."""
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast, get_args
+
+from ..heads import GROUPS, LETTERS, POSITIONS, Circuit, Group, Head, by_layer
+from ..models.subject import Subject
+
+Place = Literal["last", "query", "prev", "everywhere"]
+Site = Literal["z", "q", "k", "v"]
+Origin = Literal["run", "weights", "inputs"]
+Into = Literal["base", "tuned"]
+Reach = Literal["band", "up to", "from"]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What one patching replaces: activations of some heads at each place, into one model, from the other.
+
+    `heads` maps places (`last`, `query`, `prev`, and for z also `everywhere`) to heads; it is copied, so conditions
+    never share a list (artefact B13). `sites` is "z", or any of "q", "k", "v". What these and `origin` mean stands in
+    `cmap`. `draw` numbers random controls. Raises `ValueError` for anything else, or no heads at all.
+
+        a = cmap.Condition("A", {"last": circuit.groups["value_fetcher"]}, sites=("q", "v"))
+        print(a.size, a.layers)
+    """
+
+    name: str
+    heads: Mapping[Place, Sequence[Head]]
+    sites: Sequence[Site] = ("z",)
+    origin: Origin = "run"
+    into: Into = "base"
+    draw: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "heads", {place: tuple(sorted(set(some))) for place, some in self.heads.items()})
+        object.__setattr__(self, "sites", tuple(sorted(set(self.sites), key="zqkv".find)))
+        if unknown := [place for place in self.heads if place not in get_args(Place)]:
+            raise ValueError(f"{self.name}: no place called {unknown[0]!r}: one of {', '.join(get_args(Place))}")
+        if self.sites != ("z",) and not (self.sites and set(self.sites) <= set("qkv")):
+            raise ValueError(f"{self.name}: sites are 'z' alone, or some of 'q', 'k' and 'v', not {self.sites}")
+        if self.origin not in get_args(Origin) or self.into not in get_args(Into):
+            raise ValueError(f"{self.name}: origin {self.origin!r} into {self.into!r} is none of the known ones")
+        if self.sites == ("z",) and self.origin != "run":
+            raise ValueError(f"{self.name}: an output has no matrix of its own: origin='run', or patch q, k or v")
+        if self.sites != ("z",) and "everywhere" in self.heads:
+            raise ValueError(f"{self.name}: inputs are patched at one place; everywhere is for outputs (z)")
+        if not self.size:
+            raise ValueError(f"{self.name}: no heads to patch")
+
+    @property
+    def size(self) -> int:
+        """How many heads, a head at two places counted twice."""
+        return sum(map(len, self.heads.values()))
+
+    @property
+    def layers(self) -> tuple[int, int]:
+        """The lowest and the highest layer with a head."""
+        found = [head.layer for some in self.heads.values() for head in some]
+        return min(found), max(found)
+
+    @property
+    def words(self) -> list[Any]:
+        """All of it, as JSON values."""
+        heads = {place: list(map(str, some)) for place, some in sorted(self.heads.items()) if some}
+        return [self.name, heads, "".join(self.sites), self.origin, self.into, self.draw]
+
+
+def groups(circuit: Circuit, *, into: Into = "base", combined: Sequence[str] = ("AB", "BCD")) -> tuple[Condition, ...]:
+    """Outputs: the full circuit, each of its groups by itself, and some groups together; those without heads left out.
+
+    A head's output holds whatever the heads and MLPs before it did better. So A by itself, whose outputs are all that
+    the answer needs, is bound to recover much, and is no evidence that A improved: compare `inputs`. Paper: section 6.
+
+        conditions = cmap.groups(circuit) + cmap.groups(circuit, into="tuned")
+        print([condition.name for condition in conditions])
+    """
+    there = [group for group in GROUPS if circuit.groups.get(group)]
+    wanted = [there, *([group] for group in there if len(there) > 1)]
+    for letters in combined:
+        chosen = [group for group in there if LETTERS[group] in letters]
+        if len(chosen) == len(letters) and chosen not in wanted:
+            wanted.append(chosen)
+    names = ["circuit", *(" + ".join(LETTERS[group] for group in chosen) for chosen in wanted[1:])]
+    return tuple(
+        Condition(name, of_circuit(circuit, chosen), into=into) for name, chosen in zip(names, wanted, strict=True)
+    )
+
+
+def inputs(
+    circuit: Circuit,
+    *,
+    into: Into = "base",
+    sites: Sequence[str] = ("q", "k", "v", "qk", "qkv"),
+    origins: Sequence[Origin] = ("run", "weights", "inputs"),
+) -> tuple[Condition, ...]:
+    """Inputs: each group's queries, keys and values, alone and together, from the other model's run, its weights alone
+    and what arrives in it alone. Paper: section 6 (queries of A, values of B) and the official history (10.3).
+
+        conditions = cmap.inputs(circuit, sites=("q", "v"))
+        print([(condition.name, condition.sites, condition.origin) for condition in conditions])
+    """
+    return tuple(
+        Condition(LETTERS[group], of_circuit(circuit, [group]), sites_of(letters), origin, into)
+        for group in GROUPS
+        if circuit.groups.get(group)
+        for letters in sites
+        for origin in origins
+    )
+
+
+def random_heads(subject: Subject, condition: Condition, draws: int = 5, seed: int = 0) -> tuple[Condition, ...]:
+    """Controls of a condition: as many heads in the same layers at the same places, drawn from those not in it.
+
+    Where a layer has too few others, all of them are taken and some of its own beside. Everything else is as in the
+    condition. Draws depend on the seed, the draw and the condition alone.
+
+        a = cmap.groups(circuit)[1]
+        found = cmap.sweep(base, tuned, (a,) + cmap.random_heads(base, a), p)
+    """
+    made = []
+    for number in range(draws):
+        draw = random.Random(json.dumps(["cmap", seed, number, condition.words]))
+        chosen: dict[Place, list[Head]] = {}
+        for place, some in condition.heads.items():
+            for layer, own in by_layer(some).items():
+                others = [head for head in range(subject.heads) if head not in own]
+                drawn = draw.sample(others, min(len(own), len(others)))
+                drawn += draw.sample(own, len(own) - len(drawn))
+                chosen.setdefault(place, []).extend(Head(layer, head) for head in drawn)
+        made.append(replace(condition, heads=chosen, draw=number))
+    return tuple(made)
+
+
+def scan(
+    subject: Subject,
+    place: Place,
+    *,
+    reach: Reach = "up to",
+    site: str = "z",
+    origin: Origin = "run",
+    into: Into = "base",
+    width: int = 1,
+) -> tuple[Condition, ...]:
+    """All heads of a layer at one place, layer by layer: where does the improvement first appear?
+
+    `reach="band"` patches `width` layers at a time, "up to" all layers from the lowest to each band, "from" each band
+    and all above it. The layers are the columns `first` and `final` of the table.
+
+        found = cmap.sweep(base, tuned, cmap.scan(base, "last"), p)
+        print(found.table()[["final", "accuracy"]])
+    """
+    if reach not in get_args(Reach) or width < 1:
+        raise ValueError(f"reach {reach!r} is one of {', '.join(get_args(Reach))}, and width {width} at least 1")
+    made = []
+    for first in range(0, subject.layers, width):
+        end = min(first + width, subject.layers)
+        low, high = {"band": (first, end), "up to": (0, end), "from": (first, subject.layers)}[reach]
+        every = tuple(Head(layer, head) for layer in range(low, high) for head in range(subject.heads))
+        name = f"{reach} {high - 1 if reach == 'up to' else low}, {place}"
+        made.append(Condition(name, {place: every}, sites_of(site), origin, into))
+    return tuple(made)
+
+
+def of_circuit(circuit: Circuit, groups: Sequence[Group] = GROUPS) -> dict[Place, tuple[Head, ...]]:
+    """The heads of some groups at the places where these act: A and B at `last`, C at `query`, D at `prev`."""
+    found: dict[Place, set[Head]] = {}
+    for group in groups:
+        found.setdefault(POSITIONS[group], set()).update(circuit.groups.get(group, ()))
+    return {place: tuple(some) for place, some in found.items() if some}
+
+
+def sites_of(letters: str) -> tuple[Site, ...]:
+    """ "z", or letters of "qkv", as sites; any others are refused by `Condition`."""
+    return cast("tuple[Site, ...]", tuple(letters))

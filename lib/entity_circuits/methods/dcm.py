@@ -1,0 +1,281 @@
+"""Desiderata-based component masking: which heads carry the information that a desideratum names? Paper, section 5.
+
+`learn` finds the fewest heads of a group whose patching is enough: a number `keep` a head, between 1 (the base's z)
+and 0 (the source's), follows the gradient of the target's logit and a penalty on every head that is patched.
+`patching` patches whole heads. Nothing is frozen: what comes after the patch is computed anew.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..heads import Head
+from ..models.subject import Subject
+from ..runs.replay import EXECUTORS, Method
+from ..tasks.desiderata import Triples
+from . import interchange
+from .interchange import Pairs, Position
+from .masks import Asked as Asked
+from .masks import Mask as Mask
+from .masks import chosen as chosen
+from .masks import curve as curve
+
+_WINDOW = 10  # steps, at least, over which weights are averaged
+_ROWS = 512  # tokens of all masks together that are replayed at once with gradients
+
+
+def learn(
+    subject: Subject,
+    heads: Sequence[Head] | None,
+    triples: Triples | Pairs,
+    validation: Triples | Pairs,
+    *,
+    position: Position,
+    penalty: float = 0.01,
+    seed: int | None = None,
+    rate: float = 0.1,
+    steps: int = 150,
+    tolerance: float = 0.05,
+    method: Method = "replay",
+) -> Mask:
+    """Learn which of these heads (None: all heads of the model) are enough to turn the answer into the target.
+
+    Maximises the mean logit of the target minus `penalty` (logits a head) times the sum of 1 - keep, with Adam at the
+    given `rate`, one recorded batch a step, keep clamped to [0, 1] after each. Every window (whole rounds of the
+    batches, at least ten steps) the weights are averaged and rounded (exactly 0.5 is left alone), and the heads so
+    chosen are measured on `validation`. It has converged when no average differs from that of the window before by
+    more than `tolerance` and all round alike; it stops then, or after `steps`, in whole windows. With a `seed`, the
+    triples are drawn anew from those given, with replacement. Raises `ValueError` before any model runs. Paper:
+    section 5; the official code keeps the best of 16 snapshots, often unconverged, and more heads on ties (artefact
+    B9).
+
+        t, v = (desiderata.triples(subject, "object", split=split) for split in ("training", "pruning"))
+        mask = dcm.learn(subject, circuit.groups["value_fetcher"], t, v, position="last")
+        print(mask)
+    """
+    return sweep(
+        subject,
+        heads,
+        triples,
+        validation,
+        position=position,
+        penalties=[penalty],
+        seeds=[seed],
+        rate=rate,
+        steps=steps,
+        tolerance=tolerance,
+        method=method,
+    )[0]
+
+
+def sweep(
+    subject: Subject,
+    heads: Sequence[Head] | None,
+    triples: Triples | Pairs,
+    validation: Triples | Pairs,
+    *,
+    position: Position,
+    penalties: Sequence[float] = (0.01, 0.03, 0.1, 0.3, 1.0),
+    seeds: Sequence[int | None] = (None,),
+    rate: float = 0.1,
+    steps: int = 150,
+    tolerance: float = 0.05,
+    method: Method = "replay",
+) -> list[Mask]:
+    """`learn` for every penalty and seed, all masks side by side.
+
+    masks = dcm.sweep(subject, heads, pairs, validation, position="last", seeds=[None, 0, 1, 2])
+    print(dcm.curve(masks), dcm.chosen(masks))
+    """
+    group = None if heads is None else tuple(heads)
+    asked = [Asked(group, position, penalty=penalty, seed=seed) for penalty in penalties for seed in seeds]
+    return together(subject, asked, triples, validation, rate=rate, steps=steps, tolerance=tolerance, method=method)
+
+
+def together(
+    subject: Subject,
+    asked: Sequence[Asked],
+    triples: Triples | Pairs,
+    validation: Triples | Pairs,
+    *,
+    rate: float = 0.1,
+    steps: int = 150,
+    tolerance: float = 0.05,
+    method: Method = "replay",
+) -> list[Mask]:
+    """`learn` for each mask of a list, whatever it is asked: the same masks as one by one, several times faster.
+
+    A step of one mask has few tokens, and most of its time goes into fetching the weights of the model. Masks learned
+    side by side on the same pairs share that: those of one position and one lowest layer are rows of one product.
+
+        asked = [dcm.Asked(heads, "last", target) for target in ("position", "object", "label")]
+        masks = dcm.together(subject, asked, pairs, validation)
+    """
+    asked = [one.among(subject) for one in asked]
+    for one in asked:
+        interchange.check(subject, one.heads or (), one.position, triples, validation)
+    if not asked or not all(one.heads and one.penalty >= 0 for one in asked) or steps < 1 or rate <= 0:
+        raise ValueError("a mask needs heads, a penalty of 0 or more, a seed (or None), a positive rate and a step")
+    for given in (triples, validation):
+        for target in {one.target for one in asked if one.target}:
+            (given.triples if isinstance(given, Pairs) else given).towards(target)
+    train, judge = (
+        given if isinstance(given, Pairs) else interchange.record(subject, given) for given in (triples, validation)
+    )
+    learners = [_Learner.start(one, train, judge, rate) for one in asked]
+    window = -(-_WINDOW // len(train.batches)) * len(train.batches)
+    said: dict[tuple[Position, tuple[Head, ...]], Tensor] = {}
+    for step in tqdm(range(-(-steps // window) * window), desc="steps of masks", disable=None, leave=False):
+        active = [learner for learner in learners if not learner.converged]
+        if not active:
+            break
+        if step == 0:
+            _look(active, 1, tolerance, method, said)
+        _step(active, step % len(train.batches), method)
+        if (step + 1) % window == 0:
+            _look(active, window, tolerance, method, said)
+    return [_mask(learner) for learner in learners]
+
+
+def compare(
+    subject: Subject,
+    mask: Mask,
+    triples: Triples | Pairs,
+    *,
+    draws: int = 20,
+    seed: int = 0,
+    method: Method = "replay",
+) -> pd.DataFrame:
+    """What a mask's accuracy is to be held against, on triples it was not learned on (the test split).
+
+    The rows of `patch` for "no patch" (the floor), the "selected" heads, "random heads" (as many of the same heads,
+    drawn `draws` times without replacement, numbered in `draw`) and the "whole group" (the ceiling); and for "source
+    prompt", where a hit is a right answer of the source prompt by itself and no other column of the outcome is filled.
+
+        table = dcm.compare(subject, mask, desiderata.triples(subject, "object", split="evaluation"))
+        print(statistics.by(table, "patched", "hit"))
+    """
+    random = np.random.default_rng(seed)
+    picks = [random.choice(len(mask.heads), len(mask.selected), replace=False) for _ in range(draws)]
+    sets = {f"random {draw}": [mask.heads[index] for index in pick] for draw, pick in enumerate(picks)}
+    table = interchange.patch(
+        subject,
+        {"selected": mask.selected, **sets, "whole group": mask.heads},
+        triples,
+        position=mask.position,
+        method=method,
+    )
+    alone = table[table["patched"] == "no patch"].assign(patched="source prompt", answer=None, target_logprob=np.nan)
+    table = pd.concat([table, alone.assign(hit=alone["source_right"])], ignore_index=True)
+    number = table["patched"].str.extract(r"^random (\d+)$")[0]
+    return table.assign(patched=table["patched"].where(number.isna(), "random heads"), draw=number.astype("Int64"))
+
+
+@dataclass
+class _Learner:
+    """One mask while it is learned; it has a tensor and an optimiser of its own, and does not depend on the others.
+
+    `train` and `judge` are the pairs to learn and to choose on, towards the target that is asked for.
+    """
+
+    asked: Asked
+    train: Pairs
+    judge: Pairs
+    keep: Tensor
+    adam: torch.optim.Adam
+    counts: Tensor
+    trace: list[Tensor]
+    logit: list[float] = field(default_factory=list)
+    looks: list[tuple[int, Tensor, tuple[Head, ...], float]] = field(default_factory=list)
+    converged: bool = False
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        return self.asked.heads or ()
+
+    @classmethod
+    def start(cls, asked: Asked, train: Pairs, judge: Pairs, rate: float) -> "_Learner":
+        if asked.target:
+            train, judge = (pairs.towards(asked.target) for pairs in (train, judge))
+        n, dtype = len(train), torch.promote_types(train.subject.dtype, torch.float32)
+        keep = torch.ones(len(asked.heads or ()), dtype=dtype, device=train.subject.device, requires_grad=True)
+        counts = torch.ones(n)
+        if asked.seed is not None:
+            draws = torch.randint(n, (n,), generator=torch.Generator().manual_seed(asked.seed))
+            counts = torch.bincount(draws, minlength=n)
+        adam = torch.optim.Adam([keep], lr=rate)
+        return cls(asked, train, judge, keep, adam, counts.to(keep), [keep.detach().clone()])
+
+
+def _step(active: list[_Learner], batch: int, method: Method) -> None:
+    """One batch, one step of every mask; as many masks of a position at once as `_ROWS` tokens allow."""
+    train = active[0].train
+    part, rows = train.batches[batch], train.rows[batch]
+    for position in dict.fromkeys(learner.asked.position for learner in active):
+        here = [learner for learner in active if learner.asked.position == position]
+        tokens = len(part) * (int((part.prompts.last - part.prompts.position(position)).max()) + 1)
+        size = max(1, _ROWS // tokens)
+        for some in (here[i : i + size] for i in range(0, len(here), size)):
+            variants = [interchange.edits(one.train, batch, one.heads, position, one.keep) for one in some]
+            targets = torch.stack([one.train.triples.targets[rows] for one in some], dim=1)
+            logits = EXECUTORS[method](part, variants, targets=targets, vocabulary=False).logits
+            loss = torch.zeros((), dtype=logits.dtype, device=logits.device)
+            for index, learner in enumerate(some):
+                gain = (logits[index, :, index] * learner.counts[rows]).mean()
+                loss = loss - gain + learner.asked.penalty * (1 - learner.keep).sum()
+                learner.logit.append(gain.item())
+            loss.backward()
+    for learner in active:
+        learner.adam.step()
+        learner.adam.zero_grad()
+        with torch.no_grad():
+            learner.keep.clamp_(0, 1)
+        learner.trace.append(learner.keep.detach().clone())
+
+
+def _look(
+    active: list[_Learner],
+    window: int,
+    tolerance: float,
+    method: Method,
+    said: dict[tuple[Position, tuple[Head, ...]], Tensor],
+) -> None:
+    """Average the last weights, round, measure, and see whether they have settled. `said` keeps what was answered."""
+    averages = [torch.stack(learner.trace[-window:]).mean(0) for learner in active]
+    asked = [
+        (one.asked.position, tuple(h for h, keep in zip(one.heads, average.tolist(), strict=True) if keep < 0.5))
+        for one, average in zip(active, averages, strict=True)
+    ]
+    for position in dict.fromkeys(position for position, _ in asked):
+        if new := [sets for sets in dict.fromkeys(asked) if sets[0] == position and sets not in said]:
+            top = interchange.outcomes(active[0].judge, [heads for _, heads in new], position, method).top
+            said |= dict(zip(new, top, strict=True))
+    for learner, average, (position, patched) in zip(active, averages, asked, strict=True):
+        if len(learner.looks) > 1:  # the first look is at the start
+            _, before, same, _ = learner.looks[-1]
+            learner.converged = patched == same and bool(((average - before).abs() <= tolerance).all())
+        accuracy = (said[position, patched] == learner.judge.triples.targets).double().mean().item()
+        learner.looks.append((len(learner.logit), average, patched, accuracy))
+
+
+def _mask(learner: _Learner) -> Mask:
+    best = max(learner.looks, key=lambda look: (look[3], -len(look[2])))
+    return Mask(
+        heads=learner.heads,
+        position=learner.asked.position,
+        desideratum=learner.train.triples.desideratum,
+        penalty=learner.asked.penalty,
+        seed=learner.asked.seed,
+        keep=learner.looks[-1][1].cpu(),
+        trace=torch.stack(learner.trace).cpu(),
+        logit=torch.tensor(learner.logit),
+        snapshots=pd.DataFrame([{"step": s, "heads": len(h), "accuracy": a} for s, _, h, a in learner.looks]),
+        selected=best[2],
+        accuracy=best[3],
+        converged=learner.converged,
+    )

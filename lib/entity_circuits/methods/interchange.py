@@ -1,0 +1,288 @@
+"""Activation patching between prompts: whole heads take the outputs they have in a source prompt. Paper, section 5.
+
+The outputs z of some heads at one position of the base prompts are replaced by those of the source prompts, each read
+at the source's own position of that name. Nothing is frozen: what comes after the patch is computed anew. `patch` says
+which of the candidate answers the model then gives, and `cross` does so for heads chosen in one model and patched in
+others.
+"""
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from .. import runs
+from ..heads import Head, by_layer, require
+from ..models.subject import Subject
+from ..runs import replay
+from ..runs.edits import Edit, Outcome
+from ..runs.recording import Recording
+from ..runs.replay import EXECUTORS, Method
+from ..tasks import desiderata
+from ..tasks.boxes import Prompts, Split
+from ..tasks.desiderata import Desideratum, Triples
+
+Position = Literal["last", "query", "prev"]
+
+POSITIONS: tuple[Position, ...] = ("last", "query", "prev")
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Triples with the runs that patching needs: those of the base prompts, in batches, and the sources' z.
+
+    `z` maps each position to (layers, n, heads, head_size), read in each source prompt at its own position of that
+    name. `base_top` and `source_top` (n,) are the most likely tokens of both prompts as they are.
+    """
+
+    subject: Subject
+    triples: Triples
+    batches: tuple[Recording, ...]
+    z: Mapping[Position, Tensor]
+    base_top: Tensor
+    source_top: Tensor
+
+    def __len__(self) -> int:
+        return len(self.triples)
+
+    @property
+    def rows(self) -> list[slice]:
+        """The triples of each batch."""
+        ends = np.cumsum([0, *map(len, self.batches)]).tolist()
+        return [slice(begin, end) for begin, end in itertools.pairwise(ends)]
+
+    def towards(self, name: str) -> "Pairs":
+        """The same runs with another candidate answer as the target: `pairs.towards("object")`."""
+        return replace(self, triples=self.triples.towards(name))
+
+    def batch(self, index: int) -> "Pairs":
+        """The pairs of one batch."""
+        rows = self.rows[index]
+        return replace(
+            self,
+            triples=self.triples.select(torch.arange(len(self))[rows]),
+            batches=(self.batches[index],),
+            z={position: z[:, rows] for position, z in self.z.items()},
+            base_top=self.base_top[rows],
+            source_top=self.source_top[rows],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What n base prompts lead to when each of some sets of heads is patched, and what both prompts lead to alone.
+
+    `top` (sets, n) are the most likely tokens, `logprobs` (sets, n, k) those of all candidate answers, and `base_top`
+    and `source_top` (n,) the most likely tokens of both prompts as they are.
+    """
+
+    top: Tensor
+    logprobs: Tensor
+    base_top: Tensor
+    source_top: Tensor
+
+
+def record(subject: Subject, triples: Triples, *, batch: int = 49, like: Pairs | None = None) -> Pairs:
+    """Run base and source prompts once; every experiment on these pairs starts from here.
+
+    Takes 10 MB a triple for the default model in float32. The base runs are those of `like` if it is given: triples of
+    several desiderata and one seed have the same base prompts. Raises `ValueError` if they are others, or `batch` is 0.
+
+        pairs = patching.record(subject, desiderata.triples(subject, "position"))
+        print((pairs.source_top == pairs.triples.source.answer_ids).float().mean())
+    """
+    if batch < 1:
+        raise ValueError(f"batch={batch}: at least one triple has to be run at a time")
+    if like is not None and not (
+        like.subject is subject and torch.equal(like.triples.base.input_ids, triples.base.input_ids)
+    ):
+        raise ValueError("the base prompts of `like` are others: record these triples without it")
+    every = torch.arange(len(triples))
+    parts = every.tensor_split(-(-len(triples) // batch)) if like is None else [every[rows] for rows in like.rows]
+    batches = [_run(subject, triples.base.select(part)) for part in parts] if like is None else like.batches
+    found: dict[Position, list[Tensor]] = {position: [] for position in POSITIONS}
+    tops = []
+    for part in parts:
+        source = _run(subject, triples.source.select(part))
+        rows = torch.arange(len(part), device=source.z.device)
+        for position, z in found.items():
+            z.append(source.z[:, rows, source.prompts.position(position)])
+        tops.append(top(source))
+    base_top = torch.cat([top(part) for part in batches]) if like is None else like.base_top
+    joined = {position: torch.cat(pieces, dim=1) for position, pieces in found.items()}
+    return Pairs(subject, triples, tuple(batches), joined, base_top, torch.cat(tops))
+
+
+def _run(subject: Subject, prompts: Prompts) -> Recording:
+    return runs.record(subject, prompts, batch=len(prompts), share_context=True)
+
+
+def check(subject: Subject, chosen: Iterable[Head], position: Position, *given: Triples | Pairs) -> None:
+    """Raise `ValueError` for an unknown position, a head that the model has not, or pairs recorded with another one."""
+    if position not in POSITIONS:
+        raise ValueError(f"no position called {position!r} to patch at: one of {', '.join(POSITIONS)}")
+    require(chosen, subject.layers, subject.heads, "to be patched")
+    if any(isinstance(one, Pairs) and one.subject is not subject for one in given):
+        raise ValueError("these pairs were recorded with another model: record the triples with this one")
+
+
+def top(recording: Recording) -> Tensor:
+    with torch.no_grad():
+        return replay.recorded_answers(recording).top[0]
+
+
+def edits(
+    pairs: Pairs, batch: int, chosen: Sequence[Head], position: Position, keep: Tensor | None = None
+) -> list[Edit]:
+    """The edits of one batch: z of these heads from the source, mixed by `keep` (heads,) with what it is in the run."""
+    part, rows, place = pairs.batches[batch], pairs.rows[batch], {head: index for index, head in enumerate(chosen)}
+    made = []
+    for layer, numbers in by_layer(chosen).items():
+        value = pairs.z[position][layer, rows][:, list(numbers)]
+        kept = None if keep is None else keep[[place[Head(layer, number)] for number in numbers]]
+        made.append(Edit("z", layer, numbers, part.prompts.position(position), value, keep=kept))
+    return made
+
+
+def outcomes(pairs: Pairs, sets: Sequence[Sequence[Head]], position: Position, method: Method = "replay") -> Outcome:
+    """What the base prompts lead to when each set of heads is patched, for the target and then all candidates."""
+    parts, given = [], pairs.triples
+    targets = torch.cat((given.targets[:, None], given.candidates), dim=1)
+    with torch.no_grad():
+        for batch, (part, rows) in enumerate(zip(pairs.batches, pairs.rows, strict=True)):
+            variants = [edits(pairs, batch, chosen, position) for chosen in sets]
+            parts.append(EXECUTORS[method](part, variants, targets=targets[rows]))
+    return Outcome.joined(parts, dim=1)
+
+
+def patch(
+    subject: Subject,
+    heads: Sequence[Head] | Mapping[str, Sequence[Head]],
+    triples: Triples | Pairs,
+    *,
+    position: Position,
+    method: Method = "replay",
+) -> pd.DataFrame:
+    """Replace z of these heads at `position` of each base prompt by the source's, and see what the model answers.
+
+    Several named sets of heads are patched one by one, "no patch" always beside them. One row a set and triple:
+    `patched` and `size` (of the set), `desideratum`, `at`, `prompt`, `context`; `base_asked` and `source_asked`, the
+    queried boxes counted from 1; `base_right` and `source_right`, whether each prompt by itself is answered rightly;
+    the `answer` as the name of a candidate or `other`, whether it is the target (`hit`), and `target_logprob`.
+    `bystander` is 1/k where the answer is one of the k objects of the base that no hypothesis predicts, else 0: its
+    mean is how often one such object is said, the floor of a patch that only confuses.
+    `statistics.by(table, "patched", "hit")` gives accuracies with intervals. Raises `ValueError` before any model
+    runs. Paper: section 5.
+
+        table = patching.patch(subject, circuit.groups["value_fetcher"], triples, position="last")
+        print(table.groupby("patched").answer.value_counts(normalize=True))
+    """
+    sets = dict(heads) if isinstance(heads, Mapping) else {"these heads": heads}
+    check(subject, [head for chosen in sets.values() for head in chosen], position, triples)
+    pairs = triples if isinstance(triples, Pairs) else record(subject, triples)
+    sets = {"no patch": (), **sets}
+    return tabulate(pairs.triples, sets, position, answers(pairs, list(sets.values()), position, method))
+
+
+def answers(pairs: Pairs, sets: Sequence[Sequence[Head]], position: Position, method: Method = "replay") -> Answers:
+    """What `patch` tabulates, for no particular target: one computation serves every `Pairs.towards`."""
+    outcome = outcomes(pairs, sets, position, method)
+    return Answers(outcome.top, outcome.logprobs[..., 1:], pairs.base_top, pairs.source_top)
+
+
+def _share(unforeseen: Tensor, said: Tensor) -> list[float]:
+    """For each row, one over the number of unforeseen objects if one of them is said."""
+    number = unforeseen.sum(1).clamp(min=1)
+    return ((unforeseen & said).any(1).double() / number).tolist()
+
+
+def tabulate(
+    triples: Triples, sets: Mapping[str, Sequence[Head]], position: Position, answers: Answers
+) -> pd.DataFrame:
+    """The rows of `patch`, from answers that were computed (or stored) before: one set of heads a row of theirs."""
+    common = {
+        "desideratum": triples.desideratum,
+        "at": position,
+        "prompt": range(len(triples)),
+        "context": triples.base.contexts.tolist(),
+        "base_asked": [box + 1 for box in triples.base.queries],
+        "source_asked": [box + 1 for box in triples.source.queries],
+        "base_right": (answers.base_top == triples.base.answer_ids).tolist(),
+        "source_right": (answers.source_top == triples.source.answer_ids).tolist(),
+    }
+    column = (triples.candidates == triples.targets[:, None]).int().argmax(1)
+    objects = triples.base.object_ids.to(column.device)
+    unforeseen = (objects[:, :, None] != triples.candidates[:, None, :]).all(-1)
+    rows = torch.arange(len(triples), device=column.device)
+    tables = [
+        pd.DataFrame(
+            {
+                "patched": name,
+                "size": len(set(chosen)),
+                **common,
+                "answer": pd.Categorical(triples.kinds(answers.top[index]), [*triples.names, "other"]),
+                "hit": (answers.top[index] == triples.targets).tolist(),
+                "bystander": _share(unforeseen, objects == answers.top[index][:, None]),
+                "target_logprob": answers.logprobs[index, rows, column].tolist(),
+            }
+        )
+        for index, (name, chosen) in enumerate(sets.items())
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Heads to be patched at a position, and the desideratum that they are tried on."""
+
+    heads: tuple[Head, ...]
+    position: Position
+    desideratum: Desideratum
+
+
+def cross(
+    subjects: Mapping[str, Subject],
+    selections: Mapping[str, Selection],
+    *,
+    n: int = 98,
+    boxes: int = 7,
+    draws: int = 10,
+    seed: int = 0,
+    split: Split = "evaluation",
+) -> pd.DataFrame:
+    """Patch heads that were selected in one model in every other: `patch` for each model, selection and draw of pairs.
+
+    The rows of `patch`, with the `model` and the `draw` of each; `context` tells the contexts of all draws apart.
+    "no patch" stands once for each desideratum and position. Raises `ValueError`, before any model runs, for a head
+    that a model does not have. Paper: section 5; the official code reads the source of structure readers at the
+    base's position (artefact B12).
+
+        groups = {"A": patching.Selection(circuit.groups["value_fetcher"], "last", "object")}
+        table = patching.cross({"base": base, "fine-tuned": tuned}, groups, draws=3)
+        print(statistics.by(table, ["model", "patched"], "hit"))
+    """
+    for subject in subjects.values():
+        for selection in selections.values():
+            check(subject, selection.heads, selection.position)
+    kinds: dict[tuple[Desideratum, Position], dict[str, tuple[Head, ...]]] = {}
+    for name, one in selections.items():
+        kinds.setdefault((one.desideratum, one.position), {})[name] = one.heads
+    tables = []
+    for draw in range(draws):
+        for model, subject in subjects.items():
+            made: dict[str, Pairs] = {}
+            for (desideratum, position), sets in kinds.items():
+                drawn = "position" if desideratum == "object" else desideratum
+                if drawn not in made:
+                    given = desiderata.triples(subject, drawn, n, boxes, seed + draw, split)
+                    made[drawn] = record(subject, given, like=next(iter(made.values()), None))
+                pairs = made[drawn].towards("object") if desideratum == "object" else made[drawn]
+                table = patch(subject, sets, pairs, position=position)
+                table["context"] += draw * n
+                tables.append(table.assign(model=model, draw=draw, desideratum=desideratum))
+    return pd.concat(tables, ignore_index=True)

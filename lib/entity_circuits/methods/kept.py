@@ -1,0 +1,147 @@
+"""Which heads a circuit keeps, and where: places as tokens, live tokens as masks, and the same as a list of edits."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import heads
+from ..heads import Head
+from ..models.subject import Subject
+from ..runs import mean_replay
+from ..runs.edits import Edit, Outcome
+from ..runs.mean_replay import Means
+from ..tasks.boxes import Prompts
+
+Kept = Mapping[str, Iterable[Head]]
+"""Which heads keep their own output, by place (see `positions`); every other head is at its mean, everywhere."""
+
+
+_PLACE = re.compile(r"(everywhere|last|query|prev|object|(?:other|earlier|later) (?:labels|objects))([+-]\d+)?")
+
+
+def positions(prompts: Prompts, place: str) -> Tensor:
+    """(n, k): the tokens that a place names in each prompt, -1 where a prompt has no such token.
+
+    `last`, `query`, `prev` and `object` are one token; `other labels` and `other objects` are those of the boxes that
+    are not asked for, `earlier` and `later` those mentioned before and after the queried box; `everywhere` is every
+    token. An offset counts tokens from there: `prev+1`, `other labels-1`. Raises `ValueError` for another name.
+
+        print(positions(p, "prev-1"), positions(p, "later objects"))
+    """
+    match = _PLACE.fullmatch(place)
+    if not match:
+        raise ValueError(
+            f"no place called {place!r}: for example last, query+1, prev, object, other labels, everywhere"
+        )
+    name, length = match[1], int(prompts.last.max()) + 1
+    device = prompts.last.device
+    if name == "everywhere":
+        found = torch.arange(length, device=device).expand(len(prompts), -1)
+    elif " " not in name:
+        found = getattr(prompts, name)[:, None]
+    else:
+        which, kind = name.split(" ")
+        # The n-th object of the world stands before the query, once; its label stands as far from it as `prev` does.
+        inside = torch.arange(prompts.input_ids.shape[1], device=device) < prompts.query[:, None]
+        hits = (prompts.input_ids[:, None] == prompts.object_ids[:, :, None]) & inside[:, None]
+        found = hits.int().argmax(-1)
+        found = found + (prompts.prev - prompts.object)[:, None] if kind == "labels" else found
+        box, asked = torch.arange(prompts.boxes, device=device), torch.tensor(prompts.queries, device=device)[:, None]
+        chosen = {"other": box != asked, "earlier": box < asked, "later": box > asked}[which]
+        found = found.masked_fill(~chosen, -length)
+    found = torch.where(found >= 0, found + int(match[2] or 0), -1)
+    found = torch.where((found >= 0) & (found <= prompts.last[:, None]), found, -1)
+    there = found >= 0
+    found = found.gather(1, torch.argsort(~there, dim=1, stable=True))
+    return found[:, : max(1, int(there.sum(1).max()))]
+
+
+def live(subject: Subject, prompts: Prompts, circuits: Sequence[Kept]) -> tuple[Tensor, Tensor]:
+    """Where circuits keep anything, and what: positions (n, P), -1 for none, and masks (circuits, layers, P, heads).
+
+    `last` is always among them, and two places that are one token keep what either keeps. Raises `ValueError` for an
+    unknown place or head, and for two places that are one token in some prompts only, with different heads.
+    """
+    columns: list[tuple[str, Tensor]] = []
+    masks: list[Tensor] = []
+    for place in dict.fromkeys(place for circuit in circuits for place in [*circuit, "last"]):
+        keep = torch.zeros(len(circuits), subject.layers, subject.heads, dtype=torch.bool, device=prompts.last.device)
+        for index, circuit in enumerate(circuits):
+            some = tuple(circuit.get(place, ()))
+            heads.require(some, subject.layers, subject.heads, f"at {place}")
+            for head in some:
+                keep[index, head.layer, head.head] = True
+        for column in positions(prompts, place).unbind(1):
+            for known, (other, there) in enumerate(columns):
+                same = (column == there) & (column >= 0)
+                if bool(same.all()):
+                    masks[known] = masks[known] | keep
+                    break
+                if bool(same.any()) and not torch.equal(masks[known], keep):
+                    raise ValueError(f"{place!r} and {other!r} are the same token in some of the prompts")
+                column = column.masked_fill(same, -1)
+            else:
+                columns.append((place, column))
+                masks.append(keep)
+    return torch.stack([column for _, column in columns], dim=1), torch.stack(masks, dim=2)
+
+
+def edits(subject: Subject, prompts: Prompts, circuit: Kept, means: Means) -> list[Edit]:
+    """The definition: every head's z is replaced by its mean at every position where the circuit does not keep it.
+
+    Paper: section 3 (method of the ablations); official code: mean ablation, section 6.2 of our notes on it.
+    """
+    means.require(prompts)
+    slots, keep = live(subject, prompts, [circuit])
+    rest = torch.ones(len(prompts), means.z.shape[1] + 1, dtype=torch.bool, device=slots.device)
+    rest[torch.arange(len(prompts), device=slots.device)[:, None], slots] = False  # -1 marks the spare last column
+    rest[:, -1] = False
+    width = int(rest.sum(1).max())
+    order = torch.argsort(~rest, dim=1, stable=True)[:, :width]
+    free = rest.any(1)
+    if width:  # a row with fewer such positions repeats its first one, which changes nothing
+        order = torch.where(rest.gather(1, order), order, order[:, :1])
+    found = []
+    for layer in range(subject.layers):
+        sometimes = keep[0, layer].any(0)
+        never = tuple(torch.nonzero(~sometimes)[:, 0].tolist())
+        if never:
+            value = means.z[layer, :, list(never)].expand(len(prompts), -1, -1, -1)
+            found.append(Edit("z", layer, never, None, value))
+        for slot, column in enumerate(slots.unbind(1)):
+            out = tuple(torch.nonzero(sometimes & ~keep[0, layer, slot])[:, 0].tolist())
+            if out and bool((column < 0).any()):
+                if not bool(free[column < 0].all()):
+                    raise ValueError("a place is missing in a prompt in which every other token is kept")
+                column = torch.where(column < 0, order[:, 0], column)
+            if out:
+                found.append(Edit("z", layer, out, column, means.z[layer, column][:, list(out)]))
+        some = tuple(torch.nonzero(sometimes)[:, 0].tolist())
+        if some:
+            found += [Edit("z", layer, some, at, means.z[layer, at][:, list(some)]) for at in order.unbind(1)]
+    return found
+
+
+def removal(subject: Subject, prompts: Prompts, removed: Kept, means: Means) -> list[Edit]:
+    """The edits that put only these heads at their means, at these places, in the otherwise unmodified model."""
+    means.require(prompts)
+    found = []
+    for place, numbers in removed.items():
+        for column in positions(prompts, place).unbind(1):
+            if bool((column < 0).any()):
+                raise ValueError(f"{place!r} is missing in some of the prompts: heads cannot be removed there")
+            for layer, some in heads.by_layer(numbers).items():
+                found.append(Edit("z", layer, some, column, means.z[layer, column][:, list(some)]))
+    return found
+
+
+def ablate(subject: Subject, prompts: Prompts, circuits: Sequence[Kept], means: Means, **options: Any) -> Outcome:
+    """`mean_replay.ablate` of circuits: the numbers of `runs.run` under `edits`, one variant a circuit, for less work.
+
+    outcome = kept.ablate(subject, p, [{"last": [Head(21, 11)]}], means)
+    print(outcome.logprob)   # (circuits, n)
+    """
+    return mean_replay.ablate(subject, prompts, *live(subject, prompts, circuits), means, **options)

@@ -1,0 +1,296 @@
+"""Attention knockout: which layers carry information from one position to another, after Geva et al. (2023).
+
+From a start layer upwards, no head may attend from a reading position to a key position. Where an early cut loses the
+answer and a late one does not, the layers between have carried what the answer needs. No head is chosen and nothing is
+ranked, so this is an independent check of the layers in which the groups of a circuit sit. The paper does it on
+Llama-7B.
+"""
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .. import results, runs, statistics
+from ..heads import LETTERS, Circuit, Group
+from ..models.subject import Subject
+from ..results import Store
+from ..runs.edits import Edit
+from ..runs.recording import Recording
+from ..runs.replay import EXECUTORS, Method
+from ..tasks.boxes import Position, Prompts
+
+Condition = Literal["last->object", "last->query", "last->random", "query->prev", "query->random"]
+
+CONDITIONS: tuple[Condition, ...] = get_args(Condition)
+"""Which position may no longer attend to which. `random` is a control: see `random_keys`."""
+
+READS: dict[Condition, Group] = {
+    "last->object": "value_fetcher",
+    "last->query": "position_transmitter",
+    "query->prev": "position_detector",
+}
+"""The group that, by the paper, attends along this path. Structure readers attend from `prev` to their own statement,
+which no condition cuts."""
+
+BEGUN, DONE = 0.1, 0.9
+"""The shares of the lost accuracy between which it comes back, see `recovery`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """What each cut did to each of n prompts.
+
+    `correct` (conditions, starts, n) bool, whether the right object is still the most likely token of the whole
+    vocabulary, and `logprob`, its log-probability, float32 or better. A start layer equal to the number of layers cuts
+    nothing. `contexts` (n,) numbers the worlds of the prompts, `layers` is the number of the model's.
+    """
+
+    conditions: tuple[Condition, ...]
+    starts: tuple[int, ...]
+    layers: int
+    correct: Tensor
+    logprob: Tensor
+    contexts: Tensor
+
+    def table(self) -> pd.DataFrame:
+        """One row a condition and start layer: accuracy as `value`, with `low` and `high` (95%, over contexts), `n`.
+
+        print(knockout.sweep(subject, p).table().query("condition == 'last->object'"))
+        """
+        cells = statistics.intervals(self.correct, self.contexts)
+        clusters = len(torch.unique(self.contexts))
+        rows = [
+            {"condition": condition, "start": start}
+            | {"value": cells.value[i, j], "low": cells.low[i, j], "high": cells.high[i, j]}
+            | {"n": cells.n, "contexts": clusters}
+            for i, condition in enumerate(self.conditions)
+            for j, start in enumerate(self.starts)
+        ]
+        return pd.DataFrame(rows)
+
+
+def sweep(
+    subject: Subject,
+    prompts: Prompts,
+    *,
+    conditions: Sequence[Condition] = CONDITIONS,
+    starts: Sequence[int] | None = None,
+    seed: int = 0,
+    batch: int = 70,
+    method: Method = "replay",
+    store: Store | None = None,
+    recording: Recording | None = None,
+) -> Curves:
+    """Cut each condition's path in all heads of the layers from each start layer to the top, and read the answer.
+
+    `starts` are 0 to the number of layers, where nothing is cut; by default all of these. `seed` draws the random keys.
+    The prompts go through in parts of `batch`: finished parts are kept in `store` and not run again, and a part is
+    recorded (see `runs.record`) unless a `recording` of all these prompts is given. Both methods give the same numbers.
+    Raises `ValueError`, before the model runs, for an unknown condition or start layer, a prompt without a right
+    answer, or a recording of other prompts. Paper: the attention knockout experiment.
+
+    Cost, in tokens put through one layer, for L layers: start layer s takes L - s for a path from `last`, three times
+    that for one from `query` (the tokens from there to `last`), so a condition L * (L + 1) / 2 times 1 or 3 a prompt,
+    and one product with the vocabulary a start layer; by definition it is L * L times the length of the prompt. For
+    24 layers and 53 tokens that is 300 or 900 against 30,528.
+
+        p = boxes.prompts(subject, n=140, split="evaluation")
+        curves = knockout.sweep(subject, p, store=results.Store())
+        print(knockout.recovery(curves))
+    """
+    wanted = range(subject.layers + 1)
+    starts = tuple(wanted) if starts is None else tuple(sorted(set(starts)))
+    conditions, store = tuple(conditions), Store(None) if store is None else store
+    if unknown := [name for name in conditions if name not in CONDITIONS]:
+        raise ValueError(f"no condition called {unknown[0]!r}: one of {', '.join(CONDITIONS)}")
+    if not conditions or not starts or not set(starts) <= set(wanted):
+        raise ValueError(f"start layers {starts} of {len(conditions)} conditions: 0 to {subject.layers} are there")
+    if bool((prompts.answer_ids < 0).any()):
+        raise ValueError("a prompt asks for a label that no box has: there is no right answer to lose")
+    if recording is not None:
+        recording.require(subject, prompts)
+    keys = random_keys(subject, prompts, seed) if any("random" in name for name in conditions) else prompts.query
+    paths = torch.stack([torch.stack(_path(prompts, name, keys)) for name in conditions])  # conditions, 2, n
+    parts = []
+    for rows in tqdm(torch.arange(len(prompts)).split(batch), desc="knockout", unit="part", disable=None, leave=False):
+        part, here = prompts.select(rows), paths[:, :, rows.to(paths.device)]
+        inputs = results.key(__name__, subject, prompts=part, paths=here, starts=starts, method=method)
+
+        def compute(rows: Tensor = rows, part: Prompts = part, here: Tensor = here) -> dict[str, Tensor]:
+            if recording is None:
+                recorded = runs.record(subject, part, share_context=True)
+            else:
+                recorded = recording if len(rows) == len(recording) else recording.select(rows)
+            outcomes = [
+                EXECUTORS[method](recorded, [cut(subject, position, key, start) for position, key in here])
+                for start in tqdm(starts, desc="start layers", disable=None, leave=False)
+            ]
+            return {
+                "correct": torch.stack([outcome.top == part.answer_ids for outcome in outcomes], dim=1),
+                "logprob": torch.stack([outcome.logprob for outcome in outcomes], dim=1),
+            }
+
+        parts.append(store.keep("knockout", inputs, compute))
+    correct, logprob = (torch.cat([part[name].cpu() for part in parts], dim=-1) for name in ("correct", "logprob"))
+    return Curves(conditions, starts, subject.layers, correct, logprob, prompts.contexts.cpu())
+
+
+def cut(subject: Subject, position: Tensor, key: Tensor, start: int) -> list[Edit]:
+    """The edits of one knockout: in layers `start` to the top, no head attends from `position` (n,) to `key` (n,).
+
+    A key after its position is masked anyway, so that cutting it changes nothing. Raises `ValueError` where `position`
+    would be left with nothing to attend to: the first token sees only itself.
+
+        outcome = replay.replay(recording, [knockout.cut(subject, p.last, p.object, s) for s in (0, 12)])
+        print(outcome.top == p.answer_ids)
+    """
+    if bool(((position == 0) & (key == 0)).any()):
+        raise ValueError("the first token of a prompt attends only to itself: this cut would leave it nothing")
+    every = tuple(range(subject.heads))
+    return [Edit("score", layer, every, position, key=key) for layer in range(start, subject.layers)]
+
+
+def random_keys(subject: Subject, prompts: Prompts, seed: int = 0) -> Tensor:
+    """(n,) int64: for each prompt, a token of its statements drawn at random, but never one that may matter.
+
+    Left out are the first token of the prompt, the full stop, the query, and the queried box's own object and label. A
+    key depends only on the seed and its own prompt, and is the same for all start layers and both reading positions.
+    The official code may draw any of these tokens.
+
+        assert (knockout.random_keys(subject, p) < p.query).all()
+    """
+    found = []
+    for row, (template, world) in enumerate(zip(prompts.templates, prompts.worlds, strict=True)):
+        statements = template.context(world).removesuffix(template.end)
+        ids = subject.tokenizer(statements)["input_ids"]
+        if prompts.input_ids[row, : len(ids)].tolist() != list(ids):
+            raise ValueError(f"the tokenizer joins words at the end of the statements of prompt {row}")
+        relevant = {0, int(prompts.object[row]), int(prompts.prev[row])}
+        draw = random.Random(json.dumps(["knockout", seed, world.objects, world.labels, prompts.asked[row]]))
+        found.append(draw.choice([place for place in range(len(ids)) if place not in relevant]))
+    return torch.tensor(found, device=prompts.last.device)
+
+
+def recovery(
+    curves: Curves, circuit: Circuit | None = None, *, draws: int = statistics.DRAWS, seed: int = 0
+) -> pd.DataFrame:
+    """The layers in which each cut path does its work: one row a condition.
+
+    What a cut at the lowest start layer takes from the accuracy without a cut is `lost`. To find where it comes back,
+    the curve is first made one that never falls (isotonic regression), so that no single point decides. It comes back
+    between the start layer at which a tenth is back and the one at which nine tenths are; the layers below carried
+    that: `first` is the start layer before the one, `last` the layer just below the other. Both have 95% bounds (over
+    contexts; draws in which nothing is lost are left out). Where the interval of `lost` reaches zero there is nothing
+    to come back, and they are missing. Accuracies and `lost` are fractions; `n` is the number of prompts.
+
+    With a circuit: the group that should attend along this path, its lowest and highest layer, and the share of its
+    heads `inside` the range. Raises `ValueError` unless the curves hold a cut and the start layer that cuts nothing.
+
+        table = knockout.recovery(curves, circuit)
+        print(table[["condition", "first", "last", "group", "heads_first", "heads_last"]])
+    """
+    if len(curves.starts) < 2 or curves.starts[-1] != curves.layers:
+        raise ValueError("a recovery needs the lowest cut and, as last start layer, the one that cuts nothing")
+    contexts, which = np.unique(curves.contexts.numpy(), return_inverse=True)
+    member = np.equal.outer(which, np.arange(len(contexts))).astype(float)
+    generator = np.random.default_rng(seed)
+    times = generator.multinomial(len(contexts), np.full(len(contexts), 1 / len(contexts)), size=draws).T
+    sizes = member.sum(axis=0) @ times
+    rows = []
+    for condition, correct in zip(curves.conditions, curves.correct, strict=True):
+        lost = statistics.difference(correct[-1], correct[0], curves.contexts, draws=draws, seed=seed)
+        row: dict[str, object] = {
+            "condition": condition,
+            "cut": float(correct[0].double().mean()),
+            "uncut": float(correct[-1].double().mean()),
+            "lost": lost.value,
+            "lost_low": lost.low,
+            "lost_high": lost.high,
+        }
+        span: dict[str, int | None] = dict.fromkeys(
+            ("first", "first_low", "first_high", "last", "last_low", "last_high")
+        )
+        if lost.low > 0:  # false for NaN, too: a single context
+            accuracy = correct.double().numpy()
+            drawn = accuracy @ member @ times / sizes
+            values = _span(accuracy.mean(axis=1, keepdims=True), curves.starts)
+            spreads = _span(drawn, curves.starts)
+            for end, value, spread in zip(("first", "last"), values, spreads, strict=True):
+                low, high = np.quantile(spread, [0.025, 0.975], method="inverted_cdf")
+                span |= {end: int(value[0]), f"{end}_low": int(low), f"{end}_high": int(high)}
+        row |= {**span, "n": lost.n}
+        if circuit is not None:
+            row |= _group(circuit, READS.get(condition), span)
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    whole = [name for name in table if str(name).startswith(("first", "last", "heads_"))]
+    return table.astype(dict.fromkeys(whole, "Int64"))
+
+
+def words(table: pd.DataFrame) -> list[str]:
+    """Rows of `recovery` as text, of the paths along which a group attends: in which layers each look is needed.
+
+    A path whose cut surely takes nothing from the accuracy is needed in none.
+
+        print("; ".join(knockout.words(knockout.recovery(curves))))
+    """
+    rows = table[table["condition"].isin(READS)].to_dict("records")
+    return [
+        f"{row['condition'].replace('->', ' to ')}, "
+        + ("none (nothing is surely lost)" if pd.isna(row["first"]) else f"{row['first']} to {row['last']}")
+        for row in rows
+    ]
+
+
+def _span(accuracy: np.ndarray, starts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """First and last layer of the recovery of each column of accuracies (starts, draws) that recovers at all."""
+    curve = _never_falling(accuracy)
+    curve = curve[:, curve[-1] > curve[0]]
+    share = (curve - curve[0]) / (curve[-1] - curve[0])
+    layers = np.asarray(starts)
+    begun, done = ((share >= part - 1e-9).argmax(axis=0) for part in (BEGUN, DONE))
+    return layers[begun - 1], layers[done] - 1
+
+
+def _never_falling(values: np.ndarray) -> np.ndarray:
+    """Each column replaced by the nearest one (least squares) that never falls, by the min-max formula: at each place,
+    the largest over all beginnings up to it of the smallest mean from there to an end not before it."""
+    n = len(values)
+    total = np.concatenate([np.zeros_like(values[:1]), values.cumsum(axis=0)])
+    found = np.full_like(values, -np.inf)
+    for begin in range(n):
+        means = (total[begin + 1 :] - total[begin]) / np.arange(1, n - begin + 1)[:, None]
+        found[begin:] = np.maximum(found[begin:], np.minimum.accumulate(means[::-1], axis=0)[::-1])
+    return found
+
+
+def _group(circuit: Circuit, group: Group | None, span: dict[str, int | None]) -> dict[str, object]:
+    """The layers of a group's heads beside the range found."""
+    layers = [head.layer for head in circuit.groups.get(group, ())] if group else []
+    found: dict[str, object] = {
+        "group": LETTERS[group] if group else None,
+        "heads_first": None,
+        "heads_last": None,
+        "inside": np.nan,
+    }
+    if layers:
+        found |= {"heads_first": min(layers), "heads_last": max(layers)}
+        first, last = span["first"], span["last"]
+        if first is not None and last is not None:
+            found["inside"] = sum(first <= layer <= last for layer in layers) / len(layers)
+    return found
+
+
+def _path(prompts: Prompts, condition: Condition, keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Reading and key positions (n,) of a condition."""
+    positions: dict[str, Position] = {name: name for name in get_args(Position)}
+    reader, key = condition.split("->")
+    return prompts.position(positions[reader]), keys if key == "random" else prompts.position(positions[key])

@@ -1,0 +1,121 @@
+"""The models that have a name here: what each is, needs and may be used for, and where its weights are."""
+
+import tomllib
+from dataclasses import dataclass, fields
+from typing import Any
+
+import pandas as pd
+
+from .. import places
+from . import weights
+from .weights import Source, Wheel
+
+ADAPTER_FILES = ["adapter_config.json", "adapter_model.safetensors"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model of the registry. With `base` it is a LoRA adapter on that entry. `parameters` counts stored numbers."""
+
+    name: str
+    title: str
+    architecture: str
+    licence: str
+    gate: str
+    parameters: int
+    executed_here: bool
+    source: Source
+    base: str = ""
+    note: str = ""
+
+    @property
+    def memory_gb(self) -> float:
+        """Memory of the weights in float32, in GB (10^9 bytes), an adapter with its base; activations come on top."""
+        return 4 * (registry()[self.base].parameters if self.base else self.parameters) / 1e9
+
+
+def registry() -> dict[str, Entry]:
+    """The models of `data/models.toml` by name, in the order of the file.
+
+    Raises `TypeError` or `ValueError` for an entry with a missing or unknown field, or an adapter without its base.
+
+    >>> from entity_circuits import models
+    >>> models.registry()["qwen2.5-coder-0.5b"].licence
+    'Apache-2.0'
+    """
+    entries = {name: _entry(name, dict(table)) for name, table in _toml()["models"].items()}
+    for entry in entries.values():
+        if entry.base and entry.base not in entries:
+            raise ValueError(f"data/models.toml: {entry.name} is an adapter on {entry.base}, which is not an entry")
+    return entries
+
+
+def pairs() -> dict[str, tuple[str, str]]:
+    """The pairs of `data/models.toml`: name -> (base, fine-tuned), both names of entries.
+
+    >>> from entity_circuits import models
+    >>> models.pairs()["goat-7b"]
+    ('llama-7b', 'goat-7b')
+    """
+    return {name: (table["base"], table["finetuned"]) for name, table in _toml().get("pairs", {}).items()}
+
+
+def describe() -> pd.DataFrame:
+    """The registry as a table, one row a model: what it is and needs, its terms, whether it was run here, is cached.
+
+    Columns: name, title, parameters, memory_gb (float32), licence, gate, source, executed_here, fetched, note.
+
+    >>> from entity_circuits import models
+    >>> table = models.describe()
+    >>> int(table.executed_here.sum()) > 0
+    True
+    """
+    return pd.DataFrame(
+        {
+            "name": entry.name,
+            "title": entry.title,
+            "parameters": entry.parameters,
+            "memory_gb": round(entry.memory_gb, 1),
+            "licence": entry.licence,
+            "gate": entry.gate,
+            "source": _source_in_words(entry),
+            "executed_here": entry.executed_here,
+            "fetched": _is_fetched(entry),
+            "note": entry.note,
+        }
+        for entry in registry().values()
+    )
+
+
+def _toml() -> dict[str, Any]:
+    with places.data("models.toml").open("rb") as file:
+        return tomllib.load(file)
+
+
+def _entry(name: str, table: dict[str, Any]) -> Entry:
+    source = {field.name: table.pop(field.name) for field in fields(Source) if field.name in table}
+    source["wheels"] = tuple(Wheel(*pinned) for pinned in source.get("wheels", ()))
+    try:
+        return Entry(name=name, source=Source(**source), **table)
+    except TypeError as error:
+        raise TypeError(f"data/models.toml, {name}: {error}") from error
+
+
+def _source_in_words(entry: Entry) -> str:
+    source = entry.source
+    places_ = [f"{len(source.wheels)} pinned wheels"] if source.wheels else []
+    places_ += [f"hub: {source.repo}@{source.revision}"] if source.repo else []
+    places_ += [source.path] if source.path else []
+    return ", else ".join(places_) + (f" (adapter on {entry.base})" if entry.base else "")
+
+
+def _is_fetched(entry: Entry) -> bool:
+    from huggingface_hub import try_to_load_from_cache  # slow to import
+
+    source = entry.source
+    if source.path:
+        return (places.ROOT / source.path).exists()
+    if source.file:
+        return weights.is_fetched(entry.name, source.sha256)
+    file = ADAPTER_FILES[0] if entry.base else "config.json"
+    return isinstance(try_to_load_from_cache(source.repo, file, revision=source.revision), str)

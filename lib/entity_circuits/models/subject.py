@@ -1,0 +1,187 @@
+"""A language model ready for experiments, `Subject`, and the checks that every model must pass first."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+TOKENS = 24
+"""How many tokens, from all over the vocabulary, a model is tried on."""
+
+DECODER_ONLY = (
+    "decoder layers were not found at `model.model.layers` with `self_attn.o_proj`. What works here is decoder-only "
+    "models of the Llama form (Llama, Mistral, Qwen, SmolLM and their like); choose one of those."
+)
+
+
+class ModelCheckError(RuntimeError):
+    """A model is not fit for the experiments; the message names the check that failed and what to do about it."""
+
+    def __init__(self, name: str, check: str, what: str) -> None:
+        super().__init__(f"{name} fails the check '{check}': {what}")
+        self.check = check
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model ready for experiments: in evaluation mode, no parameter asks for a gradient, padding on the right.
+
+    `fingerprint` is a hex digest that changes whenever the weights do (another file, another adapter, another dtype).
+    """
+
+    name: str
+    model: Any
+    tokenizer: Any
+    layers: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    fingerprint: str
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's parameters are."""
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating type of the model's parameters."""
+        return next(self.model.parameters()).dtype
+
+
+def wrap(model: Any, tokenizer: Any, name: str = "in memory", fingerprint: str | None = None) -> Subject:
+    """A Subject from a model in memory, put in evaluation mode and asking for no gradients.
+
+    The tokenizer is set to pad on the right, with its end-of-sequence token if it has no other. Without a `fingerprint`
+    all weights are hashed (0.4 GB/s or more). Raises `ModelCheckError` if the config does not tell the geometry.
+    """
+    config = model.config
+    heads = getattr(config, "num_attention_heads", None)
+    layers = getattr(config, "num_hidden_layers", None)
+    hidden = getattr(config, "hidden_size", None)
+    if not (heads and layers and hidden) or getattr(config, "is_encoder_decoder", False):
+        raise ModelCheckError(name, "architecture", DECODER_ONLY)
+    model.eval().requires_grad_(False)
+    tokenizer.padding_side = "right"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return Subject(
+        name=name,
+        model=model,
+        tokenizer=tokenizer,
+        layers=layers,
+        heads=heads,
+        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        head_size=getattr(config, "head_dim", None) or hidden // heads,
+        fingerprint=fingerprint if fingerprint is not None else _hash_weights(model),
+    )
+
+
+def check(subject: Subject) -> None:
+    """Test on the model itself what every experiment relies on; `ModelCheckError` names the first check that fails.
+
+    - architecture: decoder layers at `model.model.layers`, each with `self_attn`
+    - projections: q, k, v and o are plain linear layers of the shapes that heads x head size ask for
+    - head split: z, the input of `o_proj`, cut by head and sent through that head's columns of the weight, sums to the
+      output of `o_proj`
+    - no-op edit: replacing z by a copy of itself leaves the logits as they are, bit for bit
+
+    >>> from entity_circuits import models
+    >>> models.check(models.load("smollm2-135m", check=False))  # doctest: +SKIP
+    """
+    layers = getattr(getattr(subject.model, "model", None), "layers", None)
+    if not isinstance(layers, nn.ModuleList) or len(layers) != subject.layers:
+        raise ModelCheckError(subject.name, "architecture", DECODER_ONLY)
+    for index, layer in enumerate(layers):
+        _check_projections(subject, index, getattr(layer, "self_attn", None))
+    words = subject.model.get_input_embeddings().weight.shape[0]
+    batch = torch.linspace(0, words - 1, TOKENS, dtype=torch.float64).long()[None].to(subject.device)
+    clean, z, out = _observe(subject, batch)
+    _check_head_split(subject, z, out)
+    edited, _, _ = _observe(subject, batch, edit=torch.clone)
+    if not torch.equal(clean, edited):
+        raise ModelCheckError(
+            subject.name,
+            "no-op edit",
+            f"replacing z by its copy moves the logits by {(clean - edited).abs().max().item():.2g}; the model or "
+            "its attention does not give the same result twice. Try attention='eager', or another device.",
+        )
+
+
+def _check_projections(subject: Subject, index: int, attention: Any) -> None:
+    width = subject.heads * subject.head_size
+    narrow = subject.kv_heads * subject.head_size
+    for which, side, size in (
+        ("q_proj", "out_features", width),
+        ("k_proj", "out_features", narrow),
+        ("v_proj", "out_features", narrow),
+        ("o_proj", "in_features", width),
+    ):
+        linear = getattr(attention, which, None)
+        if linear is None:
+            what = f"layer {index} has no self_attn.{which}. {DECODER_ONLY}"
+            raise ModelCheckError(subject.name, "architecture", what)
+        if not isinstance(linear, nn.Linear) or not linear.weight.is_floating_point():
+            what = f"{which} of layer {index} is a {type(linear).__name__}, not a plain linear layer of floats. "
+            raise ModelCheckError(subject.name, "projections", what + "Load unquantised weights, adapters merged.")
+        if getattr(linear, side) != size:
+            raise ModelCheckError(
+                subject.name,
+                "projections",
+                f"{which} of layer {index} has {side} {getattr(linear, side)}, and {subject.heads} heads "
+                f"({subject.kv_heads} for keys and values) of size {subject.head_size} ask for {size}. "
+                "Look at num_attention_heads, num_key_value_heads and head_dim of its config.",
+            )
+
+
+def _check_head_split(subject: Subject, z: list[torch.Tensor], out: list[torch.Tensor]) -> None:
+    for index, layer in enumerate(subject.model.model.layers):
+        linear = layer.self_attn.o_proj
+        by_head = z[index].cpu().double().unflatten(-1, (subject.heads, subject.head_size))
+        columns = linear.weight.cpu().double().unflatten(-1, (subject.heads, subject.head_size))
+        total = torch.einsum("bthd,whd->btw", by_head, columns)
+        if linear.bias is not None:
+            total = total + linear.bias.cpu().double()
+        whole = out[index].cpu().double()
+        scale = whole.abs().max().item()
+        error = (total - whole).abs().max().item()
+        if not error <= 200 * torch.finfo(subject.dtype).eps * max(scale, 1e-6):  # also catches NaN
+            what = f"in layer {index} the heads' parts miss the output of o_proj by {error:.2g} of {scale:.2g}. "
+            raise ModelCheckError(subject.name, "head split", what + "Merge adapters, remove hooks and wrappers.")
+
+
+def _observe(
+    subject: Subject, ids: torch.Tensor, edit: Callable[[torch.Tensor], torch.Tensor] | None = None
+) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
+    """Logits of one run, with the input and the output of every `o_proj`; `edit` replaces the input."""
+    z: list[torch.Tensor] = []
+    out: list[torch.Tensor] = []
+
+    def before(_: nn.Module, args: tuple[torch.Tensor]) -> tuple[torch.Tensor] | None:
+        z.append(args[0])
+        return (edit(args[0]),) if edit else None
+
+    def after(_: nn.Module, args: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        out.append(output)
+
+    handles = []
+    try:
+        for layer in subject.model.model.layers:
+            handles.append(layer.self_attn.o_proj.register_forward_pre_hook(before))
+            handles.append(layer.self_attn.o_proj.register_forward_hook(after))
+        with torch.no_grad():
+            return subject.model(input_ids=ids, use_cache=False).logits, z, out
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _hash_weights(model: Any) -> str:
+    running = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        running.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        running.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return running.hexdigest()

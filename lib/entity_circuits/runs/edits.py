@@ -1,0 +1,150 @@
+"""What is replaced by what, and what is read: edits of a run, as plain frozen data.
+
+An `Edit` says: in this layer, for these heads, at this position of each example, replace this activation by this
+value. Every experiment of the book is a list of edits and something read afterwards; `runs` carries it out by
+definition and `replay` from a recording.
+
+Activations are called by the field's names. `z` is what a head adds to the input of `o_proj`; `q`, `k` and `v` are
+the outputs of the projections, before any rotary embedding, one slice a *query* head also where heads share keys and
+values; `score` is one entry of the attention matrix.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from ..models.subject import Subject
+from ..tasks.boxes import Prompts
+
+Site = Literal["z", "q", "k", "v", "score"]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Replace an activation of some heads of one layer, at one position of each example, by a value.
+
+    `position` (n,) int64, or None for every position. `value` has the dtype of the model and the shape (n, heads,
+    head_size), or (n, T, heads, head_size) where `position` is None. With `keep` (heads,) in [0, 1] the new
+    activation is keep * (what it is in this run) + (1 - keep) * value. A `k` or `v` edit with `seen_by` (n,) acts only
+    in the outputs of its heads at that position, which is not before its own: no other token sees the change. A
+    `score` edit forbids `position` to attend to `key` (n,): it takes no value.
+    """
+
+    site: Site
+    layer: int
+    heads: tuple[int, ...]
+    position: Tensor | None = None
+    value: Tensor | None = None
+    keep: Tensor | None = None
+    key: Tensor | None = None
+    seen_by: Tensor | None = None
+
+    def rows(self, index: slice | Tensor) -> "Edit":
+        """The same edit for some of the examples."""
+        cut = {
+            field.name: getattr(self, field.name)[index]
+            for field in fields(self)
+            if field.name in {"position", "value", "key", "seen_by"} and getattr(self, field.name) is not None
+        }
+        return replace(self, **cut)
+
+    def mixed(self, current: Tensor) -> Tensor:
+        """What stands in place of `current` (..., heads, head_size) after the edit."""
+        assert self.value is not None
+        value = self.value.to(current.dtype)
+        if self.keep is None:
+            return value.expand_as(current)
+        keep = self.keep.to(current.dtype)[:, None]
+        return keep * current + (1 - keep) * value
+
+
+@dataclass(frozen=True)
+class Read:
+    """An activation to be read after the edits: `z`, `q`, `k` or `v` of all heads of a layer, at `position` (n,)."""
+
+    site: Site
+    layer: int
+    position: Tensor
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a list of variants led to, at `last`. Variants are lists of edits; n is the number of examples.
+
+    `logits` and `logprobs` (variants, n, targets), float32 or better, of the asked-for tokens (NaN where a token is
+    -1), `top` (variants, n) the most likely token, `reads` one tensor (variants, n, heads, head_size) for each
+    `Read`.
+    """
+
+    NUMBERS: ClassVar = ("logits", "logprobs", "top")
+
+    logits: Tensor
+    logprobs: Tensor
+    top: Tensor
+    reads: tuple[Tensor, ...] = ()
+
+    @property
+    def logprob(self) -> Tensor:
+        """(variants, n): log-probability of the first target, which is the right answer unless others were named."""
+        return self.logprobs[..., 0]
+
+    @classmethod
+    def joined(cls, parts: Sequence["Outcome"], dim: int) -> "Outcome":
+        """One outcome of several: more variants (`dim` 0) or more examples (`dim` 1)."""
+        reads = tuple(torch.cat(kind, dim) for kind in zip(*(part.reads for part in parts), strict=True))
+        logits, logprobs, top = (torch.cat([getattr(part, name) for part in parts], dim) for name in cls.NUMBERS)
+        return cls(logits, logprobs, top, reads)
+
+
+def check(edit: Edit, subject: Subject, prompts: Prompts) -> None:
+    """Raise `ValueError` if an edit names a layer, head or position that is not there, or has the wrong shape."""
+    n, width = prompts.input_ids.shape
+    if not 0 <= edit.layer < subject.layers:
+        raise ValueError(f"layer {edit.layer} of an edit: this model has layers 0 to {subject.layers - 1}")
+    if not edit.heads or not all(0 <= head < subject.heads for head in edit.heads):
+        raise ValueError(f"heads {edit.heads} of an edit: this model has heads 0 to {subject.heads - 1}")
+    for name in ("position", "key", "seen_by"):
+        where = getattr(edit, name)
+        if where is not None and (where.shape != (n,) or bool(((where < 0) | (where > prompts.last)).any())):
+            raise ValueError(f"{name} of an edit must be {n} indices from 0 to each prompt's last token, got {where}")
+    if edit.site == "score":
+        if edit.position is None or edit.key is None or edit.value is not None or edit.keep is not None:
+            raise ValueError("a score edit forbids one position to attend to one key: it has both and no value")
+        return
+    if edit.key is not None or (edit.seen_by is not None and edit.site not in ("k", "v")):
+        raise ValueError("`key` belongs to score edits, `seen_by` to k and v edits")
+    shape: tuple[int, ...] = (n, len(edit.heads), subject.head_size)
+    shape = shape if edit.position is not None else (n, width, *shape[1:])
+    if edit.value is None or tuple(edit.value.shape) != shape:
+        got = None if edit.value is None else tuple(edit.value.shape)
+        raise ValueError(f"the value of this {edit.site} edit must have shape {shape}, got {got}")
+    if edit.keep is not None and edit.keep.shape != (len(edit.heads),):
+        raise ValueError(f"`keep` must be one number a head, {len(edit.heads)}, got shape {tuple(edit.keep.shape)}")
+
+
+def heard_together(edits: Sequence[Edit]) -> list[list[Edit]]:
+    """Those that have `seen_by`, in parts of one layer that act at the same position of every prompt.
+
+    Raises `ValueError` if a head hears two edits at one position of some prompts, and at two positions of others.
+    """
+    parts: list[tuple[Edit, Tensor, list[Edit]]] = []
+    for edit in edits:
+        if edit.seen_by is None:
+            continue
+        for first, seen, part in parts:
+            if first.layer == edit.layer and torch.equal(seen, edit.seen_by):
+                part.append(edit)
+                break
+        else:
+            for first, seen, part in parts:
+                shared = set(edit.heads) & {head for other in part for head in other.heads}
+                if first.layer == edit.layer and shared and bool((edit.seen_by == seen).any()):
+                    raise ValueError(
+                        f"two edits of head {min(shared)} of layer {edit.layer} are seen at one position in some "
+                        "prompts and at two in others: run these prompts apart"
+                    )
+            parts.append((edit, edit.seen_by, [edit]))
+    return [part for _, _, part in parts]

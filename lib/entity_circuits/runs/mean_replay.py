@@ -1,0 +1,190 @@
+"""Mean ablation of many circuits at once, exactly, by running only the tokens at which circuits differ.
+
+With every head at its mean, no token hears another one: what stands at a position is a function of the token and of
+the position alone, so the keys and values of all positions where nothing is kept come from one small table. Only the
+*live* tokens, where some circuit keeps some head, go up the layers, over that table and over each other. Circuits that
+have kept the same heads so far, at all that a token can have heard, share the run of that token up to there.
+
+`edits` says the same as a list of edits, for `runs.run`: that is the definition.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..models.precision import fast_float32
+from ..models.subject import Subject
+from ..tasks.boxes import Prompts
+from . import blocks
+from .edits import Outcome
+
+
+@dataclass(frozen=True, eq=False)
+class Means:
+    """Mean head outputs: `z` (layers, T, heads, head_size), one mean a layer, absolute position and head.
+
+    dtype and device are those of the model; averaged over `n` prompts of T tokens.
+    """
+
+    z: Tensor
+    n: int
+
+    def require(self, prompts: Prompts) -> None:
+        """Raise `ValueError` unless every prompt has as many tokens as the means have positions."""
+        length, found = self.z.shape[1], sorted(set((prompts.last + 1).tolist()) | {prompts.input_ids.shape[1]})
+        if found != [length]:
+            raise ValueError(
+                f"these means are of prompts of {length} tokens, position by position; the prompts given have "
+                f"{' or '.join(map(str, found))}. Take means of the same template and number of boxes."
+            )
+
+
+def ablate(
+    subject: Subject,
+    prompts: Prompts,
+    slots: Tensor,
+    keep: Tensor,
+    means: Means,
+    *,
+    targets: Tensor | None = None,
+    batch: int = 49,
+    memory: float = 1e9,
+    table: "Table | None" = None,
+) -> Outcome:
+    """What is left of the answers when each circuit's heads run and all others are at their means: the numbers of
+    `runs.run` under `edits`, one variant a circuit, from a fraction of the work.
+
+    `targets` (n, k) are the tokens whose logits are wanted, the right answers unless given. `batch` prompts go
+    together, and as many circuits as `memory` bytes allow; the `table` of all these prompts is made unless given. No
+    gradients are kept. Raises `ValueError` for places or prompts that do not fit, `NotImplementedError` for a model of
+    another form (use the definition there).
+
+        outcome = kept.ablate(subject, p, [{"last": [Head(21, 11)]}], means)
+        print(outcome.logprob)   # (circuits, n)
+    """
+    blocks.require(subject)
+    means.require(prompts)
+    targets = prompts.answer_ids[:, None] if targets is None else targets
+    parts = []
+    with fast_float32(subject), torch.no_grad():
+        table = Table(subject, prompts, means) if table is None else table
+        for rows in torch.arange(len(prompts), device=slots.device).split(batch):
+            row = 12 * means.z.shape[2] * means.z.shape[3] + 4 * subject.heads * (means.z.shape[1] + slots.shape[1])
+            size = max(1, int(memory / (row * means.z.element_size() * len(rows) * slots.shape[1])))
+            part = prompts.select(rows)
+            several = [_climb(table, part, rows, slots[rows], some, targets[rows]) for some in keep.split(size)]
+            parts.append(Outcome.joined(several, dim=0))
+    return Outcome.joined(parts, dim=1)
+
+
+class Table:
+    """Keys and values of tokens that hear nobody: (layers, pairs, kv_heads, head_size), one row a token and position.
+
+    `index` (n, T) says which row a prompt's token has. Keys are rotated, ready to be compared. It serves every circuit
+    of these prompts and means.
+    """
+
+    def __init__(self, subject: Subject, prompts: Prompts, means: Means) -> None:
+        self.subject, self.means = subject, means
+        with fast_float32(subject), torch.no_grad():
+            self._fill(prompts)
+
+    def _fill(self, prompts: Prompts) -> None:
+        subject, means, body = self.subject, self.means, self.subject.model.model
+        places = torch.arange(means.z.shape[1], device=prompts.last.device)
+        numbered = places * (int(prompts.input_ids.max()) + 1) + prompts.input_ids
+        pairs, self.index = torch.unique(numbered, return_inverse=True)
+        token, place = pairs % (int(prompts.input_ids.max()) + 1), pairs // (int(prompts.input_ids.max()) + 1)
+        hidden = body.embed_tokens(token)
+        self.rotation = body.rotary_emb(hidden[None], places[None])
+        k, v = [], []
+        for layer, block in enumerate(body.layers):
+            x, attention = block.input_layernorm(hidden), block.self_attn
+            key, value = (blocks.project(subject, attention, site, x, False) for site in "kv")
+            k.append(blocks.rotated(attention, "k_norm", key, self.rotation, place))
+            v.append(value)
+            hidden = hidden + attention.o_proj(means.z[layer, place].flatten(-2))
+            hidden = hidden + blocks.mlp(block, hidden)
+        self.k, self.v = torch.stack(k), torch.stack(v)
+
+
+def _climb(table: Table, prompts: Prompts, rows: Tensor, slots: Tensor, keep: Tensor, targets: Tensor) -> Outcome:
+    """The live tokens of these prompts, up all layers. `hidden[p]` (classes, n, width) holds one row a class of
+    circuits that are alike so far at slot p, and `member[p]` (circuits,) says which class a circuit is in."""
+    subject, body = table.subject, table.subject.model.model
+    count, width = slots.shape[1], table.means.z.shape[1]
+    at = slots.clamp(min=0)
+    last = int(torch.nonzero((slots == prompts.last[:, None]).all(0))[0, 0])
+    hears = (slots[:, :, None] >= slots[:, None, :]) & (slots[:, None, :] >= 0)  # n, listener, speaker
+    hears = hears | torch.eye(count, dtype=torch.bool, device=slots.device)
+    heard = [torch.nonzero(hears[:, p].any(0))[:, 0].tolist() for p in range(count)]
+    fixed = torch.arange(width, device=slots.device)[None, None] < slots[:, :, None]  # n, listener, position
+    lives = (torch.arange(width, device=slots.device)[None, None] == slots[:, :, None]).any(1)
+    fixed = fixed & ~lives[:, None]
+    embedded = body.embed_tokens(prompts.input_ids.gather(1, at))
+    hidden = [embedded[None, :, p] for p in range(count)]
+    member = [torch.zeros(len(keep), dtype=torch.long, device=slots.device) for _ in range(count)]
+    for layer, block in enumerate(body.layers):
+        attention = block.self_attn
+        together = block.input_layernorm(torch.cat(hidden))
+        sizes = [len(part) for part in hidden]
+        k, v = (blocks.project(subject, attention, site, together, False).split(sizes) for site in "kv")
+        x = together.split(sizes)
+        k = [blocks.rotated(attention, "k_norm", part, table.rotation, at[:, p]) for p, part in enumerate(k)]
+        old = (table.k[layer, table.index[rows]], table.v[layer, table.index[rows]])
+        after, groups = [], []
+        for p in range(count) if layer < subject.layers - 1 else [last]:  # the top layer is read at `last` alone
+            mean = table.means.z[layer, at[:, p]]
+            mine = keep[:, layer, p]
+            owners = torch.nonzero(mine.any(-1))[:, 0]
+            ear = torch.zeros(len(keep), dtype=torch.long, device=slots.device)  # 0: its own z is not needed
+            z = mean[None]
+            if len(owners):
+                which, first = _classes([member[s][owners] for s in heard[p]])
+                ear[owners] = which + 1
+                some = owners[first]
+                q = blocks.project(subject, attention, "q", x[p])[member[p][some]]
+                q = blocks.rotated(attention, "q_norm", q, table.rotation, at[:, p]) * attention.scaling
+                new = [torch.stack([part[s][member[s][some]] for s in heard[p]], dim=2) for part in (k, v)]
+                own = _attend(q, old, fixed[:, p], (new[0], new[1]), hears[:, p, heard[p]])
+                z = torch.cat((z, own))
+            code, _ = _classes([mine])
+            group, first = _classes([member[p], ear, code])
+            z = torch.where(mine[first][:, None, :, None], z[ear[first]], mean)
+            after.append(hidden[p][member[p][first]] + attention.o_proj(z.flatten(-2)))
+            groups.append(group)
+        together = torch.cat(after)
+        hidden = list((together + blocks.mlp(block, together)).split([len(part) for part in after]))
+        member = groups
+    outcome = blocks.readout(subject, hidden[0], targets, ())
+    return Outcome(*(getattr(outcome, name)[member[0]] for name in Outcome.NUMBERS))
+
+
+def _classes(keys: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Number the distinct rows of keys (circuits,) or (circuits, k): the class of each circuit, a circuit of each."""
+    stacked = torch.cat([key.long().reshape(len(key), -1) for key in keys], dim=1)
+    _, which = torch.unique(stacked, dim=0, return_inverse=True)
+    first = torch.empty(int(which.max()) + 1, dtype=torch.long, device=which.device)
+    first[which] = torch.arange(len(which), device=which.device)
+    return which, first
+
+
+def _attend(q: Tensor, old: tuple[Tensor, Tensor], fixed: Tensor, new: tuple[Tensor, Tensor], hears: Tensor) -> Tensor:
+    """z (classes, n, heads, head_size) of one live token: q of that shape over the `old` keys and values, of the table
+    (n, T, kv_heads, head_size), where `fixed` (n, T), and the `new` ones, of live tokens (classes, n, S, kv_heads,
+    head_size), where `hears` (n, S)."""
+    (old_k, old_v), (k, v) = old, new
+    classes, shared = q.shape[0], q.shape[2] // old_k.shape[2]
+    q = q.unflatten(2, (-1, shared))
+    asks = q.permute(1, 2, 0, 3, 4).flatten(2, 3)  # n, kv_heads, classes x shared, size
+    before = (asks @ old_k.permute(0, 2, 3, 1)).masked_fill(~fixed[:, None, None], -torch.inf)
+    before = before.unflatten(2, (classes, shared)).permute(2, 0, 1, 3, 4)
+    now = torch.einsum("cngsd,cnjgd->cngsj", q, k).masked_fill(~hears[None, :, None, None], -torch.inf)
+    scores = torch.cat((before, now), dim=-1)
+    weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
+    split = old_k.shape[1]
+    z = weights[..., :split].permute(1, 2, 0, 3, 4).flatten(2, 3) @ old_v.transpose(1, 2)
+    z = z.unflatten(2, (classes, shared)).permute(2, 0, 1, 3, 4)
+    return (z + torch.einsum("cngsj,cnjgd->cngsd", weights[..., split:], v)).flatten(2, 3)

@@ -1,0 +1,174 @@
+"""One run of a model kept: all that a replay of it needs, and what can be read off it. Recorded through nnsight."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import nnsight
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import DynamicCache
+
+from ..heads import Head
+from ..models.precision import fast_float32
+from ..models.subject import Subject
+from ..tasks.boxes import Prompts
+from . import blocks
+from . import prefix as sharing
+from .edits import Outcome, Read, Site
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One run of n prompts without edits: all that a replay needs, and nothing of the vocabulary's size.
+
+    `residual` (layers + 1, n, T, width) is the input of each layer and the output of the last; `z` (layers, n, T,
+    heads, head_size); `k` and `v` (layers, n, T, kv_heads, head_size). dtype and device are those of the model.
+    """
+
+    subject: Subject
+    prompts: Prompts
+    residual: Tensor
+    z: Tensor
+    k: Tensor
+    v: Tensor
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def at(self, site: Site, layer: int, position: Tensor) -> Tensor:
+        """(n, heads, head_size): `z`, or `k` or `v` one slice a query head, at one position of each example."""
+        rows = torch.arange(len(self), device=position.device)
+        if site == "z":
+            return self.z[layer, rows, position]
+        if site in ("k", "v"):
+            slices = getattr(self, site)[layer, rows, position]
+            return slices.repeat_interleave(self.subject.heads // self.subject.kv_heads, dim=1)
+        raise ValueError(f"{site!r} is not part of a recording: read it in a run")
+
+    def require(self, subject: Subject, prompts: Prompts) -> None:
+        """Raise `ValueError` unless this is a recording of these prompts by this model."""
+        if self.subject is not subject and self.subject.fingerprint != subject.fingerprint:
+            raise ValueError(f"the recording is of another model: {self.subject.name}, not {subject.name}")
+        if self.prompts is not prompts and self.prompts.digest != prompts.digest:
+            raise ValueError("the recording is of other prompts: record these, or leave it out")
+
+    def select(self, rows: Tensor) -> "Recording":
+        """The recording of some of its prompts."""
+        cut = {name: getattr(self, name)[:, rows] for name in ("residual", "z", "k", "v")}
+        return replace(self, prompts=self.prompts.select(rows), **cut)
+
+
+def record(subject: Subject, prompts: Prompts, *, batch: int = 32, share_context: bool = False) -> Recording:
+    """Run the prompts as they are and keep what a replay needs.
+
+    Takes (2 x layers + 1) x n x T x width numbers and a little more: 10 MB a prompt for the default model in float32.
+    With `share_context`, the tokens that all prompts of a context begin with are run once: the same up to rounding,
+    and about five times faster for prompts that ask about every box. What stands after `last` (padding) is zero then.
+
+        p = boxes.prompts(subject, n=70)
+        recording = runs.record(subject, p)
+        print(recording.z.shape)
+    """
+    n, width = prompts.input_ids.shape
+    like: Any = {"dtype": subject.dtype, "device": subject.device}
+    size = subject.head_size
+    residual = torch.zeros(subject.layers + 1, n, width, subject.model.config.hidden_size, **like)
+    z = torch.zeros(subject.layers, n, width, subject.heads, size, **like)
+    k, v = (torch.zeros(subject.layers, n, width, subject.kv_heads, size, **like) for _ in range(2))
+
+    def keep(seen: list[Any], rows: Tensor, tokens: slice, of: Tensor | slice) -> None:
+        residual[-1, rows, tokens] = seen[-1][0][of]
+        for index, (stream, key, value, output) in enumerate(seen[:-1]):
+            residual[index, rows, tokens] = stream[of]
+            k[index, rows, tokens] = key.unflatten(-1, (-1, size))[of]
+            v[index, rows, tokens] = value.unflatten(-1, (-1, size))[of]
+            z[index, rows, tokens] = output.unflatten(-1, (-1, size))[of]
+
+    plan = list(sharing.batches(prompts, batch, share=share_context))
+    for some in tqdm(plan, desc="recording", unit="batch", disable=None, leave=False):
+        part, everything = prompts.select(some.rows), slice(None)
+        if not some.prefix:
+            keep(_seen(subject, inputs_of(part)), some.rows, everything, everything)
+            continue
+        begin, end = slice(some.prefix), slice(some.prefix, int(part.last.max()) + 1)
+        cache = DynamicCache(config=subject.model.config)
+        common = {"input_ids": prompts.input_ids[some.spokesmen, begin], "past_key_values": cache, "use_cache": True}
+        keep(_seen(subject, common), some.rows, begin, some.context)
+        cache.batch_select_indices(some.context.to(subject.device))
+        rest = {"input_ids": part.input_ids[:, end], "past_key_values": cache, "use_cache": True}
+        keep(_seen(subject, rest), some.rows, end, everything)
+    return Recording(subject, prompts, residual, z, k, v)
+
+
+def _seen(subject: Subject, inputs: dict[str, Any]) -> list[Any]:
+    """One traced forward pass: for each layer its input, keys, values and z; then the output of the last layer."""
+    model = wrapped(subject)
+    with fast_float32(subject), torch.no_grad(), model.trace(**inputs):
+        seen: list[Any] = []
+        for layer in model.model.layers:
+            attention = layer.self_attn
+            seen.append([layer.input, attention.k_proj.output, attention.v_proj.output, attention.o_proj.input])
+        seen.append([layer.output])
+        seen = nnsight.save(seen)
+    return seen  # noqa: RET504 (nnsight fills the name when the trace ends)
+
+
+def inputs_of(prompts: Prompts) -> dict[str, Any]:
+    """Unpadded prompts go in without a mask: then the attention kernel is the causal one, edits or none."""
+    full = bool((prompts.last == prompts.input_ids.shape[1] - 1).all())
+    mask = {} if full else {"attention_mask": prompts.attention_mask}
+    return {"input_ids": prompts.input_ids, "use_cache": False, **mask}
+
+
+_WRAPPERS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+
+
+def wrapped(subject: Subject) -> Any:
+    """The nnsight view of a model, made once a model (wrapping anew would leave hooks behind each time)."""
+    if subject.model not in _WRAPPERS:
+        _WRAPPERS[subject.model] = nnsight.NNsight(subject.model)
+    return _WRAPPERS[subject.model]
+
+
+def recorded(recording: Recording, item: Read) -> Tensor:
+    """(n, heads, head_size): what a read gives in the recorded run itself."""
+    if item.site != "q":
+        return recording.at(item.site, item.layer, item.position)
+    block = recording.subject.model.model.layers[item.layer]
+    rows = torch.arange(len(recording), device=item.position.device)
+    x = block.input_layernorm(recording.residual[item.layer, rows, item.position])
+    return blocks.project(recording.subject, block.self_attn, "q", x)
+
+
+def recorded_answers(recording: Recording, targets: Tensor | None = None) -> Outcome:
+    """The outcome of the recorded run itself: one variant without edits."""
+    rows = torch.arange(len(recording), device=recording.prompts.last.device)
+    targets = recording.prompts.answer_ids[:, None] if targets is None else targets
+    with fast_float32(recording.subject):
+        return blocks.readout(
+            recording.subject, recording.residual[-1, rows, recording.prompts.last][None], targets, ()
+        )
+
+
+def attention(recording: Recording, head: Head, position: Tensor) -> Tensor:
+    """(n, T): where one head looks from `position` (n,) in the recorded run; each row sums to 1, float32 or better.
+
+    where = replay.attention(recording, Head(14, 5), prompts.query)
+    print(where.argmax(-1) == prompts.prev)
+    """
+    subject, prompts = recording.subject, recording.prompts
+    module, width = subject.model.model.layers[head.layer].self_attn, prompts.input_ids.shape[1]
+    places = torch.arange(width, device=position.device)
+    rotation = subject.model.model.rotary_emb(recording.residual[0, :1], places[None])
+    shared = head.head // (subject.heads // subject.kv_heads)
+    keys = recording.k[head.layer][:, :, [shared]]
+    queries = recorded(recording, Read("q", head.layer, position))[:, [head.head]]
+    # Each prompt's query stands at its own position: rotate it once for every position, take the one that is its own.
+    queries = queries[:, None].expand(-1, width, -1, -1)
+    k = blocks.rotated(module, "k_norm", keys, rotation, slice(0, width))[:, :, 0]
+    q = blocks.rotated(module, "q_norm", queries, rotation, slice(0, width))[torch.arange(len(recording)), position, 0]
+    scores = torch.einsum("nd,ntd->nt", q, k) * module.scaling
+    scores = scores.masked_fill(places[None] > position[:, None], -torch.inf)
+    return scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))

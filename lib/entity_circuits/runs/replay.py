@@ -1,0 +1,399 @@
+"""The fast way: from a recording, recompute only what the edits of a variant can change. Exact, not approximate.
+
+Positions before the first edited one and layers below it cannot change, so they come from the recording, and many
+variants are rows of one batch:
+
+- *frozen* (pass 1 of path patching): all attention outputs are held, so one position changes at a time and no attention
+  is computed at all: the recorded residual, plus o_proj of the changed z, and then up through the MLPs.
+- *free*: the tokens from the first edited position to `last` go up from the first edited layer, against the recorded
+  keys and values of the tokens before them, which all variants share.
+
+It calls the model's own submodules and knows one form of block, that of Llama (Llama, Mistral, Qwen2, Qwen3, SmolLM2);
+for any other it says so, and `runs.rerun`, which has the same signature, is the way out.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+from weakref import WeakSet
+
+import torch
+from torch import Tensor
+
+from ..models.precision import fast_float32
+from . import blocks, definition, edits
+from .edits import Edit, Outcome, Read, heard_together
+from .recording import Recording, recorded
+from .recording import attention as attention
+from .recording import recorded_answers as recorded_answers
+
+
+def replay(
+    recording: Recording,
+    variants: Sequence[Sequence[Edit]],
+    *,
+    frozen: bool = False,
+    read: Sequence[Read] = (),
+    targets: Tensor | None = None,
+    answer: bool = True,
+    vocabulary: bool = True,
+    memory: float = 1e9,
+) -> Outcome:
+    """What each variant's edits would change in a recorded run: the numbers of `runs.rerun`, from far less work.
+
+    `targets` (n, k) are the tokens whose logits are wanted, the right answers unless given. With `frozen`, every z
+    keeps its recorded value except where a variant edits it. `answer=False` leaves the logits out (they are NaN) and
+    stops at the highest layer read; `vocabulary=False` gives the logits of the targets alone, log-probabilities being
+    NaN and the most likely token -1. `memory` bounds the bytes of a batch. Gradients flow to a `value` or `keep` that
+    asks for them. Raises `ValueError` for impossible edits and `NotImplementedError` for a model of another form.
+
+        edits = [[runs.Edit("z", 3, (h,), p.last, value)] for h in range(subject.heads)]
+        outcome = replay.replay(recording, edits)
+        print(outcome.logprob)   # (variants, n)
+    """
+    subject, prompts = recording.subject, recording.prompts
+    blocks.require(subject)
+    targets = prompts.answer_ids[:, None] if targets is None else targets
+    for edit in itertools.chain.from_iterable(variants):
+        edits.check(edit, subject, prompts)
+        if frozen and edit.site != "z":
+            raise ValueError(f"a {edit.site} edit does nothing while all z are held: use z edits, or frozen=False")
+    for variant in variants:
+        heard_together(variant)
+    with fast_float32(subject):
+        _check_once(recording)
+        return _replay(recording, variants, frozen, read, targets, answer, vocabulary, memory)
+
+
+def _replay(
+    recording: Recording,
+    variants: Sequence[Sequence[Edit]],
+    frozen: bool,
+    read: Sequence[Read],
+    targets: Tensor,
+    answer: bool,
+    vocabulary: bool,
+    memory: float,
+) -> Outcome:
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, variant in enumerate(variants):
+        groups.setdefault((_lowest_layer(recording, variant), *_starts(recording, variant)), []).append(index)
+    parts: list[tuple[list[int], Tensor, Outcome]] = []
+    for (layer, *starts), members in groups.items():
+        start, last = torch.tensor(starts), recording.prompts.last.cpu()
+        spans = [torch.arange(len(recording))] if frozen else _alike(start, last)
+        for rows in spans:
+            here = rows.to(recording.prompts.last.device)
+            whole = len(rows) == len(recording)
+            part = recording if whole else recording.select(here)
+            tail = 1 if frozen else int(last[rows[0]] - start[rows[0]]) + 1
+            size = _variants_a_batch(recording, len(rows), tail, memory)
+            for chunk in (members[i : i + size] for i in range(0, len(members), size)):
+                batch = [[edit if whole else edit.rows(here) for edit in variants[index]] for index in chunk]
+                seen = [Read(r.site, r.layer, r.position[here]) for r in read]
+                walk = _frozen if frozen else _free
+                hidden, reads = walk(part, batch, layer, start[rows], seen, answer)
+                outcome = blocks.readout(recording.subject, hidden, targets[here], reads, vocabulary)
+                parts.append((chunk, here, outcome))
+    return _assembled(parts, len(variants), len(recording))
+
+
+def _frozen(
+    recording: Recording, variants: list[list[Edit]], first: int, start: Tensor, read: Sequence[Read], answer: bool
+) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+    """One position a prompt, no attention: hidden states (variants, n, width) at `last`, and the reads."""
+    subject, layers = recording.subject, recording.subject.model.model.layers
+    rows = torch.arange(len(recording), device=recording.residual.device)
+    start = start.to(rows.device)
+    for edit in itertools.chain.from_iterable(variants):
+        if edit.position is None or not torch.equal(edit.position, start):
+            raise ValueError(
+                "a frozen replay changes one position a prompt; other edits: replay them apart, or runs.rerun"
+            )
+    reads = _Reads(recording, read, len(variants))
+    stream = recording.residual[:, rows, start]
+    hidden = stream[first].expand(len(variants), -1, -1)
+    for layer in range(first, reads.top(answer, subject.layers)):
+        block, attention = layers[layer], layers[layer].self_attn
+        if reads.wants(layer, "q", "k", "v"):
+            x = block.input_layernorm(hidden)
+            for site in ("q", "k", "v"):
+                if reads.wants(layer, site):
+                    reads.take(layer, site, blocks.project(subject, attention, site, x)[:, :, None], start)
+        z = recording.z[layer, rows, start]
+        edited = [index for index, edits in enumerate(variants) if any(edit.layer == layer for edit in edits)]
+        if edited or reads.wants(layer, "z"):
+            z = z.expand(len(variants), *z.shape)
+            if edited:
+                z = z.clone()
+            for index in edited:
+                _apply(z[:, :, None], variants[index], index, layer, "z", rows, start)
+            reads.take(layer, "z", z[:, :, None], start)
+        hidden = hidden + attention.o_proj(z.flatten(-2))
+        hidden = hidden + blocks.mlp(block, hidden)
+    if not answer:
+        return None, reads.taken
+    at_last = (start == recording.prompts.last)[None, :, None]
+    return torch.where(at_last, hidden, recording.residual[-1, rows, recording.prompts.last]), reads.taken
+
+
+def _free(
+    recording: Recording, variants: list[list[Edit]], first: int, start: Tensor, read: Sequence[Read], answer: bool
+) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+    """The tokens from `start` (the same in all these prompts) to `last`, all attention recomputed."""
+    subject, layers = recording.subject, recording.subject.model.model.layers
+    rows = torch.arange(len(recording), device=recording.residual.device)
+    begin, end = int(start[0]), int(recording.prompts.last[0]) + 1
+    rotation = subject.model.model.rotary_emb(recording.residual[0, :1], torch.arange(end, device=rows.device)[None])
+    reads = _Reads(recording, read, len(variants))
+    hidden = recording.residual[first, :, begin:end].expand(len(variants), -1, -1, -1)
+    origin = torch.full_like(rows, begin)
+    for layer in range(first, reads.top(answer, subject.layers)):
+        block, attention = layers[layer], layers[layer].self_attn
+        here = [(index, edit) for index, edits in enumerate(variants) for edit in edits if edit.layer == layer]
+        sites = {edit.site for _, edit in here if edit.seen_by is None}
+        heard = any(edit.seen_by is not None for _, edit in here)
+        x = block.input_layernorm(hidden)
+        apart = bool({"k", "v"} & sites) or any(reads.wants(layer, site) for site in "kv")
+        slices = {}
+        for site in ("q", "k", "v"):
+            slices[site] = blocks.project(subject, attention, site, x, apart)
+            for index, edit in here:
+                if edit.site == site and edit.seen_by is None:
+                    _apply(slices[site], [edit], index, layer, site, rows, origin)
+            reads.take(layer, site, slices[site], origin)
+        if layer == subject.layers - 1 and not (sites - {"k", "v"}) and not heard and not reads.wants(layer, "z"):
+            hidden, slices["q"] = hidden[:, :, -1:], slices["q"][:, :, -1:]  # nobody reads the other tokens any more
+        z = _attend(recording, layer, slices, rotation, begin, here, rows)
+        for index, edit in here:
+            _apply(z, [edit], index, layer, "z", rows, origin)
+        reads.take(layer, "z", z, origin)
+        hidden = hidden + attention.o_proj(z.flatten(-2))
+        hidden = hidden + blocks.mlp(block, hidden)
+    return (hidden[:, :, -1] if answer else None), reads.taken
+
+
+def _attend(
+    recording: Recording,
+    layer: int,
+    slices: dict[str, Tensor],
+    rotation: tuple[Tensor, Tensor],
+    begin: int,
+    edits: list[tuple[int, Edit]],
+    rows: Tensor,
+) -> Tensor:
+    """z (variants, n, tokens, heads, head_size) of the tokens in `slices`, over recorded and recomputed keys.
+
+    Recorded keys and values are those of the positions before `begin`: they are never copied for a variant. Groups of
+    query heads that share a key are treated as more rows of one product. Of the edits, each with the number of its
+    variant, those of scores and those with `seen_by` are made here.
+    """
+    subject = recording.subject
+    attention = subject.model.model.layers[layer].self_attn
+    variants, _, queries, heads, _ = slices["q"].shape
+    groups = slices["k"].shape[3]
+    tokens = slices["k"].shape[2]
+
+    end = begin + tokens
+    q = blocks.rotated(attention, "q_norm", slices["q"], rotation, slice(end - queries, end)) * attention.scaling
+    q = q.unflatten(3, (groups, heads // groups)).permute(
+        1, 3, 0, 4, 2, 5
+    )  # n, groups, variants, shared, queries, size
+    k = blocks.rotated(attention, "k_norm", slices["k"], rotation, slice(begin, end)).permute(1, 3, 0, 2, 4)
+    v = slices["v"].permute(1, 3, 0, 2, 4)
+    spread = groups // subject.kv_heads
+    old_k = blocks.rotated(attention, "k_norm", recording.k[layer, :, :begin], rotation, slice(0, begin))
+    old_k = old_k.transpose(1, 2).repeat_interleave(spread, 1)
+    old_v = recording.v[layer, :, :begin].transpose(1, 2).repeat_interleave(spread, 1)
+    before = (q.flatten(2, 4) @ old_k.transpose(-1, -2)).unflatten(2, (variants, heads // groups, queries))
+    now = (q.flatten(3, 4) @ k.transpose(-1, -2)).unflatten(3, (heads // groups, queries))
+    future = torch.ones(queries, tokens, dtype=torch.bool, device=q.device).tril(tokens - queries).logical_not()
+    scores = torch.cat((before, now.masked_fill(future, -torch.inf)), dim=-1)
+
+    def entry(index: int, members: Tensor, position: Tensor, *key: Tensor) -> tuple[Tensor | int, ...]:
+        """Where q, scores and weights have these heads of a variant, at one position a prompt: (n, members, ...)."""
+        here = (rows[:, None], members // (heads // groups), index, members % (heads // groups))
+        return (*here, (position - (end - queries))[:, None], *(place[:, None] for place in key))
+
+    for index, edit in edits:
+        if edit.site == "score":
+            assert edit.position is not None and edit.key is not None
+            scores[entry(index, torch.tensor(edit.heads, device=rows.device), edit.position, edit.key)] = -torch.inf
+    weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
+    z = (weights[..., :begin].flatten(2, 4) @ old_v).unflatten(2, (variants, heads // groups, queries))
+    z = z + (weights[..., begin:].flatten(3, 4) @ v).unflatten(3, (heads // groups, queries))
+    z = z.permute(2, 0, 4, 1, 3, 5).flatten(3, 4)
+    for index, together in _narrow(edits):
+        first, seen = together[0], together[0].seen_by
+        assert seen is not None
+        members = torch.tensor(list(dict.fromkeys(h for edit in together for h in edit.heads)), device=rows.device)
+        place = (index, rows[:, None], (seen - (end - queries))[:, None], members)
+        if len(together) == 1 and first.site == "v" and first.position is not None:  # z is linear in this one value
+            late = (first.position - begin).clamp(min=0)
+            fresh = slices["v"][index, rows, late].repeat_interleave(heads // groups, dim=1)
+            recorded_ = recording.at("v", layer, first.position)
+            standing = torch.where((first.position < begin)[:, None, None], recorded_, fresh)[:, members]
+            heard = weights[entry(index, members, seen, first.position)][..., None]
+            z[place] += heard * (first.mixed(standing) - standing)
+            continue
+        new_k, new_v = (
+            _changed(recording, layer, site, slices[site][index], begin, together, members) for site in "kv"
+        )
+        asked = entry(index, members, seen)
+        heard = weights[asked]
+        if any(edit.site == "k" for edit in together):
+            new_k = blocks.rotated(attention, "k_norm", new_k, rotation, slice(0, end))
+            again = torch.einsum("nhd,nthd->nht", q[asked], new_k).masked_fill(scores[asked].isneginf(), -torch.inf)
+            heard = again.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
+        z[place] = torch.einsum("nht,nthd->nhd", heard, new_v)
+    return z
+
+
+def _narrow(edits: Sequence[tuple[int, Edit]]) -> Iterator[tuple[int, list[Edit]]]:
+    """The edits with `seen_by`: of each variant, those that act at the same position together."""
+    for index in sorted({index for index, edit in edits if edit.seen_by is not None}):
+        for together in heard_together([edit for variant, edit in edits if variant == index]):
+            yield index, together
+
+
+def _changed(
+    recording: Recording, layer: int, site: str, fresh: Tensor, begin: int, together: list[Edit], members: Tensor
+) -> Tensor:
+    """(n, tokens, members, head_size): keys or values of some heads, recorded up to `begin` and then fresh, edited."""
+    heads, rows = recording.subject.heads, torch.arange(len(recording), device=members.device)
+    old = getattr(recording, site)[layer, :, :begin]
+    both = [part[:, :, members // (heads // part.shape[2])] for part in (old, fresh)]
+    x = torch.cat(both, dim=1)
+    order = members.tolist()
+    own = [replace(edit, heads=tuple(map(order.index, edit.heads))) for edit in together]
+    _apply(x[None], own, 0, layer, site, rows, torch.zeros_like(rows))
+    return x
+
+
+def _apply(x: Tensor, edits: Sequence[Edit], variant: int, layer: int, site: str, rows: Tensor, origin: Tensor) -> None:
+    """Make one variant's edits of a site in x (variants, n, tokens, heads, head_size), whose tokens begin at
+    `origin`."""
+    for edit in edits:
+        if edit.layer != layer or edit.site != site:
+            continue
+        heads = torch.tensor(edit.heads, device=rows.device)
+        if edit.position is None:
+            assert edit.value is not None  # all positions are edited, so the tokens begin with the first one
+            whole = replace(edit, value=edit.value[:, : x.shape[2]])
+            x[variant, :, :, heads] = whole.mixed(x[variant][:, :, heads])
+        else:
+            where = (variant, rows[:, None], (edit.position - origin)[:, None], heads)
+            x[where] = edit.mixed(x[where])
+
+
+class _Reads:
+    """The activations asked for, filled as the layers go by; what no variant has reached yet is as recorded."""
+
+    def __init__(self, recording: Recording, read: Sequence[Read], variants: int) -> None:
+        self.recording, self.read, self.variants = recording, read, variants
+        self.found: list[Tensor | None] = [None] * len(read)
+
+    def wants(self, layer: int, *sites: str) -> bool:
+        return any(item.layer == layer and item.site in sites for item in self.read)
+
+    def top(self, answer: bool, layers: int) -> int:
+        """The layer to stop before."""
+        return layers if answer else max((item.layer + 1 for item in self.read), default=0)
+
+    def take(self, layer: int, site: str, x: Tensor, origin: Tensor) -> None:
+        rows = torch.arange(x.shape[1], device=x.device)
+        for index, item in enumerate(self.read):
+            if (item.layer, item.site) != (layer, site):
+                continue
+            place = item.position - origin
+            inside = (place >= 0) & (place < x.shape[2])
+            now = x[:, rows, place.clamp(0, x.shape[2] - 1)]
+            if not bool(inside.all()):
+                now = torch.where(inside[None, :, None, None], now, recorded(self.recording, item))
+            self.found[index] = now
+
+    @property
+    def taken(self) -> tuple[Tensor, ...]:
+        return tuple(
+            recorded(self.recording, item).expand(self.variants, -1, -1, -1) if x is None else x
+            for item, x in zip(self.read, self.found, strict=True)
+        )
+
+
+_CHECKED: WeakSet[Any] = WeakSet()
+
+
+def _check_once(recording: Recording) -> None:
+    """Replay the first prompt with nothing changed and compare with its recording, once a model."""
+    model = recording.subject.model
+    if model in _CHECKED or not len(recording):
+        return
+    first = recording.select(torch.zeros(1, dtype=torch.long, device=recording.prompts.last.device))
+    p, everything = first.prompts, tuple(range(recording.subject.heads))
+    same = [Edit("z", 0, everything, p.query, first.at("z", 0, p.query))]
+    tokens = torch.arange(0, model.config.vocab_size, 7, device=p.last.device)[None]
+    with torch.no_grad():
+        replayed = _replay(first, [same], False, (), tokens, True, True, 1e9).logprobs
+        expected = blocks.readout(
+            recording.subject, first.residual[-1, :, p.last][:, :1].transpose(0, 1), tokens, ()
+        ).logprobs
+    tolerance = 0.25 if recording.subject.dtype in (torch.bfloat16, torch.float16) else 1e-3
+    worst = float((replayed - expected).abs().max())
+    if not worst < tolerance:
+        raise RuntimeError(
+            f"a replay without changes differs from the recorded run by {worst:.2g} in a log-probability: "
+            f'this model does something that replay does not know. Use method="definition".'
+        )
+    _CHECKED.add(model)
+
+
+def _lowest_layer(recording: Recording, edits: Sequence[Edit]) -> int:
+    return min((edit.layer for edit in edits), default=recording.subject.layers)
+
+
+def _starts(recording: Recording, edits: Sequence[Edit]) -> list[int]:
+    """For each prompt, the first position at which a variant can change anything."""
+    start = recording.prompts.last
+    for edit in edits:
+        where = edit.seen_by if edit.seen_by is not None else edit.position
+        start = torch.minimum(start, torch.zeros_like(start) if where is None else where)
+    return start.tolist()
+
+
+def _alike(start: Tensor, last: Tensor) -> list[Tensor]:
+    """Rows of prompts that begin and end at the same positions."""
+    pairs, which = torch.unique(torch.stack((start, last), dim=1), dim=0, return_inverse=True)
+    return [torch.nonzero(which == kind)[:, 0] for kind in range(len(pairs))]
+
+
+def _variants_a_batch(recording: Recording, n: int, tail: int, memory: float) -> int:
+    subject, width = recording.subject, recording.residual.shape[-1]
+    keys = recording.residual.shape[2] if tail > 1 or recording.residual.shape[2] else 1
+    numbers = n * tail * (10 * width + 4 * subject.heads * keys)
+    return max(1, int(memory / (numbers * recording.residual.element_size())))
+
+
+def _assembled(parts: list[tuple[list[int], Tensor, Outcome]], variants: int, n: int) -> Outcome:
+    """Put the batches' outcomes back in the order of variants and prompts."""
+    if len(parts) == 1 and parts[0][2].top.shape == (variants, n):
+        return parts[0][2]
+
+    def gathered(pieces: list[Tensor]) -> Tensor:
+        whole = pieces[0].new_empty(variants, n, *pieces[0].shape[2:])
+        for (chunk, rows, _), piece in zip(parts, pieces, strict=True):
+            whole[torch.tensor(chunk, device=rows.device)[:, None], rows] = piece
+        return whole
+
+    logits, logprobs, top = (gathered([getattr(outcome, name) for _, _, outcome in parts]) for name in Outcome.NUMBERS)
+    reads = zip(*(outcome.reads for _, _, outcome in parts), strict=True)
+    return Outcome(logits, logprobs, top, tuple(gathered(list(kind)) for kind in reads))
+
+
+Method = Literal["replay", "definition"]
+
+Executor = Callable[..., Outcome]
+"""What `replay` and `definition.rerun` both are: a recording and variants in, an `Outcome` out, the same keywords."""
+
+EXECUTORS: dict[Method, Executor] = {"replay": replay, "definition": definition.rerun}
+"""Both ways to carry out edits, by name. They give the same numbers: a check of the one by the other is one word."""

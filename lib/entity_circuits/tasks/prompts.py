@@ -1,0 +1,217 @@
+"""Prompts with named positions: all that recording, editing and the methods ask of a task.
+
+`from_texts` makes them of any texts. The boxes (`boxes.Prompts`) are one task on top.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from .. import results
+from ..models.subject import Subject
+
+_PLACE = re.compile(r"(.*?)([+-]\d+)?")
+Where = str | int | tuple[str, int] | Sequence[str | int | tuple[str, int]]
+"""Where a position is: a piece of the text (its last token), which of several as a pair ("John", 2), or the index of a
+token, negative from the end; for all texts alike, or one for each."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Prompts:
+    """n tokenised prompts. Tensors are int64, one row a prompt.
+
+    `input_ids` (n, T), padded on the right after `last` (n,), the final token. `answer_ids` (n,) is the right next
+    token, -1 where there is none. `contexts` (n,) numbers what the prompts are samples of: intervals are taken over
+    contexts, and prompts of one context may share their beginning. `positions` are (n,) indices into the rows, by name.
+    `wrong_ids` (n,) is the token that a logit difference compares the answer with; `choice_ids` (n, k) are the answers
+    among which one is to be chosen, the right one among them.
+    """
+
+    input_ids: Tensor
+    last: Tensor
+    answer_ids: Tensor
+    contexts: Tensor
+    positions: Mapping[str, Tensor] = field(default_factory=dict)
+    wrong_ids: Tensor | None = None
+    choice_ids: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def attention_mask(self) -> Tensor:
+        """(n, T): 1 up to `last`, 0 for padding."""
+        return (torch.arange(self.input_ids.shape[1], device=self.last.device) <= self.last[:, None]).long()
+
+    @property
+    def digest(self) -> str:
+        """A hex digest of all that a run of these prompts depends on: tokens, answers, contexts and positions."""
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        tensors |= {f"at {name}": value for name, value in self.positions.items()}
+        return results.digest(*(tensors[name] for name in sorted(tensors)))
+
+    def position(self, name: str) -> Tensor:
+        """(n,): the token of that name in each prompt; `query+1` is the one after `query`.
+
+        Raises `ValueError` for a name that these prompts do not have, and if it falls outside of one of them.
+        """
+        found = self.places(name)
+        if found.shape[1] != 1 or bool((found < 0).any()):
+            raise ValueError(f"{name!r} is not one token in every one of these prompts")
+        return found[:, 0]
+
+    def places(self, place: str) -> Tensor:
+        """(n, k): the tokens that a place names in each prompt, -1 where a prompt has no such token.
+
+        A place is `last`, the name of a position, `everywhere`, or what the task knows besides; an offset counts tokens
+        from there, as in `query+1`. Raises `ValueError` for another name.
+        """
+        match = _PLACE.fullmatch(place)
+        assert match is not None
+        found = self._named(match[1])
+        if found is None:
+            known = ", ".join(["last", *self.positions, "everywhere"])
+            raise ValueError(f"no place called {place!r}: these prompts have {known}, and offsets such as last-1")
+        found = torch.where(found >= 0, found + int(match[2] or 0), -1)
+        found = torch.where((found >= 0) & (found <= self.last[:, None]), found, -1)
+        there = found >= 0
+        found = found.gather(1, torch.argsort(~there, dim=1, stable=True))
+        return found[:, : max(1, int(there.sum(1).max()))]
+
+    def _named(self, name: str) -> Tensor | None:
+        """(n, k): the tokens of this name without an offset, below 0 for none; None for an unknown name."""
+        if name == "everywhere":
+            return torch.arange(int(self.last.max()) + 1, device=self.last.device).expand(len(self), -1)
+        named = {"last": self.last, **self.positions}
+        return named[name][:, None] if name in named else None
+
+    def columns(self) -> dict[str, list[Any]]:
+        """What a table says of each prompt beside its answer; a task has its own."""
+        return {}
+
+    def select(self, rows: Tensor | Sequence[int]) -> Self:
+        """These rows, in this order."""
+        index = torch.as_tensor(rows, dtype=torch.long)
+        picked: dict[str, Any] = {}
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if isinstance(value, Tensor):
+                picked[one.name] = value[index.to(value.device)]
+            elif isinstance(value, tuple):
+                picked[one.name] = tuple(value[i] for i in index.tolist())
+            elif isinstance(value, Mapping):
+                picked[one.name] = {name: x[index.to(x.device)] for name, x in value.items()}
+        return replace(self, **picked)
+
+
+def from_texts(
+    subject: Subject,
+    texts: Sequence[str],
+    answers: Sequence[str | int],
+    *,
+    positions: Mapping[str, Where] | None = None,
+    wrong: Sequence[str | int] | None = None,
+    choices: Sequence[Sequence[str | int]] | None = None,
+    contexts: Sequence[int] | None = None,
+) -> Prompts:
+    """Prompts of any task, from their texts.
+
+    Args:
+        subject: the model whose tokenizer reads them.
+        texts: n texts, each ending where the answer begins; none ends in a space.
+        answers: the right continuation of each, one token: as text with the space before it (" Mary"), or as its id.
+        positions: by name, where each is: a piece of the text, which stands in it once (its last token is meant); a
+            pair of a piece and which occurrence, from 1 (("John", 2)); or the index of a token. One for all texts, or
+            a list of one for each.
+        wrong: for each text a wrong continuation, likewise; a logit difference is taken against it.
+        choices: for each text the continuations among which one is to be chosen; all texts have equally many.
+        contexts: n numbers that say which texts belong together, as samples of one thing; each by itself unless given.
+
+    Raises `ValueError`, naming the text, for a continuation that is not one token, a piece that is not there or stands
+    there several times, and lists of other lengths.
+
+        texts = ["The cup is in Box F. Box F contains the"]
+        p = prompts.from_texts(subject, texts, [" cup"], positions={"object": "cup"})
+        print(p.position("object"), p.answer_ids)
+    """
+    n, tokenizer = len(texts), subject.tokenizer
+    given = {"answers": answers, "wrong": wrong, "choices": choices, "contexts": contexts}
+    for name, values in given.items():
+        if values is not None and len(values) != n:
+            raise ValueError(f"{len(values)} {name} for {n} texts: one for each is needed")
+    if not n:
+        raise ValueError("there are no texts")
+    for row, text in enumerate(texts):
+        if not text or text != text.rstrip():
+            raise ValueError(f"text {row} ends in a space, which belongs to the next token: leave it out ({text!r})")
+    read = [tokenizer(text)["input_ids"] for text in texts]
+    if any(ids[-1] == tokenizer.eos_token_id for ids in read):
+        raise ValueError("this tokenizer ends every text with an end token: the answer would not be what comes next")
+    width, device = max(map(len, read)), subject.device
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
+
+    def tokens(words: Sequence[str | int]) -> Tensor:
+        one = [_next_token(tokenizer, text, ids, word) for text, ids, word in zip(texts, read, words, strict=True)]
+        return torch.tensor(one, device=device)
+
+    found = {}
+    for name, where in (positions or {}).items():
+        if name in ("last", "everywhere") or not re.fullmatch(r"[^+\-\s](?:[^+\-]*[^+\-\s])?", name):
+            raise ValueError(f"no position can be called {name!r}: `last` and `everywhere` are taken, + and - count")
+        each = list(where) if isinstance(where, Sequence) and not isinstance(where, str | tuple) else [where] * n
+        if len(each) != n:
+            raise ValueError(f"{len(each)} positions called {name!r} for {n} texts: one for each is needed")
+        spots = [_spot(tokenizer, name, row, text, each[row]) for row, text in enumerate(texts)]
+        found[name] = torch.tensor(spots, device=device)
+    columns = list(zip(*choices, strict=True)) if choices is not None else []
+    return Prompts(
+        input_ids=torch.tensor([list(ids) + [pad] * (width - len(ids)) for ids in read], device=device),
+        last=torch.tensor([len(ids) - 1 for ids in read], device=device),
+        answer_ids=tokens(answers),
+        contexts=torch.tensor(list(contexts) if contexts is not None else list(range(n))),
+        positions=found,
+        wrong_ids=None if wrong is None else tokens(wrong),
+        choice_ids=torch.stack([tokens(column) for column in columns], dim=1) if columns else None,
+    )
+
+
+def _next_token(tokenizer: Any, text: str, ids: Sequence[int], word: str | int) -> int:
+    """The token of a continuation, given as text or as the token itself."""
+    if not isinstance(word, str):
+        return int(word)
+    if text[-1].isalnum() and word[:1].isalnum() and word.isascii():
+        raise ValueError(f"{word!r} would join the last word of {text!r}: write {' ' + word!r}")
+    whole = list(tokenizer(text + word)["input_ids"])
+    rest = whole[len(ids) :]
+    if whole[: len(ids)] != list(ids) or len(rest) != 1 or rest[0] == getattr(tokenizer, "unk_token_id", None):
+        parts = tokenizer.convert_ids_to_tokens(rest)
+        raise ValueError(f"{word!r} after {text!r} is not one token of this tokenizer but {parts}: choose another word")
+    return int(rest[0])
+
+
+def _spot(tokenizer: Any, name: str, row: int, text: str, where: Any) -> int:
+    """The index of the token that a position means in one text."""
+    if isinstance(where, int) and not isinstance(where, bool):
+        length = len(tokenizer(text)["input_ids"])
+        if not -length <= where < length:
+            raise ValueError(f"{name!r} of text {row} is token {where}, and the text has {length}: {text!r}")
+        return where % length
+    piece, which = where if isinstance(where, tuple) else (where, None)
+    begins = [match.start() for match in re.finditer(re.escape(piece), text)]
+    if not begins or not piece:
+        raise ValueError(f"{name!r} of text {row}: {piece!r} is not in {text!r}")
+    if which is None and len(begins) > 1:
+        raise ValueError(
+            f"{name!r} of text {row}: {piece!r} stands {len(begins)} times in {text!r}; say which, as ({piece!r}, 2)"
+        )
+    if which is not None and not 1 <= which <= len(begins):
+        raise ValueError(f"{name!r} of text {row}: {piece!r} stands {len(begins)} times in {text!r}, not {which}")
+    end = begins[(which or 1) - 1] + len(piece)
+    if not getattr(tokenizer, "is_fast", False):
+        raise ValueError(f"this tokenizer does not say where its tokens are in a text: give {name!r} as token indices")
+    spans = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+    return next(index for index, (begin, stop) in enumerate(spans) if begin < end <= stop)

@@ -1,0 +1,45 @@
+"""The words of the task: everyday objects and box labels, and the single token that each of them must be."""
+
+import csv
+import string
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from .. import places
+
+LABELS = tuple(string.ascii_uppercase)
+CARRIER = "the"
+
+
+def objects() -> tuple[str, ...]:
+    """The object words of `data/objects.csv`, in the order of the file."""
+    with places.data("objects.csv").open(encoding="utf-8", newline="") as file:
+        return tuple(row["object"] for row in csv.DictReader(file))
+
+
+def token_ids(tokenizer: Any, words: Iterable[str]) -> dict[str, int]:
+    """The token of each word written after another word and a space; words that are several tokens are left out.
+
+    They are read off behind a carrier word, because sentencepiece tokenizers (Llama's) put a space of their own before
+    the first word of a text: `" apple"` alone would be two tokens there.
+    """
+    carrier = tokenizer(CARRIER, add_special_tokens=False)["input_ids"]
+    found: dict[str, int] = {}
+    for word in words:
+        ids = tokenizer(f"{CARRIER} {word}", add_special_tokens=False)["input_ids"]
+        rest = ids[len(carrier) :]
+        if ids[: len(carrier)] == carrier and len(rest) == 1 and rest[0] != getattr(tokenizer, "unk_token_id", None):
+            found[word] = rest[0]
+    return found
+
+
+def require(tokenizer: Any, words: Sequence[str], at_least: int, what: str) -> dict[str, int]:
+    """`token_ids`, or a `ValueError` that names the shortage when fewer than `at_least` words are single tokens."""
+    found = token_ids(tokenizer, words)
+    if len(found) < at_least:
+        split = [word for word in words if word not in found]
+        raise ValueError(
+            f"{what}: {at_least} words that are one token each are needed, and this tokenizer has {len(found)} "
+            f"of {len(words)} (it splits, for example, {', '.join(split[:5])}). Use another tokenizer or a longer list."
+        )
+    return found
