@@ -109,7 +109,7 @@ def test_official_pairs_take_other_contexts_by_the_seed_and_say_so_if_there_is_n
         inputs.sources(prompts, "colour")
 
 
-@pytest.mark.parametrize("position", interchange.POSITIONS)
+@pytest.mark.parametrize("position", ("last", "query", "prev"))
 def test_borrowed_sources_give_what_recording_them_gives(position):
     borrowed = inputs.borrowed(pairs())
     recorded = interchange.record(SUBJECT, borrowed.triples, batch=6)
@@ -172,7 +172,7 @@ def test_reading_padded_runs_at_own_positions_is_as_if_there_were_no_padding():
     wide = runs.record(SUBJECT, inputs.from_the_end(given.source))
     found = inputs.reread(pairs(), given, [wide])
     alone = interchange.record(SUBJECT, given, like=pairs())
-    for position in interchange.POSITIONS:
+    for position in ("last", "query", "prev"):
         assert torch.allclose(found.z[position], alone.z[position], atol=1e-10)
     theirs = inputs.reread(pairs(), replace(given, source=wide.prompts), [wide])
     shorter = given.source.last != wide.prompts.last

@@ -1,22 +1,21 @@
-"""Heads, the four groups they form in the paper, and circuits: plain frozen data, to and from JSON."""
+"""Heads, circuits of groups of heads, and the four groups of the paper: plain frozen data, to and from JSON."""
 
 import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
 
 from . import places
 
-Group = Literal["value_fetcher", "position_transmitter", "position_detector", "structure_reader"]
-GROUPS: tuple[Group, ...] = get_args(Group)
+Group = str
+"""The name of a group of heads. A circuit may have any; these are the paper's."""
+
+GROUPS: tuple[Group, ...] = ("value_fetcher", "position_transmitter", "position_detector", "structure_reader")
 LETTERS: dict[Group, str] = dict(zip(GROUPS, "ABCD", strict=True))
-POSITIONS: dict[Group, Literal["last", "query", "prev"]] = dict(
-    zip(GROUPS, ("last", "last", "query", "prev"), strict=True)
-)
+POSITIONS: dict[Group, str] = dict(zip(GROUPS, ("last", "last", "query", "prev"), strict=True))
 """Where each group's heads act (paper, section 4.2)."""
 
 
@@ -43,29 +42,46 @@ class Head:
 class Circuit:
     """The heads of each group, strongest first. A head may stand in several groups, at different positions.
 
-    `about` says what produced it (model, parameters, code), as plain JSON values.
+    `about` says what produced it (model, parameters, code), as plain JSON values. `positions` says where the heads of a
+    group act; those of the paper's groups need not be named. Raises `ValueError` for a group of neither kind.
+
+        circuit = Circuit({"name movers": (Head(3, 1),)}, positions={"name movers": "last"})
     """
 
     groups: Mapping[Group, tuple[Head, ...]]
     about: Mapping[str, object] = field(default_factory=dict)
+    positions: Mapping[Group, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.groups if name not in GROUPS]
-        if unknown:
-            raise ValueError(f"no group called {unknown[0]!r}: one of {', '.join(GROUPS)}")
+        if unknown := [name for name in self.groups if name not in (*self.positions, *GROUPS)]:
+            raise ValueError(
+                f"where do the heads of {unknown[0]!r} act? The paper's groups are {', '.join(GROUPS)}; of any other "
+                f"say it: Circuit(..., positions={{{unknown[0]!r}: 'last'}})"
+            )
+
+    def position(self, group: Group) -> str:
+        """Where the heads of a group act."""
+        return self.positions[group] if group in self.positions else POSITIONS[group]
+
+    @property
+    def letters(self) -> dict[Group, str]:
+        """A short name of each group: the paper's letters in their order, then any other's own name."""
+        ordered = [*(group for group in GROUPS if group in self.groups), *(g for g in self.groups if g not in GROUPS)]
+        return {group: LETTERS.get(group, group) for group in ordered}
 
     def __len__(self) -> int:
         return sum(len(heads) for heads in self.groups.values())
 
     def to_json(self) -> str:
         groups = {name: [str(head) for head in heads] for name, heads in self.groups.items()}
-        return json.dumps({"groups": groups, "about": dict(self.about)}, indent=1)
+        own = {"positions": dict(self.positions)} if self.positions else {}
+        return json.dumps({"groups": groups, "about": dict(self.about), **own}, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> "Circuit":
         content = json.loads(text)
         groups = {name: tuple(map(Head.parse, heads)) for name, heads in content["groups"].items()}
-        return cls(groups, content.get("about", {}))
+        return cls(groups, content.get("about", {}), content.get("positions", {}))
 
     def save(self, path: Path) -> None:
         """Write the circuit whole or not at all."""

@@ -6,6 +6,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 from entity_circuits.heads import LETTERS
+from entity_circuits.tasks import boxes
 from entity_circuits.tasks.desiderata import HYPOTHESES, Hypothesis, Triples
 
 from ..paper import Masked
@@ -38,7 +39,7 @@ def hypotheses(triples: Triples, row: int = 0) -> alt.VConcatChart:
 
 def _word(triples: Triples, row: int, name: str) -> str:
     token = int(triples.candidates[row, triples.names.index(name)])
-    for prompts in (triples.base, triples.source):
+    for prompts in map(boxes.of, (triples.base, triples.source)):
         ids = prompts.object_ids[row].tolist()
         if token in ids:
             return prompts.worlds[row].objects[ids.index(token)]
@@ -46,7 +47,7 @@ def _word(triples: Triples, row: int, name: str) -> str:
 
 
 def _hypothesis(triples: Triples, row: int, name: Hypothesis) -> alt.LayerChart:
-    base, source = triples.base, triples.source
+    base, source = boxes.of(triples.base), boxes.of(triples.source)
     asked, wanted = base.queries[row], source.queries[row]
     ids = base.object_ids[row].tolist()
     target = int(triples.candidates[row, triples.names.index(name)])

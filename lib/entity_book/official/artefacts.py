@@ -22,7 +22,7 @@ from entity_circuits.models.subject import Subject
 from entity_circuits.runs import replay
 from entity_circuits.runs.recording import Recording
 from entity_circuits.statistics import Estimate
-from entity_circuits.tasks import vocabulary
+from entity_circuits.tasks import boxes, vocabulary
 from entity_circuits.tasks.boxes import Prompts
 
 from . import inputs as official_pairs
@@ -126,13 +126,14 @@ def floor(pairs: Pairs, groups: Mapping[Group, Sequence[Head]], *, seed: int = 0
         official.floor(pairs, circuit.groups)
     """
     theirs, ours = official_pairs.borrowed(pairs, "position", seed), pairs.towards("position")
-    asked = torch.tensor(ours.triples.base.queries)
-    drawn = [official_pairs.sources(ours.triples.base, "position", seed + draw) for draw in range(draws)]
+    base, source = boxes.of(ours.triples.base), boxes.of(ours.triples.source)
+    asked = torch.tensor(base.queries)
+    drawn = [official_pairs.sources(base, "position", seed + draw) for draw in range(draws)]
     equal = [
         statistics.estimate(share, ours.triples.base.contexts)
         for share in (
             torch.stack([asked == asked[there] for there in drawn]).double().mean(0),
-            asked == torch.tensor(ours.triples.source.queries),
+            asked == torch.tensor(source.queries),
         )
     ]
     rows = [entry("B1", "pairs that ask for the same position", *equal)]
@@ -171,7 +172,7 @@ def label_token(pairs: Pairs, sets: Mapping[str, Sequence[Head]], position: Posi
     """
     ours = official_pairs.borrowed(pairs, "label", seed)
     given = ours.triples
-    asked = zip(given.base.worlds, given.source.asked, strict=True)
+    asked = zip(boxes.of(given.base).worlds, boxes.of(given.source).asked, strict=True)
     words = [world.objects[world.labels.index(label)] for world, label in asked]
     tokens = torch.tensor([official_pairs.list_token(pairs.subject.tokenizer, word) for word in words])
     wrong = replace(given, targets=tokens.to(given.targets.device))
@@ -188,7 +189,7 @@ def padded(pairs: Pairs, heads: Sequence[Head], position: Position = "last") -> 
         official.padded(pairs, circuit.groups["position_transmitter"])
     """
     given = official_pairs.altered_order(pairs.subject, pairs.triples)
-    widened = replace(given, source=official_pairs.from_the_end(given.source))
+    widened = replace(given, source=official_pairs.from_the_end(boxes.of(given.source)))
     recorded = [runs.record(pairs.subject, widened.source)]  # no attention sees what comes later, padding least of all
     theirs = official_pairs.reread(pairs, widened, recorded)
     ours = official_pairs.reread(pairs, given, recorded)
@@ -205,10 +206,10 @@ def other_position(pairs: Pairs, heads: Sequence[Head]) -> pd.DataFrame:
 
     official.other_position(pairs, circuit.groups["structure_reader"])
     """
-    given = pairs.triples
-    moved = replace(given, source=replace(given.source, prev=given.base.prev))
+    given, base, source = pairs.triples, boxes.of(pairs.triples.base), boxes.of(pairs.triples.source)
+    moved = replace(given, source=replace(source, prev=base.prev))
     theirs = interchange.record(pairs.subject, moved, like=pairs)
-    right = statistics.estimate(given.source.prev == given.base.prev, given.base.contexts)
+    right = statistics.estimate(source.prev == base.prev, base.contexts)
     one, other = (hits(some, {"heads": heads}, "prev") for some in (theirs, pairs))
     return joined(
         entry("B12", "sources read at the label they ask for", right, 1.0),
@@ -244,15 +245,15 @@ def training_positions(
     rows = (torch.arange(len(validation)) % 32 - shift) % len(train)
     there = official_pairs.sources(train, "position", seed)[rows]
     given, base, source = ours.triples, train.prev[rows], train.prev[there]
-    moved = replace(given, source=replace(given.source, prev=source))
-    asked = official_pairs.sources(given.base, "position", seed)
+    moved = replace(given, source=replace(boxes.of(given.source), prev=source))
+    asked = official_pairs.sources(boxes.of(given.base), "position", seed)
     theirs = official_pairs.reread(validation, moved, validation.batches, asked)
     batches = [
-        replace(part, prompts=replace(part.prompts, prev=base[some]))
+        replace(part, prompts=replace(boxes.of(part.prompts), prev=base[some]))
         for part, some in zip(validation.batches, validation.rows, strict=True)
     ]
     theirs = replace(theirs, batches=tuple(batches))
-    right = statistics.estimate(base == given.base.prev, given.base.contexts)
+    right = statistics.estimate(base == boxes.of(given.base).prev, given.base.contexts)
     one, other = (hits(some, {"heads": heads}, "prev")["heads"] for some in (theirs, ours))
     return joined(
         entry("B10", "prompts patched at the label they ask for", right, 1.0),
@@ -304,7 +305,7 @@ def cross_model(base: Recording, tuned: Recording, groups: Mapping[Group, Sequen
 
         official.cross_model(runs.record(base, p), runs.record(tuned, p), circuit.groups)
     """
-    prompts = base.prompts
+    prompts = boxes.of(base.prompts)
     a, b, d = (tuple(groups[name]) for name in ("value_fetcher", "position_transmitter", "structure_reader"))
     extended = list(dict.fromkeys([*a, *b]))
     alone, more = (cmap.Condition(name, {"last": some}) for name, some in (("A", a), ("A and B", extended)))

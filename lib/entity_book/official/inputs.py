@@ -78,7 +78,7 @@ def triples(prompts: Prompts, rows: Tensor, desideratum: Hypothesis = "position"
     label = torch.where(where < 0, where, words[every, where.clamp(min=0)])
     columns = [prompts.answer_ids.cpu(), words[every, places], source.answer_ids.cpu(), label]
     candidates = torch.stack(columns, dim=1).to(prompts.answer_ids.device)
-    return Triples(desideratum, prompts, source, candidates[:, ANSWERS.index(desideratum)], candidates)
+    return Triples(desideratum, prompts, source, candidates[:, ANSWERS.index(desideratum)], candidates, ANSWERS)
 
 
 def reread(pairs: Pairs, given: Triples, recorded: Sequence[Recording], rows: Tensor | None = None) -> Pairs:
@@ -89,10 +89,10 @@ def reread(pairs: Pairs, given: Triples, recorded: Sequence[Recording], rows: Te
     rows = torch.arange(len(given)) if rows is None else rows
     known = recorded is pairs.batches
     tops = pairs.base_top if known else torch.cat([interchange.top(part) for part in recorded])
-    read, begin = {position: torch.zeros_like(pairs.z[position]) for position in interchange.POSITIONS}, 0
+    read, begin = {position: torch.zeros_like(z) for position, z in pairs.z.items()}, 0
     for part in recorded:
         here = torch.nonzero((rows >= begin) & (rows < begin + len(part)))[:, 0]
-        for position in interchange.POSITIONS:
+        for position in read:
             where = given.source.position(position)[here.to(part.z.device)]
             read[position][:, here] = part.z[:, rows[here] - begin, where]
         begin += len(part)
@@ -105,8 +105,9 @@ def borrowed(pairs: Pairs, desideratum: Hypothesis = "position", seed: int = 0) 
     theirs = official_pairs.borrowed(pairs)
     print(interchange.patch(subject, heads, theirs, position="last").answer.value_counts())
     """
-    rows = sources(pairs.triples.base, desideratum, seed)
-    return reread(pairs, triples(pairs.triples.base, rows, desideratum), pairs.batches, rows)
+    base = boxes.of(pairs.triples.base)
+    rows = sources(base, desideratum, seed)
+    return reread(pairs, triples(base, rows, desideratum), pairs.batches, rows)
 
 
 def first(pairs: Pairs) -> Pairs:
@@ -124,12 +125,12 @@ def altered_order(subject: Subject, given: Triples) -> Triples:
     The comma is written as a token of its own, as it is one for Llama's tokenizer: those prompts are one token longer.
     """
     odd = "Box {label} contains the {object}"
+    source = boxes.of(given.source)
     written = [
-        Rewritten(odd=box, odd_statement=odd, end=" ,. " if box == given.source.boxes - 1 else ". ")
-        for box in given.source.queries
+        Rewritten(odd=box, odd_statement=odd, end=" ,. " if box == source.boxes - 1 else ". ") for box in source.queries
     ]
-    source = boxes.from_worlds(subject, given.source.worlds, given.source.queries, template=written)
-    return replace(given, desideratum="altered_box_obj_order", source=source)
+    again = boxes.from_worlds(subject, source.worlds, source.queries, template=written)
+    return replace(given, desideratum="altered_box_obj_order", source=again)
 
 
 def from_the_end(prompts: Prompts) -> Prompts:
@@ -172,15 +173,17 @@ def label_positions(prompts: Prompts) -> Tensor:
 
 def one_draw(source: Recording, seed: int = 0) -> Recording:
     """The same run with `prev` at one of the label positions, drawn once a prompt and shared by all heads."""
-    places = label_positions(source.prompts)
+    prompts = boxes.of(source.prompts)
+    places = label_positions(prompts)
     n, count = places.shape
     draw = torch.randint(count, (n,), generator=torch.Generator().manual_seed(seed))
-    return replace(source, prompts=replace(source.prompts, prev=places[torch.arange(n), draw]))
+    return replace(source, prompts=replace(prompts, prev=places[torch.arange(n), draw]))
 
 
 def redrawn(source: Recording, seed: int = 0) -> Recording:
     """The same run, but at `prev` every head has its z from a label position of its own, drawn at random (B5)."""
-    places, subject = label_positions(source.prompts), source.subject
+    prompts, subject = boxes.of(source.prompts), source.subject
+    places = label_positions(prompts)
     n, count = places.shape
     shape, generator = (subject.layers, n, subject.heads), torch.Generator().manual_seed(seed)
     draw = torch.randint(count, shape, generator=generator)
@@ -190,7 +193,7 @@ def redrawn(source: Recording, seed: int = 0) -> Recording:
         torch.arange(shape[2]),
     )
     z = source.z.clone()
-    z[:, torch.arange(n), source.prompts.prev] = source.z[layers, rows, places[rows, draw], numbers]
+    z[:, torch.arange(n), prompts.prev] = source.z[layers, rows, places[rows, draw], numbers]
     return replace(source, z=z)
 
 

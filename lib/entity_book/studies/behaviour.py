@@ -7,6 +7,7 @@ import pandas as pd
 import torch
 from entity_circuits.models.subject import Subject
 from entity_circuits.runs.answers import Behaviour, evaluate
+from entity_circuits.tasks import boxes
 from entity_circuits.tasks.boxes import Prompts
 
 Kind = Literal["the right object", "another object", "a label", "something else"]
@@ -23,7 +24,7 @@ def table(found: Behaviour) -> pd.DataFrame:
         table = behaviour.table(answers.evaluate(subject, p))
         print(table.kind.value_counts())
     """
-    prompts = found.prompts
+    prompts = boxes.of(found.prompts)
     hit = prompts.object_ids == found.top[:, None]
     place = torch.where(hit.any(1), hit.int().argmax(1), -1).tolist()
     rows = []

@@ -16,7 +16,6 @@ import torch
 from entity_circuits import heads, models, runs
 from entity_circuits.heads import Circuit, Group, Head
 from entity_circuits.methods import path_patching
-from entity_circuits.methods.path_patching import ROUNDS
 from entity_circuits.models.precision import fast_float32
 from entity_circuits.models.subject import Subject
 from entity_circuits.runs.recording import Recording
@@ -78,13 +77,12 @@ def round_cost(
 
     In round 4 the definition is timed in its cheapest form, two passes with `reach="all"`; replay confines the reach.
     """
-    position, receiving, composition = ROUNDS[group]
-    receivers = circuit.groups[receiving] if receiving else None
+    asked = next(one for one in task.ROUNDS if one.name == group)
+    receivers = circuit.groups[asked.into] if asked.into else None
     reach: path_patching.Reach = "query" if group == "structure_reader" and method == "replay" else "all"
     ((layer, numbers),) = heads.by_layer(senders).items()
-    return measure(
-        lambda: path_patching.patched(*recordings, layer, numbers, position, receivers, composition, reach, method)
-    )
+    where, through = asked.position, asked.through
+    return measure(lambda: path_patching.patched(*recordings, layer, numbers, where, receivers, through, reach, method))
 
 
 def rounds(
@@ -103,8 +101,9 @@ def rounds(
     subject = recordings[0].subject
     limit = matmul_rate(subject)
     rows = []
-    for group, (_, receiving, _) in ROUNDS.items():
-        top = max(head.layer for head in circuit.groups[receiving]) if receiving else subject.layers
+    for one in task.ROUNDS:
+        group = one.name
+        top = max(head.layer for head in circuit.groups[one.into]) if one.into else subject.layers
         sampled = [layer for layer in layers if layer < top]
         timed: dict[Method, tuple[list[int], int]] = {
             "replay": (sampled, subject.heads),
@@ -186,8 +185,9 @@ def both_methods(
     """
     base, source = recordings
     draw, rows = random.Random(seed), []
-    for group, (position, receiving, composition) in ROUNDS.items():
-        receivers = circuit.groups[receiving] if receiving else None
+    for one in task.ROUNDS:
+        group, position, composition = one.name, one.position, one.through
+        receivers = circuit.groups[one.into] if one.into else None
         top = max((head.layer for head in receivers), default=0) if receivers is not None else base.subject.layers
         able = heads.every(top, base.subject.heads)
         chosen = draw.sample(able, min(senders, len(able)))

@@ -10,10 +10,11 @@ import torch
 from entity_circuits import statistics
 from entity_circuits.heads import GROUPS, LETTERS, POSITIONS, Circuit, Group, Head
 from entity_circuits.methods import path_patching
-from entity_circuits.methods.path_patching import ROUNDS, Discovery, Scores, Statistic
+from entity_circuits.methods.path_patching import Discovery, Scores, Statistic
 from entity_circuits.results import Store
 from entity_circuits.runs import replay
 from entity_circuits.runs.recording import Recording
+from entity_circuits.tasks import boxes
 from torch import Tensor
 
 from ..paper import Paper
@@ -76,7 +77,7 @@ def attention_table(recording: Recording, heads: Sequence[Head], position: Tenso
 
 def _roles(recording: Recording) -> Tensor:
     """(n, T): for each token, the index in `ROLES` of what it is."""
-    p = recording.prompts
+    p = boxes.of(recording.prompts)
     n, width = p.input_ids.shape
     places = torch.arange(width, device=p.input_ids.device).expand(n, -1)
     role = torch.full((n, width), ROLES.index("the rest"), device=p.input_ids.device)
@@ -240,16 +241,16 @@ def reach_table(found: Discovery, store: Store, strongest: int = 5, seed: int = 
 def screens(found: Discovery) -> dict[str, pd.DataFrame]:
     """For each round, the exact mean change of log p(answer) as `score` and its first-order estimate as `other`."""
     tables = {}
-    for group, (position, receiving, composition) in ROUNDS.items():
-        receivers = found.circuit.groups[receiving] if receiving else None
-        if receivers or receiving is None:
+    for one in boxes.ROUNDS:
+        receivers = found.circuit.groups[one.into] if one.into else None
+        if receivers or one.into is None:
             estimate = path_patching.screen(
                 *found.recordings,
-                position=position,
+                position=one.position,
                 receivers=receivers,
-                composition=composition,
-                reach="query" if position == "prev" else "all",
+                composition=one.through,
+                reach=one.heard_at or "all",
             )
-            exact = score_table(found.scores[group], "mean_log")
-            tables[LETTERS[group]] = exact.assign(other=estimate.flatten().numpy())
+            exact = score_table(found.scores[one.name], "mean_log")
+            tables[LETTERS[one.name]] = exact.assign(other=estimate.flatten().numpy())
     return tables

@@ -22,7 +22,7 @@ from entity_circuits.methods.dcm import Asked, Mask
 from entity_circuits.methods.interchange import Answers, Pairs, Position, Selection
 from entity_circuits.models.subject import Subject
 from entity_circuits.results import Store
-from entity_circuits.tasks import desiderata
+from entity_circuits.tasks import boxes, desiderata
 from entity_circuits.tasks.desiderata import ADDITIONAL, HYPOTHESES, SPLITS, Desideratum, Hypothesis, Triples
 from torch import Tensor
 
@@ -331,7 +331,7 @@ def additional(
     one desideratum at a time, the base prompts once.
     """
     tables, base = [], list[Pairs]()
-    count = one.triples["test"].base.boxes
+    count = boxes.of(one.triples["test"].base).boxes
     for name in names or ("position", *ADDITIONAL):
         drawn = desiderata.triples(one.subject, name, contexts * count, count, one.seed, SPLITS["test"])
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..heads import GROUPS, LETTERS, Group, Head
+from ..heads import LETTERS, Group, Head
 from ..methods.path_patching import Statistic
 from .files import Finding
 
@@ -29,7 +29,7 @@ def compare(one: Finding, other: Finding, statistic: Statistic | None = None) ->
     """
     tables = _scores(one, other, statistic)
     rows, distributions = [], []
-    for group in GROUPS:
+    for group in _groups(one, other):
         sets = [_members(found, group) for found in (one, other)]
         known = [~np.isnan(table[group]) for table in tables]
         pools = [path | members for path, members in zip(known, sets, strict=True)]  # what is in it could be drawn
@@ -69,7 +69,7 @@ def impact(one: Finding, other: Finding, *, top: int | None = None, statistic: S
             "in_one": head in one.circuit.groups.get(group, ()),
             "in_other": head in other.circuit.groups.get(group, ()),
         }
-        for group in GROUPS
+        for group in _groups(one, other)
         for layer, number in np.argwhere(~np.isnan(first[group]))
     ]
     columns = ["group", "head", "layer", "score", "other", "in_one", "in_other"]
@@ -87,12 +87,14 @@ def report(one: Finding, other: Finding) -> str:
     lines = []
     for name, found in (("one", one), ("other", other)):
         about = found.circuit.about
-        words = f"{about['n']} prompts, {about['boxes']} boxes, seed {about['seed']}, by {about['statistic']}"
+        known = ("model", "fingerprint", "n", "statistic", "command", "code")
+        rest = "".join(f", {name} {value}" for name, value in about.items() if name not in known)
+        words = f"{about['n']} prompts{rest}, by {about['statistic']}"
         lines.append(f"{name + ':':6} {about['model']} ({words}); made by: {about['command']}")
     header = ("group", "one", "other", "shared", "of one", "of other", "by chance", "p", "in layers", "p", "rank corr.")
     cells: list[tuple[str, ...]] = [header]
     for row in compare(one, other).to_dict("records"):
-        name = LETTERS[row["group"]] + " " + row["group"].replace("_", " ") if row["group"] in LETTERS else "all"
+        name = f"{LETTERS.get(row['group'], '')} {row['group'].replace('_', ' ')}".strip()
         chance = f"{row['chance']:.1f} [{row['chance_low']}, {row['chance_high']}]"
         sizes = tuple(str(row[size]) for size in ("one", "other", "shared"))
         shares = tuple("-" if math.isnan(row[of]) else f"{row[of]:.0%}" for of in ("of_one", "of_other"))
@@ -106,6 +108,14 @@ def report(one: Finding, other: Finding) -> str:
         "keeps its number of heads in every layer. p: that such sets share as many or more.",
     ]
     return "\n".join([*lines, "", *table, "", *notes])
+
+
+def _groups(one: Finding, other: Finding) -> list[Group]:
+    """The groups of both, which have to be the same."""
+    groups = [list(found.scores[found.statistic]) for found in (one, other)]
+    if set(groups[0]) != set(groups[1]):
+        raise ValueError(f"circuits of the same groups are compared, not of {groups[0]} and {groups[1]}")
+    return groups[0]
 
 
 def _shared(one: int, other: int, shared: int, free: np.ndarray, bound: np.ndarray) -> dict[str, Any]:

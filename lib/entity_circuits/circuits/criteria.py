@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .. import heads, statistics
-from ..heads import GROUPS, LETTERS, POSITIONS, Circuit, Group, Head
+from ..heads import LETTERS, Circuit, Group, Head
 from ..methods.ablation import Answers, circuit_accuracy, full_without, kept, size, without
 from ..methods.kept import Kept
 from ..models.subject import Subject
@@ -24,7 +24,7 @@ from ..results import Store
 from ..runs.mean_replay import Means
 from ..runs.replay import Method
 from ..statistics import Estimate
-from ..tasks.boxes import Prompts
+from ..tasks.prompts import Prompts
 
 ORDER: tuple[Group, ...] = ("structure_reader", "position_transmitter", "position_detector", "value_fetcher")
 
@@ -52,7 +52,7 @@ def faithfulness(circuit: Tensor, full: Tensor, contexts: Tensor, *, chance: flo
     """How much of the full model's accuracy a circuit has, from their correct answers (n,) to the same prompts.
 
     The intervals of difference and ratio resample contexts, circuit and model together. There is no ratio where the
-    lower bound of the full model's accuracy is not above `chance` (one over the number of boxes): a share of nothing
+    lower bound of the full model's accuracy is not above `chance` (one over the number of choices): a share of nothing
     says nothing. A ratio can exceed 1. Paper: section 4.1; the official ratio is one of rounded accuracies.
 
         print(faithfulness(answers.correct[0], full.correct[0], p.contexts, chance=1 / 7).ratio)
@@ -145,8 +145,9 @@ def completeness(
 def _parts(circuit: Circuit | Kept) -> dict[str, tuple[str, tuple[Head, ...]]]:
     """What a circuit is made of, by name: its groups, or the places of a mapping; each a place with heads."""
     if isinstance(circuit, Circuit):
-        able = [group for group in ORDER if circuit.groups.get(group)]
-        return {group: (POSITIONS[group], tuple(dict.fromkeys(circuit.groups[group]))) for group in able}
+        order = [*ORDER, *(group for group in circuit.groups if group not in ORDER)]
+        able = [group for group in order if circuit.groups.get(group)]
+        return {group: (circuit.position(group), tuple(dict.fromkeys(circuit.groups[group]))) for group in able}
     return {place: (place, some) for place, some in kept(circuit).items() if some}
 
 
@@ -303,7 +304,7 @@ def grown(circuit: Circuit, rankings: Mapping[Group, Sequence[Head]], scale: flo
     """
     sizes = {group: max(1, round(scale * len(some))) for group, some in circuit.groups.items() if some}
     groups = {group: tuple(rankings[group][:count]) for group, count in sizes.items()}
-    return Circuit(groups, {**circuit.about, "scale": scale})
+    return Circuit(groups, {**circuit.about, "scale": scale}, circuit.positions)
 
 
 def growth(
@@ -331,7 +332,7 @@ def growth(
     planned: list[tuple[dict[str, object], list[dict[str, tuple[Head, ...]]]]] = []
     for scale in scales:
         larger = grown(circuit, rankings, scale)
-        letters = {LETTERS[group]: len(larger.groups.get(group, ())) for group in GROUPS}
+        letters = {LETTERS.get(group, group): len(larger.groups.get(group, ())) for group in rankings}
         kinds: dict[str, list[dict[str, tuple[Head, ...]]]] = {"ranking": [kept(larger)]}
         for kind, layers in (("random", "any"), ("same layers", "same")) if draws else ():
             kinds[kind] = random_circuits(subject, larger, draws, layers=layers, seed=seed)  # type: ignore[arg-type]

@@ -8,13 +8,13 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from .. import heads, places, results
-from ..heads import GROUPS, Circuit, Group, Head
+from ..heads import Circuit, Group, Head
 from ..methods import path_patching
 from ..methods.path_patching import Discovery, Statistic
 from ..models.subject import Subject
@@ -26,14 +26,11 @@ KNOWN: Mapping[str, type] = {
     "model": str,
     "fingerprint": str,
     "n": int,
-    "boxes": int,
-    "seed": int,
     "statistic": str,
-    "reach": str,
     "command": str,
     "code": str,
 }
-"""What the file of a circuit says about it: `circuit.about`."""
+"""What the file of a circuit says about it at least: `circuit.about`. The rest is how its prompts were drawn."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +60,7 @@ class Finding:
     @property
     def shape(self) -> tuple[int, int]:
         """(layers, heads) of the model."""
-        layers, numbers = self.scores["mean"][GROUPS[0]].shape
+        layers, numbers = next(iter(self.scores["mean"].values())).shape
         return layers, numbers
 
 
@@ -82,7 +79,7 @@ def finding(discovery: Discovery, *, command: str) -> Finding:
         }
         for kind in kinds
     }
-    return Finding(Circuit(discovery.circuit.groups, about), scores)
+    return Finding(replace(discovery.circuit, about=about), scores)
 
 
 def save(discovery: Discovery | Finding, path: Path, *, command: str = "") -> Finding:
@@ -155,7 +152,7 @@ def _parsed(text: str, path: Path) -> Finding:
             if not isinstance(circuit.about.get(name), kind) or isinstance(circuit.about[name], bool):
                 raise ValueError(f"`about` must say {name!r}, as {kind.__name__}, not {circuit.about.get(name)!r}")
         scores = {
-            kind: {group: np.array(tables[group], dtype=float) for group in GROUPS}
+            kind: {group: np.array(tables[group], dtype=float) for group in circuit.groups}
             for kind, tables in content["scores"].items()
         }
         found = Finding(circuit, scores)

@@ -1,13 +1,11 @@
 """Is it the circuit? Every head outside it at its mean, and what is left of the model's accuracy. Paper, section 4.
 
-A circuit says which heads keep their own output, and where: D at `prev`, C at `query`, A and B at `last`. All other
+A circuit says which heads keep their own output, and where: each group's heads at the position of the group. All other
 heads, and all heads at all other positions, give their mean over contexts of their own; embeddings, norms and MLPs run
 normally on what results. So a circuit is a mapping of places to heads (`kept`), and every question of this chapter is
 asked of such mappings: `circuit_accuracy` answers them, many at a time.
 """
 
-import itertools
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,8 +15,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .. import results, runs, statistics
-from ..heads import POSITIONS, Circuit, Head, every
+from .. import results, runs, statistics, tasks
+from ..heads import Circuit, Head, every
 from ..models.subject import Subject
 from ..results import Store
 from ..runs import edits, mean_replay
@@ -26,41 +24,31 @@ from ..runs.answers import evaluate
 from ..runs.mean_replay import Means
 from ..runs.replay import EXECUTORS, Method
 from ..statistics import Estimate
-from ..tasks import boxes as task
-from ..tasks import vocabulary
-from ..tasks.boxes import Prompts
+from ..tasks.prompts import Prompts
 from . import kept as places
+from . import metrics
 from .kept import Kept
+from .metrics import LOG_PROBABILITY, Metric
 
 SHARD = 128  # circuits that are evaluated, and stored, together
 
 
 def means(
-    subject: Subject,
-    *,
-    n: int = 200,
-    boxes: int = 7,
-    seed: int = 0,
-    prompts: Prompts | None = None,
-    store: Store | None = None,
-    batch: int = 50,
+    subject: Subject, prompts: Prompts | None = None, *, batch: int = 50, store: Store | None = None, **drawn: Any
 ) -> Means:
-    """Every head's mean output at every position, over `n` contexts of the split "means", one query each.
+    """Every head's mean output at every position, over prompts that are not evaluated, of one length.
 
-    The queries ask for a label that belongs to no box of their context, so that the means hold the format and the
-    position but no object, label or question. `prompts` are averaged instead, if given. Sums are kept in float64, so
-    that the order of the prompts does not matter. Raises `ValueError` for prompts of different lengths. Paper: section
-    4 and its appendix; the official code takes 500 contexts, those of its evaluation among them.
+    Without `prompts`, the default task draws them as its `for_means` says (`n`, `seed`, ...). `batch` prompts are run
+    at a time. Sums are kept in float64, so that the order of the prompts does not matter. Raises
+    `ValueError` for prompts of different lengths. Paper: section 4 and its appendix.
 
         m = ablation.means(subject, n=200)
         print(m.z.shape)   # (layers, T, heads, head_size)
     """
     if prompts is None:
-        letters = sorted(vocabulary.require(subject.tokenizer, vocabulary.LABELS, boxes + 1, "box labels"))
-        worlds = list(itertools.islice(task.worlds(subject.tokenizer, boxes, seed, "means"), n))
-        draw = random.Random(f"means/{seed}")
-        asked = [draw.choice([letter for letter in letters if letter not in world.labels]) for world in worlds]
-        prompts = task.from_worlds(subject, worlds, [draw.randrange(boxes) for _ in worlds], asked=asked)
+        prompts = tasks.default.for_means(subject, **drawn)
+    elif drawn:
+        raise ValueError(f"prompts are given: {', '.join(drawn)} would only be for drawing them")
     lengths = sorted(set((prompts.last + 1).tolist()))
     if lengths != [prompts.input_ids.shape[1]]:
         raise ValueError(f"means are taken position by position: prompts of one length are needed, not of {lengths}")
@@ -78,7 +66,7 @@ def means(
 
 
 def kept(circuit: Circuit | Kept) -> dict[str, tuple[Head, ...]]:
-    """A circuit as places and heads: D at `prev`, C at `query`, A and B at `last`. Other mappings pass, in order.
+    """A circuit as places and heads: each group's where it acts. Other mappings pass, in order.
 
     Add places where the evidence says so: `{**kept(circuit), "prev+1": heads}`.
     """
@@ -86,7 +74,7 @@ def kept(circuit: Circuit | Kept) -> dict[str, tuple[Head, ...]]:
         return {place: tuple(sorted(set(some))) for place, some in circuit.items()}
     found: dict[str, set[Head]] = {}
     for group, some in circuit.groups.items():
-        found.setdefault(POSITIONS[group], set()).update(some)
+        found.setdefault(circuit.position(group), set()).update(some)
     return {place: tuple(sorted(some)) for place, some in found.items()}
 
 
@@ -109,7 +97,7 @@ def all_heads(subject: Subject, places: Sequence[str] = ("prev", "query", "last"
 @dataclass(frozen=True, eq=False)
 class Answers:
     """What some circuits answer, prompt by prompt: `correct` (circuits, n) bool, `logprob` (circuits, n) of the right
-    answer, and the `contexts` (n,) of the prompts."""
+    answer (or another metric's number, if one is asked for), and the `contexts` (n,) of the prompts."""
 
     correct: Tensor
     logprob: Tensor
@@ -121,6 +109,10 @@ class Answers:
     def estimate(self, circuit: int = 0) -> Estimate:
         """A circuit's accuracy with its 95% interval over contexts."""
         return statistics.estimate(self.correct[circuit], self.contexts)
+
+    def average(self, circuit: int = 0) -> Estimate:
+        """The mean of a circuit's `logprob` (or of the metric's number) with its 95% interval over contexts."""
+        return statistics.estimate(self.logprob[circuit], self.contexts)
 
     def rows(self, circuits: slice | Sequence[int]) -> "Answers":
         """The answers of some of the circuits."""
@@ -139,6 +131,7 @@ def circuit_accuracy(
     prompts: Prompts,
     means: Means,
     *,
+    metric: str | Metric = LOG_PROBABILITY,
     method: Method = "replay",
     store: Store | None = None,
     memory: float = 1e9,
@@ -146,23 +139,26 @@ def circuit_accuracy(
 ) -> Answers:
     """What is right when each circuit's heads keep their own output and all others are at their means, everywhere.
 
-    Accuracy is top-1 over the whole vocabulary at `last`. A circuit keeps D at `prev`, C at `query`, A and B at `last`;
-    any other places and heads are a mapping (see `kept.positions`). Both methods give the same numbers. Circuits are
-    evaluated 128 at a time and each such part is kept in `store`, so that an interrupted run goes on from there.
-    Raises `ValueError` for prompts of another length than those of the means, and as `kept.live` does. Paper: section
-    4.1.
+    Accuracy is top-1 over the whole vocabulary at `last`, unless the `metric` says otherwise. A circuit keeps the heads
+    of each group where they act; any other places and heads are a mapping (see `kept.positions`). Both methods give the
+    same numbers. Circuits are evaluated 128 at a time and each such part is kept in `store`, so that an interrupted run
+    goes on from there. Raises `ValueError` for prompts of another length than those of the means, and as `kept.live`
+    does. Paper: section 4.1.
 
         answers = ablation.circuit_accuracy(subject, circuit, p, means)
         print(answers.estimate())
     """
     asked = [circuits] if isinstance(circuits, Circuit | Mapping) else list(circuits)
+    read = metrics.named(metric)
+    targets = read.targets(prompts)
     means.require(prompts)
     found = [kept(circuit) for circuit in asked]
     alike: dict[tuple[str, ...], list[int]] = {}  # by places, so that no circuit carries the live tokens of others
     for index, circuit in enumerate(found):
         alike.setdefault(tuple(sorted(place for place, some in circuit.items() if some)), []).append(index)
     shards = [part[i : i + SHARD] for part in alike.values() for i in range(0, len(part), SHARD)]
-    inputs = results.key(__name__, subject, prompts=prompts, means=means.z, method=method, memory=memory)
+    about = {"metric": read.name, "method": method, "memory": memory}
+    inputs = results.key(__name__, subject, prompts=prompts, means=means.z, **about)
     answers = Answers(
         torch.zeros(len(found), len(prompts), dtype=torch.bool),
         torch.zeros(len(found), len(prompts), dtype=torch.promote_types(subject.dtype, torch.float32)),
@@ -179,11 +175,14 @@ def circuit_accuracy(
                     if not tables:
                         _check_once(subject, prompts, means)
                         tables.append(mean_replay.Table(subject, prompts, means))
-                    outcome = places.ablate(subject, prompts, part, means, memory=memory, table=tables[0])
+                    outcome = places.ablate(
+                        subject, prompts, part, means, targets=targets, memory=memory, table=tables[0]
+                    )
                 else:
-                    literal = (runs.run(subject, prompts, places.edits(subject, prompts, c, means)) for c in part)
-                    outcome = edits.Outcome.joined(list(literal), dim=0)
-                return {"correct": outcome.top == prompts.answer_ids, "logprob": outcome.logprob}
+                    each = (places.edits(subject, prompts, c, means) for c in part)
+                    literal = [runs.run(subject, prompts, one, targets=targets) for one in each]
+                    outcome = edits.Outcome.joined(literal, dim=0)
+                return {"correct": read.correct(outcome, prompts), "logprob": read.value(outcome, prompts)}
 
             stored = (store or Store(None)).keep("circuits", {**inputs, "circuits": words}, compute)
             answers.correct[shard], answers.logprob[shard] = stored["correct"].cpu(), stored["logprob"].cpu()
@@ -191,14 +190,21 @@ def circuit_accuracy(
     return answers
 
 
-def full_model(subject: Subject, prompts: Prompts, store: Store | None = None) -> Answers:
+def full_model(
+    subject: Subject, prompts: Prompts, store: Store | None = None, *, metric: str | Metric = LOG_PROBABILITY
+) -> Answers:
     """What the unmodified model answers, in the form of one circuit: F(M)."""
+    read = metrics.named(metric)
+    targets = read.targets(prompts)
 
     def compute() -> dict[str, Tensor]:
-        said = evaluate(subject, prompts)
-        return {"correct": said.correct[None], "logprob": said.answer_logprob[None]}
+        if read is LOG_PROBABILITY:
+            said = evaluate(subject, prompts)
+            return {"correct": said.correct[None], "logprob": said.answer_logprob[None]}
+        outcome = runs.run(subject, prompts, targets=targets)
+        return {"correct": read.correct(outcome, prompts), "logprob": read.value(outcome, prompts)}
 
-    inputs = results.key(__name__, subject, prompts=prompts)
+    inputs = results.key(__name__, subject, prompts=prompts, metric=read.name)
     return Answers(contexts=prompts.contexts.cpu(), **(store or Store(None)).keep("full", inputs, compute))
 
 
@@ -248,7 +254,8 @@ def _check_once(subject: Subject, prompts: Prompts, means: Means) -> None:
     if subject.model in _CHECKED:
         return
     first = prompts.select([0])
-    half = {place: some[shift % 2 :: 2] for shift, (place, some) in enumerate(all_heads(subject).items())}
+    everywhere = all_heads(subject, ["last", *first.positions])
+    half = {place: some[shift % 2 :: 2] for shift, (place, some) in enumerate(everywhere.items())}
     tokens = torch.arange(0, subject.model.config.vocab_size, 7, device=first.last.device)[None]
     fast = places.ablate(subject, first, [half], means, targets=tokens).logprobs
     literal = runs.run(subject, first, places.edits(subject, first, half, means), targets=tokens).logprobs

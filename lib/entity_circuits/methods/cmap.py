@@ -41,14 +41,13 @@ from ..runs.recording import Recording
 from ..runs.replay import EXECUTORS, Method
 from ..shares import recovered as recovered
 from ..statistics import Estimate
-from ..tasks import boxes as task
-from ..tasks import vocabulary
-from ..tasks.boxes import Prompts
+from ..tasks.prompts import Prompts
 from .cmap_conditions import Condition, Into, Origin, Place, of_circuit, sites_of
 from .cmap_conditions import groups as groups
 from .cmap_conditions import inputs as inputs
 from .cmap_conditions import random_heads as random_heads
 from .cmap_conditions import scan as scan
+from .twins import require_twins as require_twins
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,33 +131,6 @@ class Patched:
         )
 
 
-def require_twins(base: Subject, tuned: Subject) -> None:
-    """Raise `ValueError`, saying what differs, unless a head of the one model is comparable with that of the other.
-
-    Compared are layers, heads, key/value heads, head size, hidden size, dtype and device, and the tokenizers on all
-    words of the task and on a prompt.
-
-        base, tuned = models.load_pair("arithmetic")
-        cmap.require_twins(base, tuned)
-    """
-    kinds = ("layers", "heads", "kv_heads", "head_size", "dtype", "device")
-    both = [{name: getattr(subject, name) for name in kinds} for subject in (base, tuned)]
-    for shape, subject in zip(both, (base, tuned), strict=True):
-        shape["hidden size"] = subject.model.config.hidden_size
-    differ = [f"{name} ({both[0][name]} and {both[1][name]})" for name in both[0] if both[0][name] != both[1][name]]
-    words = (*vocabulary.objects(), *vocabulary.LABELS)
-    ids = [vocabulary.token_ids(subject.tokenizer, words) for subject in (base, tuned)]
-    if other := [word for word in words if ids[0].get(word) != ids[1].get(word)]:
-        differ.append(f"tokenizer ({other[0]!r} is {ids[0].get(other[0])} and {ids[1].get(other[0])})")
-    else:
-        text = task.Template().text(task.World(words[:7], vocabulary.LABELS[:7]), vocabulary.LABELS[0])
-        whole = [list(subject.tokenizer(text)["input_ids"]) for subject in (base, tuned)]
-        if whole[0] != whole[1]:
-            differ.append("tokenizer (a prompt is other tokens in the one than in the other)")
-    if differ:
-        raise ValueError(f"{base.name} and {tuned.name} are no twins: they differ in {', '.join(differ)}")
-
-
 def sweep(
     base: Subject,
     tuned: Subject,
@@ -180,7 +152,7 @@ def sweep(
     section 6; the official code leaves out what artefacts B13 to B15 say.
 
         base, tuned = models.load_pair("arithmetic")
-        found = cmap.sweep(base, tuned, cmap.groups(circuit), boxes.prompts(base, n=490, split="evaluation"))
+        found = cmap.sweep(base, tuned, cmap.groups(circuit), p)
         print(found.table())
     """
     conditions, store = tuple(conditions), Store(None) if store is None else store
@@ -268,7 +240,7 @@ def _check(
     base: Subject, tuned: Subject, conditions: tuple[Condition, ...], prompts: Prompts, method: str, batch: int
 ) -> None:
     """A `ValueError` for what cannot be patched, before any model runs."""
-    require_twins(base, tuned)
+    require_twins(base, tuned, prompts)
     if method not in EXECUTORS or batch < 1 or not conditions:
         raise ValueError(f"{len(conditions)} conditions, batch {batch}, method {method!r}: one of {list(EXECUTORS)}")
     for condition in conditions:
@@ -281,7 +253,7 @@ def _check(
     if twice := [kind for kind in kinds if kinds.count(kind) > 1]:
         raise ValueError(f"two conditions are both called {twice[0][0]!r}, of the same sites, origin and direction")
     if bool((prompts.answer_ids < 0).any()):
-        raise ValueError("a prompt asks for a label that no box has: there is no right answer to gain")
+        raise ValueError("a prompt has no right answer: there is nothing to gain")
     if any(condition.sites != ("z",) for condition in conditions):
         blocks.require(base)
         blocks.require(tuned)

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast, get_args
 
-from ..heads import GROUPS, LETTERS, POSITIONS, Circuit, Group, Head, by_layer
+from ..heads import Circuit, Group, Head, by_layer
 from ..models.subject import Subject
 
-Place = Literal["last", "query", "prev", "everywhere"]
+Place = str
+"""The name of a position of the prompts; for outputs (z) also "everywhere"."""
+
 Site = Literal["z", "q", "k", "v"]
 Origin = Literal["run", "weights", "inputs"]
 Into = Literal["base", "tuned"]
@@ -20,7 +22,7 @@ Reach = Literal["band", "up to", "from"]
 class Condition:
     """What one patching replaces: activations of some heads at each place, into one model, from the other.
 
-    `heads` maps places (`last`, `query`, `prev`, and for z also `everywhere`) to heads; it is copied, so conditions
+    `heads` maps places (positions of the prompts, and for z also `everywhere`) to heads; it is copied, so conditions
     never share a list (artefact B13). `sites` is "z", or any of "q", "k", "v". What these and `origin` mean stands in
     `cmap`. `draw` numbers random controls. Raises `ValueError` for anything else, or no heads at all.
 
@@ -38,8 +40,6 @@ class Condition:
     def __post_init__(self) -> None:
         object.__setattr__(self, "heads", {place: tuple(sorted(set(some))) for place, some in self.heads.items()})
         object.__setattr__(self, "sites", tuple(sorted(set(self.sites), key="zqkv".find)))
-        if unknown := [place for place in self.heads if place not in get_args(Place)]:
-            raise ValueError(f"{self.name}: no place called {unknown[0]!r}: one of {', '.join(get_args(Place))}")
         if self.sites != ("z",) and not (self.sites and set(self.sites) <= set("qkv")):
             raise ValueError(f"{self.name}: sites are 'z' alone, or some of 'q', 'k' and 'v', not {self.sites}")
         if self.origin not in get_args(Origin) or self.into not in get_args(Into):
@@ -78,13 +78,14 @@ def groups(circuit: Circuit, *, into: Into = "base", combined: Sequence[str] = (
         conditions = cmap.groups(circuit) + cmap.groups(circuit, into="tuned")
         print([condition.name for condition in conditions])
     """
-    there = [group for group in GROUPS if circuit.groups.get(group)]
+    letter = circuit.letters
+    there = [group for group in letter if circuit.groups[group]]
     wanted = [there, *([group] for group in there if len(there) > 1)]
     for letters in combined:
-        chosen = [group for group in there if LETTERS[group] in letters]
+        chosen = [group for group in there if letter[group] in letters]
         if len(chosen) == len(letters) and chosen not in wanted:
             wanted.append(chosen)
-    names = ["circuit", *(" + ".join(LETTERS[group] for group in chosen) for chosen in wanted[1:])]
+    names = ["circuit", *(" + ".join(letter[group] for group in chosen) for chosen in wanted[1:])]
     return tuple(
         Condition(name, of_circuit(circuit, chosen), into=into) for name, chosen in zip(names, wanted, strict=True)
     )
@@ -104,9 +105,9 @@ def inputs(
         print([(condition.name, condition.sites, condition.origin) for condition in conditions])
     """
     return tuple(
-        Condition(LETTERS[group], of_circuit(circuit, [group]), sites_of(letters), origin, into)
-        for group in GROUPS
-        if circuit.groups.get(group)
+        Condition(letter, of_circuit(circuit, [group]), sites_of(letters), origin, into)
+        for group, letter in circuit.letters.items()
+        if circuit.groups[group]
         for letters in sites
         for origin in origins
     )
@@ -165,11 +166,11 @@ def scan(
     return tuple(made)
 
 
-def of_circuit(circuit: Circuit, groups: Sequence[Group] = GROUPS) -> dict[Place, tuple[Head, ...]]:
-    """The heads of some groups at the places where these act: A and B at `last`, C at `query`, D at `prev`."""
+def of_circuit(circuit: Circuit, groups: Sequence[Group] | None = None) -> dict[Place, tuple[Head, ...]]:
+    """The heads of some groups (all unless told) at the places where these act."""
     found: dict[Place, set[Head]] = {}
-    for group in groups:
-        found.setdefault(POSITIONS[group], set()).update(circuit.groups.get(group, ()))
+    for group in circuit.letters if groups is None else groups:
+        found.setdefault(circuit.position(group), set()).update(circuit.groups.get(group, ()))
     return {place: tuple(some) for place, some in found.items() if some}
 
 

@@ -9,7 +9,6 @@ others.
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -24,12 +23,13 @@ from ..runs.edits import Edit, Outcome
 from ..runs.recording import Recording
 from ..runs.replay import EXECUTORS, Method
 from ..tasks import desiderata
-from ..tasks.boxes import Prompts, Split
-from ..tasks.desiderata import Desideratum, Triples
+from ..tasks.boxes import Split
+from ..tasks.desiderata import Desideratum
+from ..tasks.prompts import Prompts
+from ..tasks.triples import Triples
 
-Position = Literal["last", "query", "prev"]
-
-POSITIONS: tuple[Position, ...] = ("last", "query", "prev")
+Position = str
+"""The name of a position that both prompts of a pair have."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,13 +87,21 @@ class Answers:
     source_top: Tensor
 
 
-def record(subject: Subject, triples: Triples, *, batch: int = 49, like: Pairs | None = None) -> Pairs:
+def record(
+    subject: Subject,
+    triples: Triples,
+    *,
+    batch: int = 49,
+    like: Pairs | None = None,
+    positions: Sequence[Position] | None = None,
+) -> Pairs:
     """Run base and source prompts once; every experiment on these pairs starts from here.
 
     Takes 10 MB a triple for the default model in float32. The base runs are those of `like` if it is given: triples of
-    several desiderata and one seed have the same base prompts. Raises `ValueError` if they are others, or `batch` is 0.
+    several desiderata and one seed have the same base prompts. The sources' z are kept at `positions`, all that both
+    prompts name unless given. Raises `ValueError` if they are others, or `batch` is 0.
 
-        pairs = patching.record(subject, desiderata.triples(subject, "position"))
+        pairs = interchange.record(subject, desiderata.triples(subject, "position"))
         print((pairs.source_top == pairs.triples.source.answer_ids).float().mean())
     """
     if batch < 1:
@@ -105,7 +113,8 @@ def record(subject: Subject, triples: Triples, *, batch: int = 49, like: Pairs |
     every = torch.arange(len(triples))
     parts = every.tensor_split(-(-len(triples) // batch)) if like is None else [every[rows] for rows in like.rows]
     batches = [_run(subject, triples.base.select(part)) for part in parts] if like is None else like.batches
-    found: dict[Position, list[Tensor]] = {position: [] for position in POSITIONS}
+    shared = ["last", *(name for name in triples.base.positions if name in triples.source.positions)]
+    found: dict[Position, list[Tensor]] = {name: [] for name in (shared if positions is None else positions)}
     tops = []
     for part in parts:
         source = _run(subject, triples.source.select(part))
@@ -124,11 +133,16 @@ def _run(subject: Subject, prompts: Prompts) -> Recording:
 
 def check(subject: Subject, chosen: Iterable[Head], position: Position, *given: Triples | Pairs) -> None:
     """Raise `ValueError` for an unknown position, a head that the model has not, or pairs recorded with another one."""
-    if position not in POSITIONS:
-        raise ValueError(f"no position called {position!r} to patch at: one of {', '.join(POSITIONS)}")
     require(chosen, subject.layers, subject.heads, "to be patched")
-    if any(isinstance(one, Pairs) and one.subject is not subject for one in given):
-        raise ValueError("these pairs were recorded with another model: record the triples with this one")
+    for one in given:
+        if isinstance(one, Pairs):
+            if one.subject is not subject:
+                raise ValueError("these pairs were recorded with another model: record the triples with this one")
+            if position not in one.z:
+                raise ValueError(f"no position called {position!r} to patch at: these pairs have {', '.join(one.z)}")
+        else:
+            for prompts in (one.base, one.source):
+                prompts.position(position)
 
 
 def top(recording: Recording) -> Tensor:
@@ -171,20 +185,20 @@ def patch(
     """Replace z of these heads at `position` of each base prompt by the source's, and see what the model answers.
 
     Several named sets of heads are patched one by one, "no patch" always beside them. One row a set and triple:
-    `patched` and `size` (of the set), `desideratum`, `at`, `prompt`, `context`; `base_asked` and `source_asked`, the
-    queried boxes counted from 1; `base_right` and `source_right`, whether each prompt by itself is answered rightly;
-    the `answer` as the name of a candidate or `other`, whether it is the target (`hit`), and `target_logprob`.
-    `bystander` is 1/k where the answer is one of the k objects of the base that no hypothesis predicts, else 0: its
-    mean is how often one such object is said, the floor of a patch that only confuses.
+    `patched` and `size` (of the set), `desideratum`, `at`, `prompt`, `context`; what the task says of both prompts
+    (`base_asked` and `source_asked`); `base_right` and `source_right`, whether each prompt by itself is answered
+    rightly; the `answer` as the name of a candidate or `other`, whether it is the target (`hit`), and `target_logprob`.
+    `bystander` is 1/k where the answer is one of the k choices of the base that no hypothesis predicts, else 0: its
+    mean is how often one such answer is said, the floor of a patch that only confuses.
     `statistics.by(table, "patched", "hit")` gives accuracies with intervals. Raises `ValueError` before any model
     runs. Paper: section 5.
 
-        table = patching.patch(subject, circuit.groups["value_fetcher"], triples, position="last")
+        table = interchange.patch(subject, circuit.groups["value_fetcher"], triples, position="last")
         print(table.groupby("patched").answer.value_counts(normalize=True))
     """
     sets = dict(heads) if isinstance(heads, Mapping) else {"these heads": heads}
     check(subject, [head for chosen in sets.values() for head in chosen], position, triples)
-    pairs = triples if isinstance(triples, Pairs) else record(subject, triples)
+    pairs = triples if isinstance(triples, Pairs) else record(subject, triples, positions=[position])
     sets = {"no patch": (), **sets}
     return tabulate(pairs.triples, sets, position, answers(pairs, list(sets.values()), position, method))
 
@@ -210,13 +224,14 @@ def tabulate(
         "at": position,
         "prompt": range(len(triples)),
         "context": triples.base.contexts.tolist(),
-        "base_asked": [box + 1 for box in triples.base.queries],
-        "source_asked": [box + 1 for box in triples.source.queries],
+        **{f"base_{name}": values for name, values in triples.base.columns().items()},
+        **{f"source_{name}": values for name, values in triples.source.columns().items()},
         "base_right": (answers.base_top == triples.base.answer_ids).tolist(),
         "source_right": (answers.source_top == triples.source.answer_ids).tolist(),
     }
     column = (triples.candidates == triples.targets[:, None]).int().argmax(1)
-    objects = triples.base.object_ids.to(column.device)
+    choices = triples.base.choice_ids
+    objects = (triples.candidates[:, :0] if choices is None else choices).to(column.device)
     unforeseen = (objects[:, :, None] != triples.candidates[:, None, :]).all(-1)
     rows = torch.arange(len(triples), device=column.device)
     tables = [

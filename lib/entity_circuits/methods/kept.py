@@ -1,6 +1,5 @@
 """Which heads a circuit keeps, and where: places as tokens, live tokens as masks, and the same as a list of edits."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,50 +12,18 @@ from ..models.subject import Subject
 from ..runs import mean_replay
 from ..runs.edits import Edit, Outcome
 from ..runs.mean_replay import Means
-from ..tasks.boxes import Prompts
+from ..tasks.prompts import Prompts
 
 Kept = Mapping[str, Iterable[Head]]
 """Which heads keep their own output, by place (see `positions`); every other head is at its mean, everywhere."""
 
 
-_PLACE = re.compile(r"(everywhere|last|query|prev|object|(?:other|earlier|later) (?:labels|objects))([+-]\d+)?")
-
-
 def positions(prompts: Prompts, place: str) -> Tensor:
-    """(n, k): the tokens that a place names in each prompt, -1 where a prompt has no such token.
+    """(n, k): the tokens that a place names in each prompt, -1 where a prompt has none: `Prompts.places`.
 
-    `last`, `query`, `prev` and `object` are one token; `other labels` and `other objects` are those of the boxes that
-    are not asked for, `earlier` and `later` those mentioned before and after the queried box; `everywhere` is every
-    token. An offset counts tokens from there: `prev+1`, `other labels-1`. Raises `ValueError` for another name.
-
-        print(positions(p, "prev-1"), positions(p, "later objects"))
+    print(kept.positions(p, "prev-1"), kept.positions(p, "later objects"))
     """
-    match = _PLACE.fullmatch(place)
-    if not match:
-        raise ValueError(
-            f"no place called {place!r}: for example last, query+1, prev, object, other labels, everywhere"
-        )
-    name, length = match[1], int(prompts.last.max()) + 1
-    device = prompts.last.device
-    if name == "everywhere":
-        found = torch.arange(length, device=device).expand(len(prompts), -1)
-    elif " " not in name:
-        found = getattr(prompts, name)[:, None]
-    else:
-        which, kind = name.split(" ")
-        # The n-th object of the world stands before the query, once; its label stands as far from it as `prev` does.
-        inside = torch.arange(prompts.input_ids.shape[1], device=device) < prompts.query[:, None]
-        hits = (prompts.input_ids[:, None] == prompts.object_ids[:, :, None]) & inside[:, None]
-        found = hits.int().argmax(-1)
-        found = found + (prompts.prev - prompts.object)[:, None] if kind == "labels" else found
-        box, asked = torch.arange(prompts.boxes, device=device), torch.tensor(prompts.queries, device=device)[:, None]
-        chosen = {"other": box != asked, "earlier": box < asked, "later": box > asked}[which]
-        found = found.masked_fill(~chosen, -length)
-    found = torch.where(found >= 0, found + int(match[2] or 0), -1)
-    found = torch.where((found >= 0) & (found <= prompts.last[:, None]), found, -1)
-    there = found >= 0
-    found = found.gather(1, torch.argsort(~there, dim=1, stable=True))
-    return found[:, : max(1, int(there.sum(1).max()))]
+    return prompts.places(place)
 
 
 def live(subject: Subject, prompts: Prompts, circuits: Sequence[Kept]) -> tuple[Tensor, Tensor]:

@@ -6,11 +6,8 @@ ranked, so this is an independent check of the layers in which the groups of a c
 Llama-7B.
 """
 
-import json
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -25,12 +22,14 @@ from ..results import Store
 from ..runs.edits import Edit
 from ..runs.recording import Recording
 from ..runs.replay import EXECUTORS, Method
-from ..tasks.boxes import Position, Prompts
+from ..tasks.prompts import Prompts
 
-Condition = Literal["last->object", "last->query", "last->random", "query->prev", "query->random"]
+Condition = str
+"""Which position may no longer attend to which: two places of the prompts, "last->object". "last->random" is a control:
+a key that the task draws (`Prompts.random_keys`)."""
 
-CONDITIONS: tuple[Condition, ...] = get_args(Condition)
-"""Which position may no longer attend to which. `random` is a control: see `random_keys`."""
+CONDITIONS: tuple[Condition, ...] = ("last->object", "last->query", "last->random", "query->prev", "query->random")
+"""Those of the paper's task."""
 
 READS: dict[Condition, Group] = {
     "last->object": "value_fetcher",
@@ -102,22 +101,22 @@ def sweep(
     and one product with the vocabulary a start layer; by definition it is L * L times the length of the prompt. For
     24 layers and 53 tokens that is 300 or 900 against 30,528.
 
-        p = boxes.prompts(subject, n=140, split="evaluation")
-        curves = knockout.sweep(subject, p, store=results.Store())
+        curves = knockout.sweep(subject, p, conditions=["last->object"], store=results.Store())
         print(knockout.recovery(curves))
     """
     wanted = range(subject.layers + 1)
     starts = tuple(wanted) if starts is None else tuple(sorted(set(starts)))
     conditions, store = tuple(conditions), Store(None) if store is None else store
-    if unknown := [name for name in conditions if name not in CONDITIONS]:
-        raise ValueError(f"no condition called {unknown[0]!r}: one of {', '.join(CONDITIONS)}")
+    if unknown := [name for name in conditions if name.count("->") != 1]:
+        raise ValueError(f"no condition called {unknown[0]!r}: two places, as in {', '.join(CONDITIONS)}")
     if not conditions or not starts or not set(starts) <= set(wanted):
         raise ValueError(f"start layers {starts} of {len(conditions)} conditions: 0 to {subject.layers} are there")
     if bool((prompts.answer_ids < 0).any()):
-        raise ValueError("a prompt asks for a label that no box has: there is no right answer to lose")
+        raise ValueError("a prompt has no right answer: there is nothing to lose")
     if recording is not None:
         recording.require(subject, prompts)
-    keys = random_keys(subject, prompts, seed) if any("random" in name for name in conditions) else prompts.query
+    random = any(name.endswith("->random") for name in conditions)
+    keys = prompts.random_keys(subject.tokenizer, seed) if random else prompts.last
     paths = torch.stack([torch.stack(_path(prompts, name, keys)) for name in conditions])  # conditions, 2, n
     parts = []
     for rows in tqdm(torch.arange(len(prompts)).split(batch), desc="knockout", unit="part", disable=None, leave=False):
@@ -156,27 +155,6 @@ def cut(subject: Subject, position: Tensor, key: Tensor, start: int) -> list[Edi
         raise ValueError("the first token of a prompt attends only to itself: this cut would leave it nothing")
     every = tuple(range(subject.heads))
     return [Edit("score", layer, every, position, key=key) for layer in range(start, subject.layers)]
-
-
-def random_keys(subject: Subject, prompts: Prompts, seed: int = 0) -> Tensor:
-    """(n,) int64: for each prompt, a token of its statements drawn at random, but never one that may matter.
-
-    Left out are the first token of the prompt, the full stop, the query, and the queried box's own object and label. A
-    key depends only on the seed and its own prompt, and is the same for all start layers and both reading positions.
-    The official code may draw any of these tokens.
-
-        assert (knockout.random_keys(subject, p) < p.query).all()
-    """
-    found = []
-    for row, (template, world) in enumerate(zip(prompts.templates, prompts.worlds, strict=True)):
-        statements = template.context(world).removesuffix(template.end)
-        ids = subject.tokenizer(statements)["input_ids"]
-        if prompts.input_ids[row, : len(ids)].tolist() != list(ids):
-            raise ValueError(f"the tokenizer joins words at the end of the statements of prompt {row}")
-        relevant = {0, int(prompts.object[row]), int(prompts.prev[row])}
-        draw = random.Random(json.dumps(["knockout", seed, world.objects, world.labels, prompts.asked[row]]))
-        found.append(draw.choice([place for place in range(len(ids)) if place not in relevant]))
-    return torch.tensor(found, device=prompts.last.device)
 
 
 def recovery(
@@ -291,6 +269,5 @@ def _group(circuit: Circuit, group: Group | None, span: dict[str, int | None]) -
 
 def _path(prompts: Prompts, condition: Condition, keys: Tensor) -> tuple[Tensor, Tensor]:
     """Reading and key positions (n,) of a condition."""
-    positions: dict[str, Position] = {name: name for name in get_args(Position)}
     reader, key = condition.split("->")
-    return prompts.position(positions[reader]), keys if key == "random" else prompts.position(positions[key])
+    return prompts.position(reader), keys if key == "random" else prompts.position(key)

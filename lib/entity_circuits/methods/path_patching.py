@@ -6,77 +6,32 @@ the answer is read there. With receivers, the q or v that they would then have i
 everything after it is recomputed (pass 2). A sender's score says how much of the right answer's probability is lost.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .. import heads, results, runs
-from ..heads import GROUPS, Circuit, Group, Head
+from .. import heads, results, runs, tasks
+from ..heads import POSITIONS, Circuit, Group, Head
 from ..models.subject import Subject
 from ..results import Store
 from ..runs import replay
 from ..runs.edits import Edit, Outcome, Read
 from ..runs.recording import Recording
 from ..runs.replay import EXECUTORS, Method
-from ..tasks import boxes as task
-from ..tasks.boxes import Prompts
+from ..tasks.prompts import Prompts
+from ..tasks.rounds import Composition, Experiment, Round
+from ..tasks.rounds import check as check_rounds
+from . import metrics
+from .metrics import LOG_PROBABILITY, Metric
+from .scores import Scores as Scores
+from .scores import Statistic as Statistic
 
-Composition = Literal["q", "v"]
-Reach = Literal["all", "query"]
-Statistic = Literal["mean", "median", "ratio_of_means", "mean_log"]
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What replacing each sender does to the right answer, example by example.
-
-    `change` (layers, heads, n) is log p(answer) after minus before; NaN where the sender has no path to a receiver (or
-    was not asked for). `logprob` (n,) is log p(answer) before and `correct` (n,) says whether it was the top token.
-    `contexts` (n,) numbers the worlds of the examples. Negative: the head matters.
-    """
-
-    change: Tensor
-    logprob: Tensor
-    correct: Tensor
-    contexts: Tensor
-
-    @property
-    def per_example(self) -> Tensor:
-        """(layers, heads, n): the paper's score of each example, (p_patched - p_clean) / p_clean, from -1 up."""
-        return torch.expm1(self.change)
-
-    @property
-    def mean(self) -> Tensor:
-        """(layers, heads): the paper's score. An example with a tiny clean probability can dominate it (B18)."""
-        return self.statistic("mean")
-
-    def statistic(self, kind: Statistic) -> Tensor:
-        """(layers, heads): one number a head. All are 0 for no effect and negative for a head that matters.
-
-        `mean` and `median` over examples of the relative change; `ratio_of_means`, the change of the mean probability
-        relative to it (weights examples by their probability); `mean_log`, the mean change of the log-probability.
-        """
-        if kind == "mean":
-            return self.per_example.mean(-1)
-        if kind == "median":
-            return self.per_example.median(-1).values
-        if kind == "mean_log":
-            return self.change.mean(-1)
-        clean = self.logprob.exp()
-        return (self.per_example * clean).sum(-1) / clean.sum()
-
-    def where(self, rows: Tensor) -> "Scores":
-        """The scores over some of the examples, `scores.where(scores.correct)` for instance."""
-        cut = {name: getattr(self, name)[rows] for name in ("logprob", "correct", "contexts")}
-        return replace(self, change=self.change[..., rows], **cut)
-
-    def ranking(self, kind: Statistic = "ratio_of_means") -> list[Head]:
-        """All heads that have a path, the most negative first; ties in the order of layer and head."""
-        return heads.ranked(self.statistic(kind).cpu().numpy())
+Reach = str
+"""Where changed keys and values are heard: "all", or the name of the one position."""
 
 
 def sweep(
@@ -84,11 +39,12 @@ def sweep(
     base: Prompts,
     source: Prompts,
     *,
-    position: Literal["last", "query", "prev"],
+    position: str,
     receivers: Sequence[Head] | None = None,
     composition: Composition | None = None,
     senders: Sequence[Head] | None = None,
     reach: Reach = "all",
+    metric: str | Metric = LOG_PROBABILITY,
     method: Method = "replay",
     store: Store | None = None,
     recordings: tuple[Recording, Recording] | None = None,
@@ -96,20 +52,22 @@ def sweep(
     """Replace each sender's z at `position` of the base prompts by its z at that position of the source prompts.
 
     Without `receivers` the answer is read directly (then `position` is "last"); with them, the change acts through
-    their q or v (`composition`) at that position alone. `reach="query"` lets changed values at `prev` act only in the
-    receivers' outputs at `query`, not at every later position. `senders` defaults to all heads. Scores are NaN where
-    no path exists. Both methods give the same numbers. Finished layers of senders are kept in `store` and not run
-    again; `recordings` of base and source are made unless given. Raises `ValueError` before any model runs, also for
-    recordings of other prompts or another model. Paper: section 4.1; the official protocol reads round 4 with
+    their q, k or v (`composition`) at that position alone. `reach` names the one position at which changed keys and
+    values are heard, instead of every later one. `metric` is what is read at the end. `senders` defaults to all heads.
+    Scores are NaN where no path exists. Both methods give the same numbers. Finished layers of senders are kept in
+    `store` and not run again; `recordings` of base and source are made unless given. Raises `ValueError` before any
+    model runs, also for recordings of other prompts or another model. Paper: section 4.1; the official protocol reads
+    round 4 with
     `reach="all"`.
 
-        base = boxes.prompts(subject, n=70)
-        scores = path_patching.sweep(subject, base, boxes.noise(subject, base), position="last")
+        scores = path_patching.sweep(subject, base, source, position="last")
         print(scores.ranking()[:5])
     """
     _check(subject, base, source, position, receivers, composition, reach)
     for recording, prompts in zip(recordings or (), (base, source), strict=False):
         recording.require(subject, prompts)
+    read = metrics.named(metric)
+    read.targets(base)  # what it needs of the prompts is there, or this says what is not
     wanted = heads.every(subject.layers, subject.heads) if senders is None else senders
     top = max((head.layer for head in receivers), default=0) if receivers is not None else subject.layers
     able = heads.by_layer(head for head in wanted if head.layer < top)
@@ -123,6 +81,7 @@ def sweep(
         receivers=None if receivers is None else sorted(set(receivers)),
         composition=composition,
         reach=reach,
+        metric=read.name,
         method=method,
     )
     made: list[tuple[Recording, Recording]] = [recordings] if recordings else []
@@ -133,8 +92,8 @@ def sweep(
         return made[0]
 
     def clean() -> dict[str, Tensor]:
-        outcome = EXECUTORS[method](recorded()[0], [[]])
-        return {"logprob": outcome.logprob[0], "correct": outcome.top[0] == base.answer_ids}
+        outcome = EXECUTORS[method](recorded()[0], [[]], targets=read.targets(base))
+        return {"logprob": read.value(outcome, base)[0], "correct": read.correct(outcome, base)[0]}
 
     before = store.keep("clean", inputs, clean)
     change = torch.full((subject.layers, subject.heads, len(base)), torch.nan, dtype=before["logprob"].dtype)
@@ -143,22 +102,20 @@ def sweep(
             f"sweep-{position}-{layer:02d}",
             {**inputs, "senders": [layer, *numbers]},
             lambda layer=layer, numbers=numbers: {  # type: ignore[misc]
-                "logprob": patched(*recorded(), layer, numbers, position, receivers, composition, reach, method),
+                "logprob": patched(*recorded(), layer, numbers, position, receivers, composition, reach, method, read),
                 "same": unchanged(*recorded(), layer, numbers, position),
             },
         )
         effect = (shard["logprob"] - before["logprob"]).masked_fill(shard["same"], 0.0)
         change[layer, list(numbers)] = effect.cpu()
-    return Scores(change, before["logprob"].cpu(), before["correct"].cpu(), base.contexts.cpu())
+    return Scores(change, before["logprob"].cpu(), before["correct"].cpu(), base.contexts.cpu(), read.log)
 
 
 def _recorded(subject: Subject, base: Prompts, source: Prompts) -> tuple[Recording, Recording]:
     return runs.record(subject, base, share_context=True), runs.record(subject, source, share_context=True)
 
 
-def unchanged(
-    base: Recording, source: Recording, layer: int, senders: tuple[int, ...], position: Literal["last", "query", "prev"]
-) -> Tensor:
+def unchanged(base: Recording, source: Recording, layer: int, senders: tuple[int, ...], position: str) -> Tensor:
     """(senders, n) bool: where the source's z is the base's own. Nothing is replaced there: exactly no effect."""
     was = base.at("z", layer, base.prompts.position(position))
     given = source.at("z", layer, source.prompts.position(position))
@@ -170,24 +127,25 @@ def patched(
     source: Recording,
     layer: int,
     senders: tuple[int, ...],
-    position: Literal["last", "query", "prev"],
+    position: str,
     receivers: Sequence[Head] | None,
     composition: Composition | None,
     reach: Reach,
     method: Method,
+    metric: Metric = LOG_PROBABILITY,
 ) -> Tensor:
-    """(senders, n): log p(answer) after replacing each sender of one layer, as `sweep` does for all layers."""
+    """(senders, n): the metric after replacing each sender of one layer, as `sweep` does for all layers."""
     execute = EXECUTORS[method]
     here, there = base.prompts.position(position), source.prompts.position(position)
-    given = source.at("z", layer, there)
+    given, targets = source.at("z", layer, there), metric.targets(base.prompts)
     changed = [[Edit("z", layer, (head,), here, given[:, [head]])] for head in senders]
     if receivers is None:
-        return execute(base, changed, frozen=True).logprob
+        return metric.value(execute(base, changed, frozen=True, targets=targets), base.prompts)
     assert composition is not None
     above = {above: numbers for above, numbers in heads.by_layer(receivers).items() if above > layer}
     read = [Read(composition, above_layer, here) for above_layer in above]
     reads = execute(base, changed, frozen=True, read=read, answer=False).reads
-    seen_by = base.prompts.query if reach == "query" else None
+    seen_by = None if reach == "all" else base.prompts.position(reach)
     variants = [
         [
             Edit(composition, at, numbers, here, values[index][:, list(numbers)], seen_by=seen_by)
@@ -195,7 +153,7 @@ def patched(
         ]
         for index in range(len(senders))
     ]
-    return execute(base, variants).logprob
+    return metric.value(execute(base, variants, targets=targets), base.prompts)
 
 
 def _check(
@@ -210,31 +168,26 @@ def _check(
     if len(base) != len(source):
         raise ValueError(f"one source prompt a base prompt is needed: {len(base)} and {len(source)}")
     if (receivers is None) != (composition is None):
-        raise ValueError("receivers and their composition (q or v) are given together, or neither")
+        raise ValueError("receivers and their composition (q, k or v) are given together, or neither")
+    if composition not in (None, *get_args(Composition)):
+        raise ValueError(f"heads receive through q, k or v, not {composition!r}")
     if receivers is None and position != "last":
         raise ValueError("without receivers the answer is read at `last`: position must be 'last'")
     if receivers is not None and not receivers:
         raise ValueError("the list of receivers is empty")
-    if reach == "query" and (position != "prev" or composition != "v"):
-        raise ValueError("reach='query' confines values changed at `prev`: position='prev', composition='v'")
+    here = base.position(position)
+    source.position(position)
+    if reach != "all":
+        if composition not in ("k", "v"):
+            raise ValueError(f"reach={reach!r} says where changed keys and values are heard: composition='k' or 'v'")
+        if bool((base.position(reach) < here).any()):
+            raise ValueError(f"what is changed at {position!r} cannot be heard at {reach!r}, which comes before it")
     heads.require(receivers or (), subject.layers, subject.heads, "as a receiver")
-
-
-ROUNDS: dict[Group, tuple[Literal["last", "query", "prev"], Group | None, Composition | None]] = {
-    "value_fetcher": ("last", None, None),
-    "position_transmitter": ("last", "value_fetcher", "q"),
-    "position_detector": ("query", "position_transmitter", "v"),
-    "structure_reader": ("prev", "position_detector", "v"),
-}
-"""The four rounds: the senders' position, the group that receives, and through what (paper, section 4.2)."""
-
-SHARE: dict[Group, float] = dict(zip(GROUPS, (20 / 1024, 5 / 1024, 10 / 1024, 5 / 1024), strict=True))
-"""Receivers of the next round, as a share of all heads: 20, 5, 10 and 5 of Llama-7B's 1,024."""
 
 
 @dataclass(frozen=True)
 class Discovery:
-    """The scores of the four rounds, the heads that each handed to the next, and the runs it all was computed from."""
+    """The scores of each round, the heads that each handed to the next, and the runs it all was computed from."""
 
     scores: dict[Group, Scores]
     circuit: Circuit
@@ -243,68 +196,108 @@ class Discovery:
 
 def discover(
     subject: Subject,
+    base: Prompts | Experiment | None = None,
+    source: Prompts | None = None,
     *,
-    n: int = 70,
-    boxes: int = 7,
-    seed: int = 0,
-    k: dict[Group, int] | None = None,
+    rounds: Sequence[Round] | None = None,
+    k: Mapping[Group, int] | int | None = None,
     statistic: Statistic = "ratio_of_means",
-    reach: Reach = "query",
+    metric: str | Metric = LOG_PROBABILITY,
+    reach: Reach | None = None,
     method: Method = "replay",
     store: Store | None = None,
+    **drawn: Any,
 ) -> Discovery:
-    """Run the four rounds on `n` base prompts of the discovery split, each head compared under the same sources.
+    """Find a circuit in rounds: the heads of each are the most negative ones, and the receivers of the next.
 
-    `k` heads of each group, the most negative by `statistic`, are the receivers of the next round; by default the
-    paper's numbers scaled to the model's heads, at least one. Groups keep the paper's order of precedence: nothing is
-    dropped here. Paper: section 4.2.
+    Args:
+        subject: the model.
+        base: n base prompts, or an `Experiment` (prompts, their sources, rounds); the default task draws its own unless
+            given, as its `experiment` says (`n`, `seed`, ...).
+        source: n source prompts, from which the senders' outputs come.
+        rounds: what is asked in which order; needed with prompts of your own.
+        k: how many heads each round hands on; by default the `share` of each round of all heads, at least one.
+        statistic: what ranks the heads.
+        metric: what is read at the end, by name or a `metrics.Metric`.
+        reach: "all" lets changed keys and values be heard everywhere in all rounds, as the official protocol does.
+        method: by "replay", or by "definition".
+        store: keeps finished layers of senders.
 
-        found = path_patching.discover(subject, n=70)
+    Groups keep their order of precedence: nothing is dropped here. Raises `ValueError` before any model runs. Paper:
+    section 4.2.
+
+        found = path_patching.discover(subject, n=14)
         print(found.circuit.groups["value_fetcher"])
     """
-    base = task.prompts(subject, n, boxes, seed, split="discovery")
-    source = task.noise(subject, base, seed)
+    given = _experiment(subject, base, source, rounds, drawn)
+    base, source, rounds, read = given.base, given.source, given.rounds, metrics.named(metric)
+    read.targets(base)
+    every = subject.layers * subject.heads
+    sizes = {r.name: max(1, round(r.share * every)) for r in rounds}
+    sizes |= dict.fromkeys(sizes, k) if isinstance(k, int) else (k or {})
+    if wrong := [
+        name for name, size in sizes.items() if name not in {r.name for r in rounds} or not 1 <= size <= every
+    ]:
+        raise ValueError(f"k of {wrong[0]!r}: 1 to {every} heads of one of the rounds {[r.name for r in rounds]}")
     recordings = _recorded(subject, base, source)
-    k = k or {group: max(1, round(share * subject.layers * subject.heads)) for group, share in SHARE.items()}
     scores: dict[Group, Scores] = {}
     found: dict[Group, tuple[Head, ...]] = {}
-    for group, (position, receiving, composition) in ROUNDS.items():
-        if (
-            receiving and not found[receiving]
-        ):  # the receivers before these sit in the lowest layer: nothing reaches them
-            scores[group] = replace(scores[receiving], change=torch.full_like(scores[receiving].change, torch.nan))
-            found[group] = ()
+    for one in rounds:
+        if one.into and not found[one.into]:  # the receivers before these sit in the lowest layer: nothing reaches them
+            scores[one.name] = replace(scores[one.into], change=torch.full_like(scores[one.into].change, torch.nan))
+            found[one.name] = ()
             continue
-        scores[group] = sweep(
+        scores[one.name] = sweep(
             subject,
             base,
             source,
-            position=position,
-            receivers=found[receiving] if receiving else None,
-            composition=composition,
-            reach=reach if group == "structure_reader" else "all",
+            position=one.position,
+            receivers=found[one.into] if one.into else None,
+            composition=one.through,
+            reach=reach or one.heard_at or "all",
+            metric=read,
             method=method,
             store=store,
             recordings=recordings,
         )
-        found[group] = tuple(scores[group].ranking(statistic)[: k[group]])
-    about = {
-        "model": subject.name,
-        "fingerprint": subject.fingerprint,
-        "n": n,
-        "boxes": boxes,
-        "seed": seed,
-        "statistic": statistic,
-        "reach": reach,
-    }
-    return Discovery(scores, Circuit(found, about), recordings)
+        found[one.name] = tuple(scores[one.name].ranking(statistic)[: sizes[one.name]])
+    about = {"model": subject.name, "fingerprint": subject.fingerprint, "n": len(base), **given.about}
+    about |= {"statistic": statistic, **({"reach": reach} if reach else {})}
+    about |= {} if read is LOG_PROBABILITY else {"metric": read.name}
+    own = {r.name: r.position for r in rounds if POSITIONS.get(r.name) != r.position}
+    return Discovery(scores, Circuit(found, about, own), recordings)
+
+
+def _experiment(
+    subject: Subject,
+    base: Prompts | Experiment | None,
+    source: Prompts | None,
+    rounds: Sequence[Round] | None,
+    drawn: Mapping[str, Any],
+) -> Experiment:
+    """What a discovery is made on, from whatever of it was given, checked."""
+    if isinstance(base, Experiment) or base is None:
+        if source is not None or (drawn and base is not None):
+            raise ValueError("an experiment brings its source prompts, and nothing is drawn for it")
+        given = tasks.default.experiment(subject, **drawn) if base is None else base
+        given = given if rounds is None else replace(given, rounds=tuple(rounds))
+    elif source is None or rounds is None or drawn:
+        raise ValueError("base prompts of your own come with source prompts and rounds, and nothing is drawn")
+    else:
+        given = Experiment(base, source, tuple(rounds))
+    check_rounds(given.rounds)
+    for one in given.rounds:
+        given.base.position(one.position), given.source.position(one.position)
+        if one.heard_at:
+            given.base.position(one.heard_at)
+    return given
 
 
 def screen(
     base: Recording,
     source: Recording,
     *,
-    position: Literal["last", "query", "prev"],
+    position: str,
     receivers: Sequence[Head] | None = None,
     composition: Composition | None = None,
     reach: Reach = "all",
@@ -334,7 +327,7 @@ def screen(
             replay.recorded(base, item)[:, list(numbers)] for item, numbers in zip(read, groups.values(), strict=True)
         ]
         values = [value.clone().requires_grad_(True) for value in values]
-        seen_by = base.prompts.query if reach == "query" else None
+        seen_by = None if reach == "all" else base.prompts.position(reach)
         edits = [
             Edit(composition, layer, numbers, here, value, seen_by=seen_by)
             for (layer, numbers), value in zip(groups.items(), values, strict=True)

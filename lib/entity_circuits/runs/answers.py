@@ -13,7 +13,7 @@ from transformers import DynamicCache
 
 from ..models.precision import fast_float32
 from ..models.subject import Subject
-from ..tasks.boxes import Prompts
+from ..tasks.prompts import Prompts
 from .prefix import Batch, batches
 
 ROWS = 64  # rows of logits held at once: 64 x 151,936 x 4 bytes = 39 MB
@@ -24,8 +24,8 @@ RESCALED = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 class Behaviour:
     """What a model says after n prompts. Log-probabilities are float32 over the whole vocabulary.
 
-    `top` (n,) is the most likely token and `said` the same as text; `answer_logprob` (n,) belongs to the right object
-    (NaN where the asked label has none), `object_logprob` (n, boxes) to each object of the context in order of mention.
+    `top` (n,) is the most likely token and `said` the same as text; `answer_logprob` (n,) belongs to the right answer
+    (NaN where there is none), `object_logprob` (n, k) to each of the prompts' choices (k = 0 if they have none).
     `rank` (n,) is the number of tokens more likely than the right one, -1 where there is none. `tokens_computed` were
     run through the model; `tokens_without_sharing` is what whole prompts would have taken.
     """
@@ -56,7 +56,7 @@ def evaluate(subject: Subject, prompts: Prompts, *, share_context: bool = True, 
     prompts that are run together, but a context is never split. Raises `NotImplementedError` for a model that
     rescales its logits after the output matrix. Paper: section 3, and the full-model column of Table 1.
 
-        p = boxes.prompts(subject, n=70, split="evaluation")
+        p = prompts.from_texts(subject, ["The cup is in", "The key is in"], [" the", " the"])
         result = answers.evaluate(subject, p)
         print(statistics.estimate(result.correct, p.contexts))
     """
@@ -67,7 +67,7 @@ def evaluate(subject: Subject, prompts: Prompts, *, share_context: bool = True, 
     plan = list(batches(prompts, batch, share=share_context))
     n, device = len(prompts), prompts.last.device
     top, rank = (torch.empty(n, dtype=torch.long, device=device) for _ in range(2))
-    answer, objects = torch.empty(n, device=device), torch.empty(prompts.object_ids.shape, device=device)
+    answer, objects = torch.empty(n, device=device), torch.empty(_choices(prompts).shape, device=device)
     computed = 0
     with fast_float32(subject), torch.no_grad():
         for some in tqdm(plan, desc="prompts", unit="batch", disable=None, leave=False):
@@ -109,6 +109,10 @@ def _read(subject: Subject, hidden: Tensor, part: Prompts) -> tuple[Tensor, Tens
     return (
         logits.argmax(1),
         (right - total).squeeze(1).masked_fill(~known, torch.nan),
-        logits.gather(1, part.object_ids) - total,
+        logits.gather(1, _choices(part)) - total,
         (logits > right).sum(1).masked_fill(~known, -1),
     )
+
+
+def _choices(prompts: Prompts) -> Tensor:
+    return prompts.input_ids[:, :0] if prompts.choice_ids is None else prompts.choice_ids

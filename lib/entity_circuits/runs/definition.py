@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from ..models.precision import fast_float32
 from ..models.subject import Subject
-from ..tasks.boxes import Prompts
+from ..tasks.prompts import Prompts
 from .edits import Edit, Outcome, Read, check, heard_together
 from .recording import Recording, inputs_of, wrapped
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..models.subject import Subject
-from ..tasks.boxes import Prompts
+from ..tasks.prompts import Prompts
 
 Site = Literal["z", "q", "k", "v", "score"]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..models.precision import fast_float32
 from ..models.subject import Subject
-from ..tasks.boxes import Prompts
+from ..tasks.prompts import Prompts
 from . import blocks
 from .edits import Outcome
 
@@ -37,7 +37,7 @@ class Means:
         if found != [length]:
             raise ValueError(
                 f"these means are of prompts of {length} tokens, position by position; the prompts given have "
-                f"{' or '.join(map(str, found))}. Take means of the same template and number of boxes."
+                f"{' or '.join(map(str, found))}. Take means of prompts of the same form."
             )
 
 

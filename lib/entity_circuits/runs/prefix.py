@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..tasks.boxes import Prompts
+from ..tasks.prompts import Prompts
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from transformers import DynamicCache
 from ..heads import Head
 from ..models.precision import fast_float32
 from ..models.subject import Subject
-from ..tasks.boxes import Prompts
+from ..tasks.prompts import Prompts
 from . import blocks
 from . import prefix as sharing
 from .edits import Outcome, Read, Site
@@ -65,9 +65,10 @@ def record(subject: Subject, prompts: Prompts, *, batch: int = 32, share_context
 
     Takes (2 x layers + 1) x n x T x width numbers and a little more: 10 MB a prompt for the default model in float32.
     With `share_context`, the tokens that all prompts of a context begin with are run once: the same up to rounding,
-    and about five times faster for prompts that ask about every box. What stands after `last` (padding) is zero then.
+    and several times faster where a context is asked several questions. What stands after `last` (padding) is zero
+    then.
 
-        p = boxes.prompts(subject, n=70)
+        p = prompts.from_texts(subject, ["The cup is in", "The key is in"], [" the", " the"])
         recording = runs.record(subject, p)
         print(recording.z.shape)
     """

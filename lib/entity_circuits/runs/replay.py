@@ -331,7 +331,8 @@ def _check_once(recording: Recording) -> None:
         return
     first = recording.select(torch.zeros(1, dtype=torch.long, device=recording.prompts.last.device))
     p, everything = first.prompts, tuple(range(recording.subject.heads))
-    same = [Edit("z", 0, everything, p.query, first.at("z", 0, p.query))]
+    early = (p.last - 2).clamp(min=0)
+    same = [Edit("z", 0, everything, early, first.at("z", 0, early))]
     tokens = torch.arange(0, model.config.vocab_size, 7, device=p.last.device)[None]
     with torch.no_grad():
         replayed = _replay(first, [same], False, (), tokens, True, True, 1e9).logprobs

@@ -7,137 +7,126 @@ a `Template`, tokenised, and its positions are found from the token ids, prompt 
         object              prev                    query        last
 """
 
-import hashlib
 import itertools
 import json
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
-from .. import results
+from ..heads import GROUPS
 from ..models.subject import Subject
 from . import vocabulary
+from .prompts import Prompts as AnyPrompts
+from .rounds import Experiment, Round
+from .worlds import TEMPLATES as TEMPLATES
+from .worlds import Split as Split
+from .worlds import Template as Template
+from .worlds import World as World
+from .worlds import draw_world
+from .worlds import worlds as worlds
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
-Split = Literal["discovery", "pruning", "means", "training", "evaluation"]
 Position = Literal["last", "query", "prev", "object"]
 
-
-@dataclass(frozen=True)
-class World:
-    """Which object is in which box, in order of mention."""
-
-    objects: tuple[str, ...]
-    labels: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        if len(self.objects) != len(self.labels):
-            raise ValueError(f"{len(self.objects)} objects for {len(self.labels)} labels")
-        if len(set(self.objects)) < len(self.objects) or len(set(self.labels)) < len(self.labels):
-            raise ValueError(f"objects and labels of a world must be distinct: {self.objects}, {self.labels}")
-
-    @property
-    def split(self) -> Split:
-        """The one split this world belongs to, whatever seed drew it: splits are disjoint by construction."""
-        digest = hashlib.sha256(json.dumps([self.objects, self.labels]).encode()).digest()
-        return get_args(Split)[digest[0] % len(get_args(Split))]
+_A, _B, _C, _D = GROUPS
+ROUNDS = (
+    Round(_A, "last", share=20 / 1024),
+    Round(_B, "last", into=_A, through="q", share=5 / 1024),
+    Round(_C, "query", into=_B, through="v", share=10 / 1024),
+    Round(_D, "prev", into=_C, through="v", heard_at="query", share=5 / 1024),
+)
+"""The paper's four rounds; the shares are its 20, 5, 10 and 5 of Llama-7B's 1,024 heads. The official protocol lets the
+values of the last round be heard everywhere. Paper: section 4.2."""
 
 
-@dataclass(frozen=True)
-class Template:
-    """How a world is written. The placeholders are `{object}` and `{label}`; the query ends where the answer begins."""
-
-    statement: str = "the {object} is in Box {label}"
-    query: str = "Box {label} contains the"
-    join: str = ", "
-    end: str = ". "
-
-    def context(self, world: World) -> str:
-        """All statements of a world and the full stop, up to where the query begins."""
-        pairs = zip(world.objects, world.labels, strict=True)
-        text = self.join.join(self.statement.format(object=word, label=label) for word, label in pairs) + self.end
-        return text[0].upper() + text[1:]
-
-    def text(self, world: World, label: str) -> str:
-        """The prompt that asks for the box called `label` (which need not be one of the world's)."""
-        return self.context(world) + self.query.format(label=label)
-
-
-TEMPLATES = {
-    "object_first": Template(),
-    "label_first": Template(statement="Box {label} contains the {object}"),
-}
-"""The prompt of the paper (section 3), and its control: with the label first, the query repeats a literal piece of the
-context and copying what followed it there is enough."""
-
-
-@dataclass(frozen=True, eq=False)
-class Prompts:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Prompts(AnyPrompts):
     """n prompts about equally many boxes, tokenised, with their positions. Tensors are int64, one row a prompt.
 
-    `input_ids` is (n, T), padded on the right after `last`; `attention_mask` is its mask. `answer_ids` (n,) is the
-    token of the queried object, -1 where the asked label belongs to no box. `object_ids` (n, boxes) are the tokens of
-    all objects in order of mention. Positions are indices into a row: `last` the final token, `query` the asked label
-    in the query, `prev` the label of box `queries[i]` in the context (the same label, unless the asked one belongs to
-    no box), `object` the object of that box. `contexts` numbers the worlds: prompts with the same number share a world.
+    `answer_ids` (n,) is the token of the queried object, -1 where the asked label belongs to no box. `object_ids` (n,
+    boxes) are the tokens of all objects in order of mention, the choices. Positions are indices into a row: `last` the
+    final token, `query` the asked label in the query, `prev` the label of box `queries[i]` in the context (the same
+    label, unless the asked one belongs to no box), `object` the object of that box. `contexts` numbers the worlds:
+    prompts with the same number share a world.
     """
 
     worlds: tuple[World, ...]
     queries: tuple[int, ...]
     asked: tuple[str, ...]
     templates: tuple[Template, ...]
-    contexts: Tensor
-    input_ids: Tensor
-    answer_ids: Tensor
     object_ids: Tensor
-    last: Tensor
     query: Tensor
     prev: Tensor
     object: Tensor
 
-    def __len__(self) -> int:
-        return len(self.worlds)
+    def __post_init__(self) -> None:
+        named = {"query": self.query, "prev": self.prev, "object": self.object}
+        vars(self).update(positions=named, choice_ids=self.object_ids)  # frozen: the same again, by the general names
 
     @property
     def boxes(self) -> int:
         return len(self.worlds[0].objects)
 
     @property
-    def attention_mask(self) -> Tensor:
-        return (torch.arange(self.input_ids.shape[1], device=self.last.device) <= self.last[:, None]).long()
-
-    @property
     def texts(self) -> tuple[str, ...]:
         rows = zip(self.templates, self.worlds, self.asked, strict=True)
         return tuple(template.text(world, label) for template, world, label in rows)
 
-    @property
-    def digest(self) -> str:
-        """A hex digest of all that a run of these prompts depends on: tokens, answers, contexts and positions."""
-        return results.digest(*(value for value in vars(self).values() if isinstance(value, Tensor)))
+    def columns(self) -> dict[str, list[Any]]:
+        """`asked`: the queried boxes, counted from 1."""
+        return {"asked": [box + 1 for box in self.queries]}
 
-    def position(self, name: Position) -> Tensor:
-        """The (n,) positions of that name."""
-        return getattr(self, name)
+    def _named(self, name: str) -> Tensor | None:
+        """Beside single positions: `other labels` and `other objects`, those of the boxes that are not asked for;
+        `earlier` and `later` ones, mentioned before and after the queried box."""
+        which, _, kind = name.partition(" ")
+        if which not in ("other", "earlier", "later") or kind not in ("labels", "objects"):
+            return super()._named(name)
+        device = self.last.device
+        # The n-th object of the world stands before the query, once; its label stands as far from it as `prev` does.
+        inside = torch.arange(self.input_ids.shape[1], device=device) < self.query[:, None]
+        hits = (self.input_ids[:, None] == self.object_ids[:, :, None]) & inside[:, None]
+        found = hits.int().argmax(-1)
+        found = found + (self.prev - self.object)[:, None] if kind == "labels" else found
+        box, asked = torch.arange(self.boxes, device=device), torch.tensor(self.queries, device=device)[:, None]
+        chosen = {"other": box != asked, "earlier": box < asked, "later": box > asked}[which]
+        return found.masked_fill(~chosen, -1)
 
-    def select(self, rows: Tensor | Sequence[int]) -> "Prompts":
-        """These rows, in this order."""
-        index = torch.as_tensor(rows, dtype=torch.long)
-        picked: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, Tensor):
-                picked[field.name] = value[index.to(value.device)]
-            elif isinstance(value, tuple):
-                picked[field.name] = tuple(value[i] for i in index.tolist())
-        return replace(self, **picked)
+    def random_keys(self, tokenizer: Any, seed: int = 0) -> Tensor:
+        """(n,) int64: for each prompt, a token of its statements drawn at random, but never one that may matter.
+
+        Left out are the first token of the prompt, the full stop, the query, and the queried box's own object and
+        label. A key depends only on the seed and its own prompt. The official code may draw any of these tokens.
+
+            assert (p.random_keys(subject.tokenizer) < p.query).all()
+        """
+        found = []
+        for row, (template, world) in enumerate(zip(self.templates, self.worlds, strict=True)):
+            statements = template.context(world).removesuffix(template.end)
+            ids = tokenizer(statements)["input_ids"]
+            if self.input_ids[row, : len(ids)].tolist() != list(ids):
+                raise ValueError(f"the tokenizer joins words at the end of the statements of prompt {row}")
+            relevant = {0, int(self.object[row]), int(self.prev[row])}
+            draw = random.Random(json.dumps(["knockout", seed, world.objects, world.labels, self.asked[row]]))
+            found.append(draw.choice([place for place in range(len(ids)) if place not in relevant]))
+        return torch.tensor(found, device=self.last.device)
+
+
+def of(some: AnyPrompts) -> Prompts:
+    """Prompts that are ones about boxes. Raises `ValueError` for those of another task.
+
+    print(boxes.of(recording.prompts).queries)
+    """
+    if not isinstance(some, Prompts):
+        raise ValueError(f"this is about boxes: it needs prompts of that task, not {type(some).__module__} ones")
+    return some
 
 
 def prompts(
@@ -172,29 +161,6 @@ def prompts(
         [box for _ in drawn for box in range(boxes)],
         template=template,
     )
-
-
-def worlds(tokenizer: Any, boxes: int, seed: int, split: Split) -> Iterator[World]:
-    """An endless, seeded stream of distinct worlds of one split, in words that are single tokens of this tokenizer."""
-    if split not in get_args(Split):
-        raise ValueError(f"no split called {split!r}: one of {', '.join(get_args(Split))}")
-    words = sorted(vocabulary.require(tokenizer, vocabulary.objects(), boxes, "objects"))
-    letters = sorted(vocabulary.require(tokenizer, vocabulary.LABELS, boxes + 1, "box labels"))
-    draw = random.Random(f"{seed}/{boxes}")
-    seen: set[World] = set()
-    while True:
-        world = _draw(draw, words, letters, boxes, split)
-        if world not in seen:
-            seen.add(world)
-            yield world
-
-
-def _draw(draw: random.Random, words: list[str], letters: list[str], boxes: int, split: Split) -> World:
-    """The next world of the split, out of these words and letters."""
-    while True:
-        world = World(tuple(draw.sample(words, boxes)), tuple(draw.sample(letters, boxes)))
-        if world.split == split:
-            return world
 
 
 def from_worlds(
@@ -303,10 +269,36 @@ def noise(subject: Subject, base: Prompts, seed: int = 0) -> Prompts:
         draw = random.Random(json.dumps(["noise", seed, world.objects, world.labels, label]))
         other_words = [word for word in words if word not in world.objects]
         other_letters = [letter for letter in letters if letter not in world.labels and letter != label]
-        drawn.append(_draw(draw, other_words, other_letters, count, world.split))
+        drawn.append(draw_world(draw, other_words, other_letters, count, world.split))
         asked.append(draw.choice([letter for letter in other_letters if letter not in drawn[-1].labels]))
         stand_in.append(draw.randrange(count))
     return from_worlds(subject, drawn, stand_in, asked=asked, template=base.templates)
+
+
+def experiment(subject: Subject, n: int = 70, boxes: int = 7, seed: int = 0) -> Experiment:
+    """What the paper's circuit is looked for on: `n` prompts of the discovery split, their `noise`, the four rounds.
+
+    found = path_patching.discover(subject, boxes.experiment(subject, n=14))
+    """
+    base = prompts(subject, n, boxes, seed, split="discovery")
+    return Experiment(
+        base, noise(subject, base, seed), ROUNDS, {"n": n, "boxes": boxes, "seed": seed, "reach": "query"}
+    )
+
+
+def for_means(subject: Subject, n: int = 200, boxes: int = 7, seed: int = 0) -> Prompts:
+    """One prompt in each of `n` contexts of the split "means", asking for a label that belongs to no box of it.
+
+    So their mean holds the format and the position, but no object, label or question. Paper: section 4 and its
+    appendix; the official code takes 500 contexts, those of its evaluation among them.
+
+        m = ablation.means(subject, boxes.for_means(subject, n=50))
+    """
+    letters = sorted(vocabulary.require(subject.tokenizer, vocabulary.LABELS, boxes + 1, "box labels"))
+    drawn = list(itertools.islice(worlds(subject.tokenizer, boxes, seed, "means"), n))
+    draw = random.Random(f"means/{seed}")
+    asked = [draw.choice([letter for letter in letters if letter not in world.labels]) for world in drawn]
+    return from_worlds(subject, drawn, [draw.randrange(boxes) for _ in drawn], asked=asked)
 
 
 def to_dataset(prompts: Prompts) -> "Dataset":

@@ -14,17 +14,17 @@ import itertools
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from .. import results
 from ..models.subject import Subject
 from . import vocabulary
-from .boxes import Prompts, Split, Template, World, from_worlds, worlds
+from .boxes import Split, Template, World, from_worlds, of, worlds
+from .triples import Triples as Triples
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -75,62 +75,6 @@ class Rewritten(Template):
         ]
         text = self.start + self.join.join(written) + self.end
         return text[0].upper() + text[1:]
-
-
-@dataclass(frozen=True, eq=False)
-class Triples:
-    """n base prompts, n source prompts, and the token that the base's answer should become. Tensors are int64.
-
-    `targets` (n,). `candidates` (n, k) holds every answer that some hypothesis predicts, named by `names`: the base's
-    own answer, the base's object at the source's position, the source's object, the base's object in the box of the
-    asked label of the source (-1 where the base has no such box), and for some desiderata one more. Those of a triple
-    are pairwise different.
-    """
-
-    desideratum: str
-    base: Prompts
-    source: Prompts
-    targets: Tensor
-    candidates: Tensor
-    names: tuple[str, ...] = ANSWERS
-
-    def __len__(self) -> int:
-        return len(self.base)
-
-    @property
-    def digest(self) -> str:
-        """A hex digest of both prompts and all candidates: the same for every candidate that is made the target."""
-        return " ".join((self.base.digest, self.source.digest, results.digest(self.candidates)))
-
-    def select(self, rows: Tensor | Sequence[int]) -> "Triples":
-        """These rows, in this order."""
-        index = torch.as_tensor(rows, dtype=torch.long)
-        there = index.to(self.targets.device)
-        return replace(
-            self,
-            base=self.base.select(index),
-            source=self.source.select(index),
-            targets=self.targets[there],
-            candidates=self.candidates[there],
-        )
-
-    def towards(self, name: str) -> "Triples":
-        """The same pairs with another candidate as the target: one recording serves several hypotheses.
-
-        Raises `ValueError` for a candidate that not every one of these pairs has.
-        """
-        if name not in self.names:
-            raise ValueError(f"no candidate answer called {name!r}: one of {', '.join(self.names)}")
-        targets = self.candidates[:, self.names.index(name)]
-        if bool((targets < 0).any()):
-            raise ValueError(f"not every pair of {self.desideratum!r} has a candidate answer {name!r}")
-        return replace(self, desideratum=name, targets=targets)
-
-    def kinds(self, top: Tensor) -> list[str]:
-        """Which candidate each of these tokens (n,) is, by name; `other` for any other token."""
-        hits = self.candidates == top[:, None].to(self.candidates.device)
-        place = torch.where(hits.any(1), hits.int().argmax(1), -1).tolist()
-        return [self.names[index] if index >= 0 else "other" for index in place]
 
 
 def triples(
@@ -263,7 +207,7 @@ def to_dataset(triples: Triples) -> "Dataset":
     for index in range(len(triples)):
         row: dict[str, object] = {"desideratum": triples.desideratum}
         words: dict[int, str] = {}
-        for side, prompts in (("base", triples.base), ("source", triples.source)):
+        for side, prompts in (("base", of(triples.base)), ("source", of(triples.source))):
             world = prompts.worlds[index]
             words |= dict(zip(prompts.object_ids[index].tolist(), world.objects, strict=True))
             row |= {
@@ -275,5 +219,5 @@ def to_dataset(triples: Triples) -> "Dataset":
         tokens = triples.candidates[index].tolist()
         row["target"] = words[int(triples.targets[index])]
         row |= {f"answer_{name}": words.get(token) for name, token in zip(triples.names, tokens, strict=True)}
-        rows.append({**row, "split": triples.base.worlds[index].split})
+        rows.append({**row, "split": of(triples.base).worlds[index].split})
     return Dataset.from_list(rows)

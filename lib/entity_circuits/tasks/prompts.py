@@ -93,6 +93,12 @@ class Prompts:
         """What a table says of each prompt beside its answer; a task has its own."""
         return {}
 
+    def random_keys(self, tokenizer: Any, seed: int = 0) -> Tensor:
+        """(n,): a token of each prompt that should not matter, as a control. A task says which; `ValueError` if not."""
+        raise ValueError(
+            "these prompts have no random keys: name a position and cut the way to it, as in 'last->other'"
+        )
+
     def select(self, rows: Tensor | Sequence[int]) -> Self:
         """These rows, in this order."""
         index = torch.as_tensor(rows, dtype=torch.long)

@@ -1,0 +1,55 @@
+"""Whether two models can be compared head by head: the same shape, and the same words for the same tokens."""
+
+from typing import Any
+
+from ..models.subject import Subject
+from ..shares import recovered as recovered
+from ..tasks.prompts import Prompts
+from .cmap_conditions import groups as groups
+from .cmap_conditions import inputs as inputs
+from .cmap_conditions import random_heads as random_heads
+from .cmap_conditions import scan as scan
+
+SAMPLE = "There is a dog in the house, and the cup is in it; it holds 10."
+
+
+def require_twins(base: Subject, tuned: Subject, prompts: Prompts | None = None) -> None:
+    """Raise `ValueError`, saying what differs, unless a head of the one model is comparable with that of the other.
+
+    Compared are layers, heads, key/value heads, head size, hidden size, dtype and device; and the tokenizers: on the
+    tokens of the prompts and on their texts, or without prompts on all tokens that both have.
+
+        base, tuned = models.load_pair("arithmetic")
+        cmap.require_twins(base, tuned)
+    """
+    kinds = ("layers", "heads", "kv_heads", "head_size", "dtype", "device")
+    both = [{name: getattr(subject, name) for name in kinds} for subject in (base, tuned)]
+    for shape, subject in zip(both, (base, tuned), strict=True):
+        shape["hidden size"] = subject.model.config.hidden_size
+    differ = [f"{name} ({both[0][name]} and {both[1][name]})" for name in both[0] if both[0][name] != both[1][name]]
+    if differing := _tokens_apart(base.tokenizer, tuned.tokenizer, prompts):
+        differ.append(f"tokenizer ({differing})")
+    if differ:
+        raise ValueError(f"{base.name} and {tuned.name} are no twins: they differ in {', '.join(differ)}")
+
+
+def _tokens_apart(one: Any, other: Any, prompts: Prompts | None) -> str:
+    """What two tokenizers read or write differently; nothing if they agree."""
+    if one is other:
+        return ""
+    if prompts is None:
+        first, second = one.get_vocab(), other.get_vocab()
+        apart = next((word for word, number in first.items() if second.get(word, number) != number), None)
+        if apart is None and list(one(SAMPLE)["input_ids"]) != list(other(SAMPLE)["input_ids"]):
+            return "a prompt is other tokens in the one than in the other"
+        return "" if apart is None else f"{apart!r} is {first[apart]} and {second[apart]}"
+    rows = [ids[: last + 1] for ids, last in zip(prompts.input_ids.tolist(), prompts.last.tolist(), strict=True)]
+    used = sorted({token for ids in (*rows, prompts.answer_ids.tolist()) for token in ids if token >= 0})
+    words = [tokenizer.convert_ids_to_tokens(used) for tokenizer in (one, other)]
+    if apart := [(token, *pair) for token, *pair in zip(used, *words, strict=True) if pair[0] != pair[1]]:
+        return f"token {apart[0][0]} is {apart[0][1]!r} and {apart[0][2]!r}"
+    for ids in rows[:: max(1, len(rows) // 20)]:
+        text = one.decode(ids, skip_special_tokens=True)
+        if list(one(text)["input_ids"]) != list(other(text)["input_ids"]):
+            return "a prompt is other tokens in the one than in the other"
+    return ""
