@@ -21,6 +21,7 @@ from torch import Tensor
 from .. import results
 from ..models.subject import Subject
 from . import vocabulary
+from .rows import dataset_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -314,8 +315,6 @@ def to_dataset(prompts: Prompts) -> "Dataset":
 
     boxes.to_dataset(p).to_json("prompts.jsonl")
     """
-    from datasets import Dataset
-
     rows = zip(
         prompts.worlds,
         prompts.queries,
@@ -325,7 +324,7 @@ def to_dataset(prompts: Prompts) -> "Dataset":
         prompts.templates,
         strict=True,
     )
-    return Dataset.from_list(
+    return dataset_of(
         [
             {
                 "objects": list(world.objects),

@@ -25,6 +25,7 @@ from .. import results
 from ..models.subject import Subject
 from . import vocabulary
 from .boxes import Prompts, Split, Template, World, from_worlds, worlds
+from .rows import dataset_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -257,8 +258,6 @@ def to_dataset(triples: Triples) -> "Dataset":
 
     desiderata.to_dataset(t).to_json("position.jsonl")
     """
-    from datasets import Dataset
-
     rows = []
     for index in range(len(triples)):
         row: dict[str, object] = {"desideratum": triples.desideratum}
@@ -276,4 +275,4 @@ def to_dataset(triples: Triples) -> "Dataset":
         row["target"] = words[int(triples.targets[index])]
         row |= {f"answer_{name}": words.get(token) for name, token in zip(triples.names, tokens, strict=True)}
         rows.append({**row, "split": triples.base.worlds[index].split})
-    return Dataset.from_list(rows)
+    return dataset_of(rows)
