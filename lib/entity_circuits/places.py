@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import platformdirs
 
-CLONE = "It is part of the repository of entity-circuits: clone that, and run `pip install -e .` in it."
+CLONE = "It is part of the repository of entity-circuits: clone that, and run `pip install -e '.[book]'` in it."
 
 if TYPE_CHECKING:
     ROOT: Path
