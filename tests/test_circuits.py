@@ -140,7 +140,7 @@ def test_a_damaged_file_is_refused_by_name_with_what_is_wrong(discovery, tmp_pat
 
 def test_a_circuit_that_is_not_there_is_missed_with_the_names_that_are(discovery, tmp_path, monkeypatch):
     monkeypatch.setattr(files.places, "ROOT", tmp_path)
-    with pytest.raises(FileNotFoundError, match="none yet"):
+    with pytest.raises(FileNotFoundError, match="there are none here"):
         circuits.load("mine")
     circuits.save(discovery, circuits.folder() / "mine.json", command=COMMAND)
     assert circuits.load("mine").model == "tiny-qwen2-0"

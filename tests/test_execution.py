@@ -1,6 +1,9 @@
 """Executing chapters, with tiny notebooks in a folder of their own that looks like the repository."""
 
 import json
+import subprocess
+import sys
+from importlib.metadata import version
 
 import nbformat
 import pytest
@@ -66,7 +69,7 @@ def test_a_path_of_this_machine_in_an_output_is_refused(house):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"boxs": 3}, "no chapter has a parameter 'boxs'; there are boxes, seed"),
+        ({"boxs": 3}, "no chapter has a parameter 'boxs'. Did you mean 'boxes'. There are boxes, seed"),
         ({"boxes": "three"}, "parameter 'boxes' has to be of type int like its default 7, not 'three'"),
     ],
 )
@@ -89,6 +92,7 @@ def test_a_parameter_goes_to_every_chapter_that_declares_it_and_to_no_other(hous
         ("chapters/01_one.ipynb", None),
         ("lib/one.py", "ONE = 2\n"),
         ("lib/deeper/two.py", "TWO = 2\n"),
+        ("lib/deeper/words.csv", "pear\n"),
         ("data/words.csv", "pear\n"),
         ("constraints.txt", "torch==2.13.0\n"),
     ],
@@ -112,7 +116,7 @@ def test_other_parameters_execute_again_and_the_command_line_does_not(house, pre
 
 
 def test_a_chapter_that_is_not_there_is_named(house):
-    with pytest.raises(BookError, match="there is no chapter '09'; there are 01_one"):
+    with pytest.raises(BookError, match=r"there is no chapter '09'\. There are 01_one"):
         book.execute(["09"], root=house)
     with (house / "_toc.yml").open("a") as contents:
         contents.write("- file: chapters/07_lost\n")
@@ -173,12 +177,20 @@ def test_a_mistake_on_the_command_line_is_one_line_without_a_traceback(capsys):
     with pytest.raises(SystemExit) as wrong:
         cli.main(["book", "--jobs", "0"])
     assert wrong.value.code == 2
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        cli.main(["modles"])
+    assert "Did you mean 'models'?" in capsys.readouterr().err
+
+
+def test_the_command_says_its_version_and_can_be_started_as_a_module():
+    for module in ("entity_book", "entity_book.build.cli"):
+        done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (0, f"entity-circuits {version('entity-circuits')}\n")
+        assert subprocess.run([sys.executable, "-m", module, "anything"], capture_output=True).returncode == 2
 
 
 def test_help_does_not_load_torch_or_papermill(capsys):
-    import subprocess
-    import sys
-
     script = "import sys, entity_book.build.cli as c\ntry: c.main(['book', '--help'])\nexcept SystemExit: pass\n"
     script += "assert not {'torch', 'papermill', 'sphinx', 'altair'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)

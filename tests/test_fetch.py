@@ -224,6 +224,15 @@ def test_a_leftover_of_a_killed_process_is_cleared_away(shelf, plain):
     assert sorted(file.name for file in shelf.fetch().iterdir()) == ["manifest.json", "model.safetensors"]
 
 
+def test_others_may_read_a_fetched_model_as_the_umask_says(shelf):
+    before = os.umask(0o022)
+    try:
+        modes = {file.name: file.stat().st_mode & 0o777 for file in shelf.fetch().iterdir()}
+    finally:
+        os.umask(before)
+    assert set(modes.values()) == {0o644}
+
+
 @pytest.mark.parametrize("damage", ["truncated", "missing", "manifest", "other source"])
 def test_a_damaged_folder_is_noticed_and_fetched_again(shelf, plain, damage):
     folder = shelf.fetch()

@@ -42,6 +42,19 @@ NOT_IMPORTED = {
 }
 
 
+# Imported by the engine where it is used, with a sentence that says what to install.
+NOT_IN_THE_CORE = {"datasets": "makes tables of prompts for the Hugging Face hub"}
+
+PYTHONS = ("3.11", "3.12", "3.13")
+
+# What packages bring that only other versions of Python than this one may need, by their own metadata.
+BROUGHT_ELSEWHERE = {
+    "aiohttp": ["aiohappyeyeballs", "aiosignal", "attrs", "frozenlist", "multidict", "propcache", "yarl"],
+    "aiosignal": ["frozenlist", "typing-extensions"],
+    "yarl": ["idna", "multidict", "propcache"],
+}
+
+
 # The house
 
 
@@ -99,10 +112,11 @@ def project() -> dict:
     return tomllib.loads((places.ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
-def declared() -> dict[str, Requirement]:
-    """Every dependency of pyproject.toml, of the extras too, by name."""
+def declared(*extras: str) -> dict[str, Requirement]:
+    """The dependencies of pyproject.toml with these extras (`()`: all of them; `"core"`: none), by name."""
     table = project()["project"]
-    lines = table["dependencies"] + [line for extra in table["optional-dependencies"].values() for line in extra]
+    chosen = [lines for extra, lines in table["optional-dependencies"].items() if not extras or extra in extras]
+    lines = [line for lines in [table["dependencies"], *chosen] for line in lines]
     return {canonicalize_name(requirement.name): requirement for requirement in map(Requirement, lines)}
 
 
@@ -112,10 +126,11 @@ def pins() -> dict[str, str]:
     return {canonicalize_name(name): pinned for name, pinned in found}
 
 
-def imported(*folders: str) -> dict[str, set[str]]:
-    """The packages imported under these folders (and by the chapters), each with the files that do."""
-    sources = {path: path.read_text(encoding="utf-8") for folder in folders for path in Path(folder).rglob("*.py")}
-    for path in CHAPTERS:
+def imported(*folders: str, chapters: tuple[Path, ...] = ()) -> dict[str, set[str]]:
+    """The packages imported in these folders of the repository and in these chapters, each with the files that do."""
+    found_files = [path for folder in folders for path in (places.ROOT / folder).rglob("*.py")]
+    sources = {path: path.read_text(encoding="utf-8") for path in found_files}
+    for path in chapters:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         sources[path] = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     own = set(PACKAGES) | {path.stem for path in sources}
@@ -132,17 +147,38 @@ def imported(*folders: str) -> dict[str, set[str]]:
 
 
 def all_imports() -> dict[str, set[str]]:
-    return imported(*(str(places.ROOT / folder) for folder in ("lib", "tests", "benchmarks")))
+    return imported("lib", "tests", "benchmarks", chapters=tuple(CHAPTERS))
 
 
-def test_every_imported_package_is_declared():
-    named = packages_distributions()
+@pytest.mark.parametrize(
+    ("extras", "found"),
+    [
+        ("core", lambda: imported("lib/entity_circuits")),
+        ("book", lambda: imported("lib", chapters=tuple(CHAPTERS))),
+        ("book dev", all_imports),
+    ],
+)
+def test_every_imported_package_is_declared(extras, found):
+    named, known = packages_distributions(), declared(*extras.split()).keys()
     missing = {
         package: files
-        for package, files in all_imports().items()
-        if not {canonicalize_name(name) for name in named.get(package, [package])} & declared().keys()
+        for package, files in found().items()
+        if not {canonicalize_name(name) for name in named.get(package, [package])} & known
     }
-    assert not missing
+    assert missing.keys() == (NOT_IN_THE_CORE.keys() if extras == "core" else set()), missing
+
+
+def test_the_core_declares_nothing_that_the_engine_does_not_import():
+    named = packages_distributions()
+    used = {
+        canonicalize_name(name) for package in imported("lib/entity_circuits") for name in named.get(package, [package])
+    }
+    assert declared("core").keys() <= used
+
+
+def test_the_core_is_declared_by_ranges_and_the_book_is_pinned_by_constraints():
+    for name, wanted in declared("core").items():
+        assert {one.operator for one in wanted.specifier} == {">=", "<"}, name
 
 
 def test_every_declared_package_is_used():
@@ -168,12 +204,19 @@ def test_constraints_pin_all_that_the_dependencies_bring():
         try:
             lines = requires(name) or []
         except PackageNotFoundError:
-            continue  # of an extra that is not installed here
+            lines = BROUGHT_ELSEWHERE.get(name, [])  # of an extra or a Python that is not installed here
         for wanted in map(Requirement, lines):
-            if not wanted.marker or any(wanted.marker.evaluate({"extra": extra}) for extra in {"", *extras}):
+            where = [
+                {"extra": extra, "python_version": python, "python_full_version": f"{python}.5"}
+                for extra in {"", *extras}
+                for python in PYTHONS
+            ]
+            if not wanted.marker or any(map(wanted.marker.evaluate, where)):
                 todo.append((canonicalize_name(wanted.name), frozenset(wanted.extras)))
     assert len({name for name, _ in seen}) > 100, "the dependencies were not followed"
-    assert {name for name, _ in seen} <= pins().keys()
+    assert ("yarl", frozenset()) in seen, "what only another Python needs was not followed"
+    graphics = re.compile(r"(nvidia|cuda)-|triton$")  # of a torch with CUDA, which the book is not made with
+    assert {name for name, _ in seen if not graphics.match(name)} <= pins().keys()
 
 
 def test_constraints_hold_plain_versions_only():

@@ -1,5 +1,6 @@
 """Models: the registry says what it must, loading gives the model that was saved, and unfit models are told apart."""
 
+import importlib
 import json
 import re
 import shutil
@@ -12,6 +13,7 @@ import tiny
 import torch
 import transformers
 from entity_circuits import models, places
+from entity_circuits.models import pair
 from entity_circuits.models.subject import ModelCheckError
 from entity_circuits.models.weights import FetchError
 from entity_circuits.tasks import boxes, vocabulary
@@ -85,7 +87,7 @@ def test_the_papers_four_models_are_entries_and_goat_is_an_adapter_on_llama():
 
 def use_registry(monkeypatch, tmp_path, text: str) -> None:
     (tmp_path / "models.toml").write_text(text)
-    monkeypatch.setattr(places, "data", lambda *parts: tmp_path / "models.toml")
+    monkeypatch.setattr(importlib.import_module("entity_circuits.models.registry"), "FILE", tmp_path / "models.toml")
 
 
 ENTRY = 'title="t"\narchitecture="Qwen2"\nlicence="l"\ngate="none"\nparameters=1\nexecuted_here=false\n'
@@ -114,8 +116,26 @@ def test_the_registry_as_a_table_has_a_row_for_each_entry_and_fetches_nothing():
 def test_an_unknown_name_or_pair_lists_the_known_ones():
     with pytest.raises(ValueError, match=r"no model 'qwen'.*qwen2\.5-coder-0\.5b"):
         models.load("qwen")
-    with pytest.raises(ValueError, match=r"no pair 'x'; known pairs: .*goat-7b"):
+    with pytest.raises(ValueError, match=r"no pair 'x'\. Known pairs: .*goat-7b"):
         models.load_pair("x")
+
+
+def test_a_misspelt_name_is_told_what_it_was_probably_meant_to_be(tmp_path):
+    with pytest.raises(ValueError, match=r"no model 'qwen2\.5-codr-0\.5b'\. Did you mean 'qwen2\.5-coder-0\.5b'\?"):
+        models.load("qwen2.5-codr-0.5b")
+    with pytest.raises(ValueError, match=r"no pair 'goat7b'\. Did you mean 'goat-7b'\?"):
+        models.load_pair("goat7b")
+    with pytest.raises(ValueError, match=r"no pair 'Aritmetic'\. Did you mean 'arithmetic'\?"):
+        pair.named("Aritmetic")
+    with pytest.raises(ValueError, match=r"no model 'lama-7b'\. Did you mean 'llama-7b'\?"):
+        pair.ready("lama-7b", "goat-7b")
+
+
+def test_without_a_checkout_an_adapter_of_the_repository_is_refused_and_the_registry_is_read(monkeypatch):
+    monkeypatch.setattr(places, "checkout", lambda: None)
+    assert not models.describe().set_index("name").loc["arithmetic", "fetched"]
+    with pytest.raises(FetchError, match=r"data/adapters/arithmetic does not come with the package.*clone"):
+        models.fetch("arithmetic")
 
 
 # Loading

@@ -111,7 +111,7 @@ def test_before_the_first_build_the_block_says_so_and_after_it_counts_the_claims
     [
         (["--base", "qwen2.5-coder-0.5b"], "--base and --finetuned go together"),
         (["--pair", "code", "--base", "a", "--finetuned", "b"], "not both"),
-        (["--pair", "cod"], "there is no pair 'cod'; known pairs: arithmetic, code"),
+        (["--pair", "cod"], "there is no pair 'cod'. Did you mean 'code'? Known pairs: arithmetic, code"),
         (["--base", "qwen", "--finetuned", "code"], "there is no model 'qwen'"),
         (["--base", "qwen2.5-coder-0.5b", "--finetuned", "cod"], "there is no model 'cod'"),
         (["--base", "smollm2-135m", "--finetuned", "code"], "code is an adapter on qwen2.5-coder-0.5b, not on smollm2"),

@@ -1,11 +1,15 @@
 """Claims about stored results and circuits: served only for the same inputs, whole or not at all."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
+import platformdirs
 import pytest
 import tiny
 import torch
@@ -26,6 +30,36 @@ def test_a_result_is_computed_once_and_again_when_any_input_changes(tmp_path):
     assert len(calls) == 1
     assert not torch.equal(store.keep("x", {"model": "b", "n": 1}, compute)["x"], first)
     assert len(calls) == 2
+
+
+def test_others_may_read_a_stored_file_as_the_umask_says(tmp_path):
+    for umask in (0o022, 0o077):
+        before = os.umask(umask)
+        try:
+            results.Store(tmp_path / f"{umask}").keep("x", {}, lambda: {"x": torch.ones(2)})
+            places.write(tmp_path / f"{umask}" / "text", "words")
+        finally:
+            os.umask(before)
+        assert {file.stat().st_mode & 0o777 for file in (tmp_path / f"{umask}").iterdir()} == {0o666 & ~umask}
+
+
+def test_what_is_being_written_has_a_name_of_its_own(tmp_path):
+    with places.writing(tmp_path / "x") as one, places.writing(tmp_path / "x") as other:
+        assert one != other
+        assert {socket.gethostname() in part.name and str(os.getpid()) in part.name for part in (one, other)} == {True}
+        one.write_text("one")
+        other.write_text("other")
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("x", "one")]
+
+
+def test_without_a_checkout_results_go_to_the_users_folder_and_its_data_are_missed_with_what_to_do(monkeypatch):
+    monkeypatch.delenv("ENTITY_CIRCUITS_RESULTS", raising=False)
+    monkeypatch.setattr(places, "checkout", lambda: None)
+    assert places.results() == Path(platformdirs.user_cache_dir("entity-circuits")) / "results"
+    with pytest.raises(FileNotFoundError, match="clone that"):
+        _ = places.ROOT
+    with pytest.raises(FileNotFoundError, match=r"paper\.json.*clone that"):
+        places.data("paper.json")
 
 
 def test_a_damaged_file_is_computed_anew(tmp_path):

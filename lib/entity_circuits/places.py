@@ -1,45 +1,100 @@
-"""Where things are on disk: the repository, its data, the cache of models, the results of the book."""
+"""Where things are on disk: the checkout, if there is one, its data, the cache of models, stored results.
+
+The engine also works where it was installed without its checkout: then results are kept in the user's cache folder, and
+what only the checkout has (the book, its adapters and circuits) is refused with a sentence that says so.
+"""
 
 import os
+import secrets
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache as once
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import platformdirs
 
-ROOT = Path(__file__).resolve().parents[2]
-"""The checkout: the package is installed from it with `pip install -e .`, so its data lie beside it."""
+CLONE = "It is part of the repository of entity-circuits: clone that, and run `pip install -e '.[book]'` in it."
+
+if TYPE_CHECKING:
+    ROOT: Path
+    """The checkout. Raises `FileNotFoundError` when it is asked for where there is none."""
+
+
+def __getattr__(name: str) -> Path:
+    if name != "ROOT":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = checkout()
+    if found is None:
+        raise FileNotFoundError(f"The folder of the book is missing. {CLONE}")
+    return found
+
+
+@once
+def checkout() -> Path | None:
+    """The folder of the repository, if the package lies in it; None where it was installed without."""
+    folder = Path(__file__).resolve().parents[2]
+    return folder if (folder / "pyproject.toml").is_file() and (folder / "data").is_dir() else None
 
 
 def data(*parts: str) -> Path:
     """A file of the repository's `data/` folder.
 
-    Raises `FileNotFoundError` if the package was installed without its checkout.
+    Raises `FileNotFoundError` if it is not there, or if the package was installed without its checkout.
     """
-    path = ROOT.joinpath("data", *parts)
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{path} is missing. The library reads its data from the repository: clone it and `pip install -e .` there."
-        )
+    found = checkout()
+    path = Path(found or "", "data", *parts)
+    if found is None or not path.exists():
+        raise FileNotFoundError(f"{path} is missing. {CLONE}")
     return path
 
 
 def cache() -> Path:
     """The folder that keeps fetched models (`ENTITY_CIRCUITS_CACHE`, or the user's cache folder). Not created here."""
-    chosen = os.environ.get("ENTITY_CIRCUITS_CACHE")
-    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("entity-circuits"))
+    return _chosen("ENTITY_CIRCUITS_CACHE") or Path(platformdirs.user_cache_dir("entity-circuits"))
 
 
 def results() -> Path:
-    """The folder of stored results (`ENTITY_CIRCUITS_RESULTS`, or the checkout's `build/results`). Not created here."""
-    chosen = os.environ.get("ENTITY_CIRCUITS_RESULTS")
-    return Path(chosen).expanduser() if chosen else ROOT / "build" / "results"
+    """The folder of stored results, not created here.
+
+    `ENTITY_CIRCUITS_RESULTS` names it; otherwise it is the checkout's `build/results`, and without a checkout `results`
+    in the user's cache folder.
+    """
+    if chosen := _chosen("ENTITY_CIRCUITS_RESULTS"):
+        return chosen
+    found = checkout()
+    return found / "build" / "results" if found else Path(platformdirs.user_cache_dir("entity-circuits")) / "results"
+
+
+def _chosen(variable: str) -> Path | None:
+    chosen = os.environ.get(variable)
+    return Path(chosen).expanduser() if chosen else None
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """Inside the block a file to write to, which then takes the place of `path`: whole, or not at all.
+
+    Folders above it are made. It has the rights of any new file of this user, whatever the program that fills it gave
+    it. Its name is its own on every machine that shares the folder. A failure leaves the file that was there.
+
+        with places.writing(Path("x.safetensors")) as part:
+            save_file(tensors, part)
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}.part")
+    part.touch(exist_ok=False)
+    rights = part.stat().st_mode & 0o777  # what the umask leaves
+    try:
+        yield part
+        part.chmod(rights)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def write(path: Path, content: str | bytes) -> None:
     """Write a file whole or not at all, with the folders above it; a failure leaves the file that was there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
+    with writing(path) as part:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -4,7 +4,6 @@ import ast
 import hashlib
 import importlib.util
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -46,15 +45,9 @@ class Store:
         if found is not None:
             return found
         tensors = compute()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        try:
-            save_file(
-                {key: value.detach().contiguous().cpu() for key, value in tensors.items()}, part, {"inputs": text}
-            )
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+        plain = {key: value.detach().contiguous().cpu() for key, value in tensors.items()}
+        with places.writing(path) as part:
+            save_file(plain, part, {"inputs": text})
         return tensors
 
 

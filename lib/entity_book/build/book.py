@@ -15,17 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from entity_circuits import places
+from entity_circuits.spelling import meant
 from filelock import FileLock, Timeout
 
 from ..claims import findings
 from . import chapter as kernels
 from . import notebooks
-from entity_circuits import places
-from .chapter import BookError
-from .chapter import Job
-from .chapter import Run
-from .chapter import machine
-from .chapter import say
+from .chapter import BookError, Job, Run, machine, say
 from .notebooks import note
 
 __all__ = ["BookError", "Run", "chapters", "execute", "machine", "note", "runs", "summing_up"]
@@ -67,11 +64,12 @@ class _Plan:
             raise BookError(str(error)) from None
 
 
-def chapters(root: Path = places.ROOT) -> list[str]:
+def chapters(root: Path | None = None) -> list[str]:
     """The chapters of `_toc.yml`, in order, by name (`"01_dataset"`).
 
     Raises `BookError` if a chapter of the table of contents has no notebook.
     """
+    root = root or places.ROOT
     contents = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
     files = [entry["file"] for part in contents.get("parts", [contents]) for entry in part.get("chapters", [])]
     names = [file.removeprefix("chapters/") for file in files if file.startswith("chapters/")]
@@ -80,16 +78,18 @@ def chapters(root: Path = places.ROOT) -> list[str]:
     return names
 
 
-def runs(root: Path = places.ROOT) -> dict[str, Run]:
+def runs(root: Path | None = None) -> dict[str, Run]:
     """The last run of each chapter, by name. Empty before the first."""
+    root = root or places.ROOT
     path = _executed(root).parent / "runs.json"
     if not path.is_file():
         return {}
     return {name: Run(**run) for name, run in json.loads(path.read_text(encoding="utf-8")).items()}
 
 
-def summing_up(root: Path = places.ROOT) -> list[str]:
+def summing_up(root: Path | None = None) -> list[str]:
     """The chapters of the table of contents that read the findings of the others."""
+    root = root or places.ROOT
     return [name for name in chapters(root) if notebooks.reads_findings(_source(root, name))]
 
 
@@ -100,7 +100,7 @@ def execute(
     pair: tuple[str, str] | None = None,
     jobs: int = 1,
     force: bool = False,
-    root: Path = places.ROOT,
+    root: Path | None = None,
 ) -> list[Run]:
     """Execute the chapters that need it and return their runs; a chapter is skipped while nothing it rests on changed.
 
@@ -118,6 +118,7 @@ def execute(
 
     >>> execute(["01"], {"boxes": 3})  # doctest: +SKIP
     """
+    root = root or places.ROOT
     names = _chosen(chapters(root), only)
     plan = _plan(root, names, parameters or {}, pair)
     _executed(root).mkdir(parents=True, exist_ok=True)
@@ -200,7 +201,7 @@ def _chosen(known: list[str], only: Sequence[str] | None) -> list[str]:
     chosen = []
     for wanted in only:
         if not (hits := [name for name in known if name == wanted] or [n for n in known if n.startswith(wanted)]):
-            raise BookError(f"there is no chapter {wanted!r}; there are {', '.join(known)}")
+            raise BookError(f"there is no chapter {wanted!r}.{meant(wanted, known)} There are {', '.join(known)}")
         chosen += hits
     return [name for name in known if name in chosen]
 
@@ -214,7 +215,8 @@ def _fit(declared: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any], pa
         raise BookError(f"`{twice[0]}` is given twice: by a pair of models and as a parameter")
     for parameter, value in given.items():
         if parameter not in known:
-            raise BookError(f"no chapter has a parameter {parameter!r}; there are {', '.join(known) or 'none'}")
+            there = f"There are {', '.join(known) or 'none'}"
+            raise BookError(f"no chapter has a parameter {parameter!r}.{meant(parameter, known)} {there}")
         for name, table in declared.items():
             default = table.get(parameter, value)
             number = isinstance(default, float) and type(value) is int
@@ -225,7 +227,8 @@ def _fit(declared: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any], pa
 
 def _inputs(root: Path) -> dict[str, str]:
     """The digests of everything that all chapters rest on."""
-    files = [path for path in (root / "lib").rglob("*.py") if path.name not in _FOR_THE_SITE_ONLY]
+    sources = [path for kind in ("*.py", "*.csv", "*.toml") for path in (root / "lib").rglob(kind)]
+    files = [path for path in sources if path.name not in _FOR_THE_SITE_ONLY]
     files += [path for path in (root / "data").rglob("*") if path.is_file() and path.name not in _NO_INPUT]
     files += [path for path in [root / "constraints.txt"] if path.is_file()]
     return {path.relative_to(root).as_posix(): sha256(path.read_bytes()).hexdigest() for path in sorted(files)}

@@ -13,9 +13,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from entity_circuits import places
+
 from ..claims import findings
 from . import notebooks
-from entity_circuits import places
 
 CELL_SECONDS = 30 * 60
 """A cell that runs longer than this has failed."""
@@ -26,7 +27,7 @@ WATCHED = ("torch", "transformers", "nnsight", "numpy", "altair")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
-class BookError(Exception):
+class BookError(RuntimeError):
     """A chapter or the site could not be made; the message says which and why."""
 
 

@@ -2,10 +2,16 @@
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+from entity_circuits.spelling import meant
+
+INSTALL = "pip install 'entity-circuits[book]'"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,23 +25,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nentity-circuits: stopped", file=sys.stderr)
         return 130
-    except Exception as error:
-        if arguments.debug or not _expected(error):
+    except (OSError, ValueError, RuntimeError, LookupError) as error:  # raised on purpose, with words for the reader
+        if arguments.debug:
             raise
         print(f"entity-circuits: {error or type(error).__name__}", file=sys.stderr)
         return 1
+    except ModuleNotFoundError as error:
+        if arguments.debug or not error.name or error.name.partition(".")[0] in ("entity_circuits", "entity_book"):
+            raise
+        print(f"entity-circuits: this needs {error.name}, one of the packages of the book: {INSTALL}", file=sys.stderr)
+        return 1
 
 
-def _expected(error: Exception) -> bool:
-    """Whether an error is one that the library raises on purpose, with a message for the reader."""
-    from .book import BookError
+class _Parser(argparse.ArgumentParser):
+    """Says of a wrong word what was probably meant."""
 
-    return isinstance(error, BookError | OSError | ValueError | RuntimeError | LookupError)
+    def error(self, message: str) -> NoReturn:
+        wrong, _, known = message.partition("(choose from ")
+        if known and (word := re.search(r"invalid choice: '(.*)'", wrong)):
+            message += meant(word[1], re.findall(r"[\w.-]+", known))
+        super().error(message)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="entity-circuits", description="A runnable book on entity tracking.")
+    parser = _Parser(prog="entity-circuits", description="A runnable book on entity tracking.")
     parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('entity-circuits')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, function: Any, words: str) -> argparse.ArgumentParser:
@@ -56,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     book.add_argument("--force", action="store_true", help="execute and build although nothing changed")
     book.add_argument("--jobs", type=_positive, default=1, metavar="N", help="chapters executed at a time (default 1)")
     book.add_argument(
-        "--pair", metavar="NAME", help="base and fine-tuned model by the name of a pair in data/models.toml"
+        "--pair", metavar="NAME", help="base and fine-tuned model by the name of a pair, such as code or goat-7b"
     )
     book.add_argument("--base", metavar="MODEL", help="the base model of all chapters: a name, a folder or a hub id")
     book.add_argument("--finetuned", metavar="MODEL", help="the fine-tuned model of all chapters; goes with --base")
@@ -168,8 +183,7 @@ def _readme(arguments: argparse.Namespace) -> int:
 
 
 def _finetune(arguments: argparse.Namespace) -> None:
-    from ..training import adapters
-    from ..training import finetune
+    from ..training import adapters, finetune
 
     given = {"steps": arguments.steps, "learning_rate": arguments.learning_rate}
     options = {name: value for name, value in given.items() if value is not None}
@@ -185,9 +199,9 @@ def _measure_adapters(_: argparse.Namespace) -> None:
 
 
 def _measure_cmap(arguments: argparse.Namespace) -> None:
+    from entity_circuits import models, results
+
     from ..studies import improvement
-    from entity_circuits import models
-    from entity_circuits import results
 
     path = arguments.out or improvement.folder() / f"{arguments.pair}.safetensors"
     short = arguments.brief
@@ -199,15 +213,13 @@ def _measure_cmap(arguments: argparse.Namespace) -> None:
 
 
 def _discover(arguments: argparse.Namespace) -> None:
-    from entity_circuits import circuits
-    from entity_circuits import models
+    from entity_circuits import circuits, models, places, results
     from entity_circuits.methods import path_patching
-    from entity_circuits import results
 
     name = arguments.model
-    out = arguments.out or circuits.folder() / f"{name}.json"
-    if not arguments.out and Path(name).name != name:
+    if not arguments.out and (Path(name).name != name or not places.checkout()):
         raise ValueError(f"say where to write the circuit of {name}: --out FILE.json")
+    out = arguments.out or circuits.folder() / f"{name}.json"
     found = path_patching.discover(models.load(name), n=arguments.n, seed=arguments.seed, store=results.Store())
     command = f"entity-circuits discover {name} --n {arguments.n} --seed {arguments.seed}"
     print(circuits.save(found, out, command=command).circuit)
@@ -222,6 +234,7 @@ def _compare_circuits(arguments: argparse.Namespace) -> None:
 
 def _check_site(_: argparse.Namespace) -> int:
     from entity_circuits import places
+
     from . import site
 
     report = site.check(places.ROOT / "_build" / "html")
@@ -237,6 +250,7 @@ def _serve(arguments: argparse.Namespace) -> None:
     import threading
 
     from entity_circuits import places
+
     from . import site
 
     html = places.ROOT / "_build" / "html"
@@ -248,8 +262,9 @@ def _serve(arguments: argparse.Namespace) -> None:
 
 
 def _strip(arguments: argparse.Namespace) -> int:
-    from . import notebooks
     from entity_circuits import places
+
+    from . import notebooks
 
     wrong = 0
     for path in arguments.notebook or sorted((places.ROOT / "chapters").glob("*.ipynb")):
@@ -278,3 +293,7 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

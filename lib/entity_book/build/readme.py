@@ -9,24 +9,26 @@ import json
 from pathlib import Path
 from typing import Any
 
-from . import book
-from ..claims import claims
-from ..claims import findings
 from entity_circuits import places
-from .book import BookError
+
+from ..claims import claims, findings
 from ..claims.findings import Gathered
+from . import book
+from .book import BookError
 
 BEGIN, END = "<!-- findings -->", "<!-- /findings -->"
 
 
-def stored(root: Path = places.ROOT) -> dict[str, Any] | None:
+def stored(root: Path | None = None) -> dict[str, Any] | None:
     """`data/findings.json`: `date`, `machine`, `command` and the `findings`; None before the first whole build."""
+    root = root or places.ROOT
     path = root / "data" / "findings.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def current(root: Path = places.ROOT) -> Gathered:
+def current(root: Path | None = None) -> Gathered:
     """The findings that the summing-up chapter read. Raises `BookError` unless they are those of a whole plain book."""
+    root = root or places.ROOT
     found = findings.gathered(findings.file(root))
     if not found.reported:
         raise BookError("there are no findings yet; `entity-circuits book` makes them")
@@ -38,12 +40,13 @@ def current(root: Path = places.ROOT) -> Gathered:
     return found
 
 
-def write(root: Path = places.ROOT) -> None:
+def write(root: Path | None = None) -> None:
     """Store the findings of the last whole build and put the table of claims into the README.
 
     Raises `BookError` if the last build was not a whole one with the chapters' own parameters, or if the README has no
     place for the table.
     """
+    root = root or places.ROOT
     found, runs = current(root), book.runs(root)
     last = max((runs[one.chapter] for one in found.reported.values()), key=lambda run: run.started)
     machine = last.machine
@@ -79,12 +82,13 @@ def replaced(text: str, words: str) -> str:
     return f"{before}{BEGIN}\n\n{words}\n\n{END}{after}"
 
 
-def check(root: Path = places.ROOT) -> tuple[list[str], bool]:
+def check(root: Path | None = None) -> tuple[list[str], bool]:
     """Where the last whole build lies outside the stored intervals, a line each, and whether that changes a claim.
 
     A number that moved a little is told; a build in which a claim has another verdict, or lacks a finding, disagrees.
     Raises `BookError` if nothing is stored.
     """
+    root = root or places.ROOT
     content = stored(root)
     if content is None:
         raise BookError("data/findings.json is not there; `entity-circuits readme` writes it from a whole build")

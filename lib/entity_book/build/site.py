@@ -18,8 +18,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from bs4 import BeautifulSoup
-
 from entity_circuits import places
+
 from .book import BookError
 
 LINKED_HOSTS = frozenset(
@@ -55,11 +55,12 @@ class Report:
     weights: dict[str, int]
 
 
-def build(*, force: bool = False, root: Path = places.ROOT) -> bool:
+def build(*, force: bool = False, root: Path | None = None) -> bool:
     """Build `_build/html` from scratch with every warning an error; False if nothing changed since the last build.
 
     Raises `BookError` with the warnings if there are any.
     """
+    root = root or places.ROOT
     record, made_from = root / "build" / "site.json", _inputs(root)
     done = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else None
     if not force and done == made_from and (root / "_build" / "html" / "index.html").is_file():

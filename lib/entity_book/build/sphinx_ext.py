@@ -16,11 +16,9 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-from . import book
+from ..claims import claims, findings
 from ..figures import charts
-from ..claims import claims
-from ..claims import findings
-from . import notebooks
+from . import book, notebooks
 
 log = logging.getLogger(__name__)
 

@@ -19,6 +19,7 @@ from ..methods import path_patching
 from ..methods.path_patching import Discovery, Statistic
 from ..models.subject import Subject
 from ..results import Store
+from ..spelling import meant
 
 FORMAT = 1
 DIGITS = 6
@@ -110,10 +111,14 @@ def load(name: str | Path) -> Finding:
         one = circuits.load("qwen2.5-coder-0.5b")
         print(one.circuit.groups["value_fetcher"], one.circuit.about["command"])
     """
-    path = next((path for path in (Path(name), folder() / f"{name}.json") if path.is_file()), None)
-    if path is None:
-        known = ", ".join(names()) or "none yet"
-        raise FileNotFoundError(f"there is no circuit {str(name)!r}: no such file, and not one of the book's: {known}")
+    path = Path(name)
+    if not path.is_file():
+        if str(name) not in (known := names()):
+            raise FileNotFoundError(
+                f"there is no circuit {str(name)!r}: no such file, and not one of the book's: "
+                f"{', '.join(known) or 'there are none here'}.{meant(str(name), known)}"
+            )
+        path = folder() / f"{name}.json"
     return _parsed(path.read_text(encoding="utf-8"), path)
 
 
@@ -132,13 +137,13 @@ def of(subject: Subject, *, n: int = 70, seed: int = 0, store: Store | None = No
 
 
 def folder() -> Path:
-    """Where the book's circuits are stored, one file a model."""
+    """Where the book's circuits are stored, one file a model. `FileNotFoundError` where there is no checkout."""
     return places.ROOT / "data" / "circuits"
 
 
 def names() -> list[str]:
-    """The names of the book's circuits, sorted: what `load` takes."""
-    return sorted(path.stem for path in folder().glob("*.json"))
+    """The names of the book's circuits, sorted: what `load` takes. None where the package is without its checkout."""
+    return sorted(path.stem for path in folder().glob("*.json")) if places.checkout() else []
 
 
 def _parsed(text: str, path: Path) -> Finding:

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from .. import places
+from ..spelling import meant
 from . import weights
-from .registry import ADAPTER_FILES, pairs, registry
+from .registry import ADAPTER_FILES, pairs, registry, shipped
 from .subject import DECODER_ONLY, ModelCheckError, Subject, check, wrap
 from .weights import FetchError
 
@@ -99,7 +99,7 @@ def load_pair(name: str, **options: Any) -> tuple[Subject, Subject]:
     """
     known = pairs()
     if name not in known:
-        raise ValueError(f"there is no pair {name!r}; known pairs: {', '.join(known)}")
+        raise ValueError(f"there is no pair {name!r}.{meant(name, known)} Known pairs: {', '.join(known)}")
     base, finetuned = known[name]
     return load(base, **options), load(finetuned, **options)
 
@@ -110,7 +110,7 @@ def _locate(name: str) -> tuple[Path, str]:
     if entry is not None:
         source = entry.source
         if source.path:
-            return _local(places.ROOT / source.path)
+            return _local(shipped(entry))
         if source.file:
             return weights.fetch(name, source, entry.parameters), source.sha256
         return _snapshot(source.repo, source.revision)
@@ -120,8 +120,8 @@ def _locate(name: str) -> tuple[Path, str]:
     hub = _HUB_ID.fullmatch(name)
     if hub is None:
         raise ValueError(
-            f"there is no model {name!r}: it is no folder, no GGUF file, no hub id (owner/repository), and not one of "
-            f"the registry: {', '.join(registry())}"
+            f"there is no model {name!r}.{meant(name, registry())} It is no folder, no GGUF file, no hub id "
+            f"(owner/repository), and not one of the registry: {', '.join(registry())}"
         )
     revision = hub["revision"] or "main"
     if hub["file"]:
@@ -198,11 +198,15 @@ def _adapted(folder: Path) -> str:
 
 def _adapter_folder(adapter: str) -> Path:
     entry = registry().get(adapter)
-    path = places.ROOT / entry.source.path if entry and entry.source.path else Path(adapter).expanduser()
+    path = shipped(entry) if entry and entry.source.path else Path(adapter).expanduser()
     if not path.exists():
         hub = _HUB_ID.fullmatch(f"{entry.source.repo}@{entry.source.revision}" if entry else adapter)
         if hub is None or hub["file"]:
-            raise ValueError(f"there is no adapter {adapter!r}: no entry of the registry, no folder and no hub id")
+            known = [name for name, one in registry().items() if one.base]
+            raise ValueError(
+                f"there is no adapter {adapter!r}: no entry of the registry, no folder and no hub id."
+                f"{meant(adapter, known)}"
+            )
         path = weights.hub_download(hub["repo"], hub["revision"] or "main", patterns=ADAPTER_FILES)
     missing = [file for file in ADAPTER_FILES if not (path / file).exists()]
     if missing:

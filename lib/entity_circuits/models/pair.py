@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import models
+from ..spelling import meant
 
 COMPARED = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "hidden_size")
 """What has to be equal in two models whose heads are to stand for each other."""
@@ -18,7 +19,7 @@ def named(name: str) -> tuple[str, str]:
     """
     known = models.pairs()
     if name not in known:
-        raise ValueError(f"there is no pair {name!r}; known pairs: {', '.join(known)}")
+        raise ValueError(f"there is no pair {name!r}.{meant(name, known)} Known pairs: {', '.join(known)}")
     return known[name]
 
 
@@ -35,8 +36,8 @@ def ready(base: str, finetuned: str) -> tuple[str, str]:
     for name in (base, finetuned):
         if name not in entries and not Path(name).expanduser().exists() and "/" not in name:
             raise ValueError(
-                f"there is no model {name!r}: it is no folder, no hub id (owner/repository), and not one of the "
-                f"registry: {', '.join(entries)}"
+                f"there is no model {name!r}.{meant(name, entries)} It is no folder, no hub id (owner/repository), and "
+                f"not one of the registry: {', '.join(entries)}"
             )
     if base in entries and entries[base].base:
         raise ValueError(f"{base} is an adapter on {entries[base].base}; it can be the fine-tuned model, not the base")

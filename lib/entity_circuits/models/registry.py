@@ -2,14 +2,17 @@
 
 import tomllib
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from .. import places
+from ..spelling import meant
 from . import weights
-from .weights import Source, Wheel
+from .weights import FetchError, Source, Wheel
 
+FILE = Path(__file__).with_name("models.toml")
 ADAPTER_FILES = ["adapter_config.json", "adapter_model.safetensors"]
 
 
@@ -35,7 +38,7 @@ class Entry:
 
 
 def registry() -> dict[str, Entry]:
-    """The models of `data/models.toml` by name, in the order of the file.
+    """The models of `models.toml` (beside this file) by name, in the order of the file.
 
     Raises `TypeError` or `ValueError` for an entry with a missing or unknown field, or an adapter without its base.
 
@@ -46,12 +49,15 @@ def registry() -> dict[str, Entry]:
     entries = {name: _entry(name, dict(table)) for name, table in _toml()["models"].items()}
     for entry in entries.values():
         if entry.base and entry.base not in entries:
-            raise ValueError(f"data/models.toml: {entry.name} is an adapter on {entry.base}, which is not an entry")
+            raise ValueError(
+                f"{FILE.name}: {entry.name} is an adapter on {entry.base}, which is not an entry."
+                f"{meant(entry.base, entries)}"
+            )
     return entries
 
 
 def pairs() -> dict[str, tuple[str, str]]:
-    """The pairs of `data/models.toml`: name -> (base, fine-tuned), both names of entries.
+    """The pairs of `models.toml`: name -> (base, fine-tuned), both names of entries.
 
     >>> from entity_circuits import models
     >>> models.pairs()["goat-7b"]
@@ -87,8 +93,17 @@ def describe() -> pd.DataFrame:
     )
 
 
+def shipped(entry: Entry) -> Path:
+    """The folder of an entry that lies in the repository itself. Raises `FetchError` where there is no checkout."""
+    if (root := places.checkout()) is None:
+        raise FetchError(
+            f"{entry.name} cannot be had here: {entry.source.path} does not come with the package. {places.CLONE}"
+        )
+    return root / entry.source.path
+
+
 def _toml() -> dict[str, Any]:
-    with places.data("models.toml").open("rb") as file:
+    with FILE.open("rb") as file:
         return tomllib.load(file)
 
 
@@ -98,7 +113,7 @@ def _entry(name: str, table: dict[str, Any]) -> Entry:
     try:
         return Entry(name=name, source=Source(**source), **table)
     except TypeError as error:
-        raise TypeError(f"data/models.toml, {name}: {error}") from error
+        raise TypeError(f"{FILE.name}, {name}: {error}") from error
 
 
 def _source_in_words(entry: Entry) -> str:
@@ -114,7 +129,7 @@ def _is_fetched(entry: Entry) -> bool:
 
     source = entry.source
     if source.path:
-        return (places.ROOT / source.path).exists()
+        return (root := places.checkout()) is not None and (root / source.path).exists()
     if source.file:
         return weights.is_fetched(entry.name, source.sha256)
     file = ADAPTER_FILES[0] if entry.base else "config.json"

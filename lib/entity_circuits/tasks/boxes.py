@@ -22,6 +22,7 @@ from ..models.subject import Subject
 from . import vocabulary
 from .prompts import Prompts as AnyPrompts
 from .rounds import Experiment, Round
+from .rows import dataset_of
 from .worlds import TEMPLATES as TEMPLATES
 from .worlds import Split as Split
 from .worlds import Template as Template
@@ -306,8 +307,6 @@ def to_dataset(prompts: Prompts) -> "Dataset":
 
     boxes.to_dataset(p).to_json("prompts.jsonl")
     """
-    from datasets import Dataset
-
     rows = zip(
         prompts.worlds,
         prompts.queries,
@@ -317,7 +316,7 @@ def to_dataset(prompts: Prompts) -> "Dataset":
         prompts.templates,
         strict=True,
     )
-    return Dataset.from_list(
+    return dataset_of(
         [
             {
                 "objects": list(world.objects),

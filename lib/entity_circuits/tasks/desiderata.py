@@ -24,6 +24,7 @@ from torch import Tensor
 from ..models.subject import Subject
 from . import vocabulary
 from .boxes import Split, Template, World, from_worlds, of, worlds
+from .rows import dataset_of
 from .triples import Triples as Triples
 
 if TYPE_CHECKING:
@@ -201,8 +202,6 @@ def to_dataset(triples: Triples) -> "Dataset":
 
     desiderata.to_dataset(t).to_json("position.jsonl")
     """
-    from datasets import Dataset
-
     rows = []
     for index in range(len(triples)):
         row: dict[str, object] = {"desideratum": triples.desideratum}
@@ -220,4 +219,4 @@ def to_dataset(triples: Triples) -> "Dataset":
         row["target"] = words[int(triples.targets[index])]
         row |= {f"answer_{name}": words.get(token) for name, token in zip(triples.names, tokens, strict=True)}
         rows.append({**row, "split": of(triples.base).worlds[index].split})
-    return Dataset.from_list(rows)
+    return dataset_of(rows)

@@ -3,17 +3,17 @@
 import csv
 import string
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
-from .. import places
-
+FILE = Path(__file__).with_name("objects.csv")
 LABELS = tuple(string.ascii_uppercase)
 CARRIER = "the"
 
 
 def objects() -> tuple[str, ...]:
-    """The object words of `data/objects.csv`, in the order of the file."""
-    with places.data("objects.csv").open(encoding="utf-8", newline="") as file:
+    """The object words of `objects.csv` beside this file, in the order of the file."""
+    with FILE.open(encoding="utf-8", newline="") as file:
         return tuple(row["object"] for row in csv.DictReader(file))
 
 
