@@ -13,6 +13,10 @@ def data(*parts: str) -> Path:
     """A file of the repository's `data/` folder.
 
     Raises `FileNotFoundError` if the package was installed without its checkout.
+
+        from entity_circuits import places
+
+        print(places.data("models.toml").name)
     """
     path = ROOT.joinpath("data", *parts)
     if not path.exists():
@@ -35,7 +39,15 @@ def results() -> Path:
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all, with the folders above it; a failure leaves the file that was there."""
+    """Write a file whole or not at all, with the folders above it; a failure leaves the file that was there.
+
+    from pathlib import Path
+
+    from entity_circuits import places
+
+    places.write(Path("notes/today.txt"), "one circuit\n")
+    print(Path("notes/today.txt").read_text())
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
