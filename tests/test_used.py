@@ -10,6 +10,7 @@ from entity_book.build import used
 from entity_circuits import places
 from small_book import notebook
 from sphinx.application import Sphinx
+from sphinx.util.docutils import docutils_namespace
 
 CHAPTERS = sorted((places.ROOT / "chapters").glob("*.ipynb"))
 
@@ -59,7 +60,8 @@ def test_the_page_shows_parameters_example_and_chapters(small):
         "Title\n=====\n\n.. toctree::\n\n   " + "\n   ".join(pages) + "\n\n"
         ".. automodule:: entity_circuits.statistics\n   :members: wilson, estimate\n"
     )
-    Sphinx(str(small), str(small), str(small / "out"), str(small / "trees"), "html", status=None).build()
+    with docutils_namespace():  # what the extensions register is forgotten again
+        Sphinx(str(small), str(small), str(small / "out"), str(small / "trees"), "html", status=None).build()
     text = (small / "out" / "index.html").read_text("utf-8")
     assert text.count("Used in chapter") == 1
     assert '<a class="reference internal" href="chapters/04_four.html">' in text
