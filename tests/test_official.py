@@ -109,7 +109,7 @@ def test_official_pairs_take_other_contexts_by_the_seed_and_say_so_if_there_is_n
         inputs.sources(prompts, "colour")
 
 
-@pytest.mark.parametrize("position", ("last", "query", "prev"))
+@pytest.mark.parametrize("position", ["last", "query", "prev"])
 def test_borrowed_sources_give_what_recording_them_gives(position):
     borrowed = inputs.borrowed(pairs())
     recorded = interchange.record(SUBJECT, borrowed.triples, batch=6)

@@ -21,7 +21,12 @@ POSITIONS: dict[Group, str] = dict(zip(GROUPS, ("last", "last", "query", "prev")
 
 @dataclass(frozen=True, order=True)
 class Head:
-    """One attention head, both numbers counted from zero. Written `L14H5`."""
+    """One attention head, both numbers counted from zero. Written `L14H5`.
+
+    from entity_circuits.heads import Head
+
+    print(Head(14, 5), Head(14, 5).layer)
+    """
 
     layer: int
     head: int
@@ -31,7 +36,12 @@ class Head:
 
     @classmethod
     def parse(cls, text: str) -> "Head":
-        """`Head.parse("L14H5")`; a `ValueError` names what was given otherwise."""
+        """The head that is written so. Raises `ValueError` with what was given otherwise.
+
+        from entity_circuits.heads import Head
+
+        assert Head.parse("L14H5") == Head(14, 5)
+        """
         match = re.fullmatch(r"L(\d+)H(\d+)", text)
         if not match:
             raise ValueError(f"a head is written like L14H5, not {text!r}")
@@ -44,8 +54,12 @@ class Circuit:
 
     `about` says what produced it (model, parameters, code), as plain JSON values. `positions` says where the heads of a
     group act; those of the paper's groups need not be named. Raises `ValueError` for a group of neither kind.
+    Paper: section 4.2.
 
-        circuit = Circuit({"name movers": (Head(3, 1),)}, positions={"name movers": "last"})
+        from entity_circuits.heads import Circuit, Head
+
+        circuit = Circuit({"name movers": (Head(3, 5), Head(2, 1))}, positions={"name movers": "last"})
+        print(len(circuit), circuit.to_json())
     """
 
     groups: Mapping[Group, tuple[Head, ...]]
@@ -73,12 +87,20 @@ class Circuit:
         return sum(len(heads) for heads in self.groups.values())
 
     def to_json(self) -> str:
+        """The circuit as text: the heads of each group, and `about`."""
         groups = {name: [str(head) for head in heads] for name, heads in self.groups.items()}
         own = {"positions": dict(self.positions)} if self.positions else {}
         return json.dumps({"groups": groups, "about": dict(self.about), **own}, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> "Circuit":
+        """The circuit of such a text. Raises `ValueError` for what is no head or no group.
+
+        from entity_circuits.heads import Circuit, Head
+
+        circuit = Circuit({"value_fetcher": (Head(3, 5),)})
+        assert Circuit.from_json(circuit.to_json()) == circuit
+        """
         content = json.loads(text)
         groups = {name: tuple(map(Head.parse, heads)) for name, heads in content["groups"].items()}
         return cls(groups, content.get("about", {}), content.get("positions", {}))
@@ -89,7 +111,12 @@ class Circuit:
 
 
 def every(layers: int, heads: int) -> tuple[Head, ...]:
-    """All heads of a model with so many layers of so many heads, layer by layer."""
+    """All heads of a model with so many layers of so many heads, layer by layer.
+
+    from entity_circuits import heads
+
+    print(*heads.every(layers=2, heads=2))
+    """
     return tuple(Head(layer, head) for layer in range(layers) for head in range(heads))
 
 
@@ -101,13 +128,25 @@ def require(chosen: Iterable[Head], layers: int, heads: int, where: str) -> None
 
 
 def ranked(scores: np.ndarray) -> list[Head]:
-    """The heads of a table of scores (layers, heads), the most negative first; ties layer by layer, none with NaN."""
+    """The heads of a table of scores (layers, heads), the most negative first; ties layer by layer, none with NaN.
+
+    import numpy as np
+    from entity_circuits import heads
+
+    print(*heads.ranked(np.array([[-1.0, 0.5], [np.nan, -2.0]])))  # L1H1 L0H0 L0H1
+    """
     order = np.argsort(scores, axis=None, kind="stable")
     return [Head(*divmod(int(index), scores.shape[1])) for index in order if not np.isnan(scores.flat[index])]
 
 
 def by_layer(heads: Iterable[Head]) -> dict[int, tuple[int, ...]]:
-    """The head numbers in each layer, layers and heads ascending."""
+    """The head numbers in each layer, layers and heads ascending.
+
+    from entity_circuits import heads
+    from entity_circuits.heads import Head
+
+    print(heads.by_layer([Head(3, 5), Head(1, 2), Head(3, 0)]))  # {1: (2,), 3: (0, 5)}
+    """
     found: dict[int, list[int]] = {}
     for head in sorted(set(heads)):
         found.setdefault(head.layer, []).append(head.head)

@@ -20,7 +20,14 @@ from . import places
 
 @dataclass(frozen=True)
 class Store:
-    """A folder of results. `Store()` is the book's own; `Store(path)` another; `Store(None)` keeps nothing."""
+    """A folder of results. `Store()` is the book's own; `Store(path)` another; `Store(None)` keeps nothing.
+
+    from pathlib import Path
+
+    from entity_circuits import results
+
+    print(results.Store(Path("mine")).folder, results.Store(None).folder)
+    """
 
     folder: Path | None = field(default_factory=places.results)
 
@@ -29,13 +36,17 @@ class Store:
     ) -> dict[str, Tensor]:
         """The stored tensors of this name and these inputs; computed and stored first if there are none.
 
-        `inputs` are JSON values and must hold all that the tensors depend on: the model's fingerprint, `digest` of the
-        prompts, parameters, `code` of the modules. A file is served only if the inputs written in it are these very
-        ones; a damaged file is computed anew. Writing is atomic, so a computation that is interrupted and started
-        again continues after its last finished result.
+        `inputs` are JSON values and must hold all that the tensors depend on: `key` gathers them. A file is served only
+        if the inputs written in it are these very ones; a damaged file is computed anew. Writing is atomic, so what
+        is interrupted and started again continues after its last finished result.
+
+            from pathlib import Path
+
+            import torch
+            from entity_circuits import results
 
             store = results.Store(Path("results"))
-            x = store.keep("ones", {"n": 3}, lambda: {"x": torch.ones(3)})["x"]
+            print(store.keep("ones", {"n": 3}, lambda: {"x": torch.ones(3)})["x"])
         """
         if self.folder is None:
             return compute()
@@ -64,7 +75,13 @@ def _read(path: Path, inputs: str) -> dict[str, Tensor] | None:
 
 
 def digest(*tensors: Tensor) -> str:
-    """A hex digest of the shapes, dtypes and values of tensors."""
+    """A hex digest of the shapes, dtypes and values of tensors.
+
+    import torch
+    from entity_circuits import results
+
+    assert results.digest(torch.ones(3)) != results.digest(torch.ones(3).double())
+    """
     total = hashlib.sha256()
     for tensor in tensors:
         total.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
@@ -79,7 +96,10 @@ def key(module: str, subject: Any, **asked: object) -> dict[str, object]:
     `subject` is the model, or several. Of what is `asked`, prompts and tensors stand by their digests and everything
     else as it is written. Device, number of threads and the version of torch are part of it, because they change bits.
 
-        inputs = results.key(__name__, subject, prompts=p, seed=0)
+        from entity_circuits import models, results
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        print(results.key("entity_circuits.heads", subject, seed=0))
     """
     subjects = subject if isinstance(subject, tuple) else (subject,)
     return {
@@ -110,7 +130,9 @@ def code(*modules: str) -> str:
     """A hex digest of the code of modules, by name, and of all that they import from their package or from this one.
 
     Results computed by other code are other results; docstrings and comments compute nothing and do not count. A
-    module is read once a process, when first asked for.
+    module is read once a process, when first asked for. Raises `ValueError` for a module without a file.
+
+        from entity_circuits import results
 
         assert results.code("entity_circuits.heads") != results.code("entity_circuits.results")
     """

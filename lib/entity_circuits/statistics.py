@@ -21,6 +21,10 @@ class Estimate:
     """A number with its 95% interval, the prompts `n` and the independent `contexts` it rests on.
 
     The bounds are NaN where there is nothing to estimate the spread from: a single context.
+
+        from entity_circuits.statistics import Estimate
+
+        print(Estimate(0.5, 0.4, 0.6, n=70, contexts=10))  # 0.50 [0.40, 0.60], n = 70
     """
 
     value: float
@@ -51,15 +55,22 @@ class Intervals:
 def estimate(
     values: Values, contexts: Values | None = None, *, statistic: Statistic = "mean", draws: int = DRAWS, seed: int = 0
 ) -> Estimate:
-    """The mean (or median) of values (n,), with the 95% percentile interval of a bootstrap over contexts.
+    """The mean (or median) of values, with the 95% percentile interval of a bootstrap over contexts.
 
-    Contexts are drawn with replacement, each with all its prompts. Without `contexts` every value counts as one of its
-    own. Where all values agree the interval has no width; `wilson` is the safer choice there. Raises `ValueError` for
+    Args:
+        values: (n,) finite numbers or bools, one a prompt.
+        contexts: (n,) numbers: which prompts belong together and are drawn together. Each by itself unless given.
+        statistic: "mean" or "median".
+        draws: how often contexts are drawn with replacement.
+        seed: of the draws.
+
+    Where all values agree the interval has no width; `wilson` is the safer choice there. Raises `ValueError` for
     empty input, values that are not finite, or lengths that differ.
 
-        correct = torch.tensor([1, 1, 0, 0, 1, 0])
-        print(estimate(correct, contexts=[0, 0, 1, 1, 2, 2]))
-        # 0.50 [0.00, 1.00], n = 6
+        from entity_circuits import statistics
+
+        correct = [1, 1, 0, 0, 1, 0]
+        print(statistics.estimate(correct, contexts=[0, 0, 1, 1, 2, 2]))  # 0.50 [0.00, 1.00], n = 6
     """
     numbers = _array(values)
     if numbers.ndim != 1 or not np.isfinite(numbers).all():
@@ -74,11 +85,19 @@ def difference(
 ) -> Estimate:
     """Mean of `first - second` for the same prompts in the same order, so that what they share cancels.
 
+    Args:
+        first: (n,) finite numbers or bools.
+        second: (n,) the same, taken from `first`.
+        contexts: (n,) numbers: which prompts belong together. Each by itself unless given.
+        draws: how often contexts are drawn with replacement.
+        seed: of the draws.
+
     The interval comes from the bootstrap over contexts of `estimate`. Raises `ValueError` if the two differ in length.
 
-        before, after = torch.tensor([0, 1, 0, 1]), torch.tensor([1, 1, 0, 1])
-        print(difference(after, before, contexts=[0, 0, 1, 1]))
-        # 0.25 [0.00, 0.50], n = 4
+        from entity_circuits import statistics
+
+        before, after = [0, 1, 0, 1], [1, 1, 0, 1]
+        print(statistics.difference(after, before, contexts=[0, 0, 1, 1]))  # 0.25 [0.00, 0.50], n = 4
     """
     one, other = _array(first), _array(second)
     if one.shape != other.shape:
@@ -87,14 +106,22 @@ def difference(
 
 
 def ratio(first: Values, second: Values, contexts: Values, *, draws: int = DRAWS, seed: int = 0) -> Estimate:
-    """Mean of `first` over mean of `second` for the same prompts, the second not negative, such as two accuracies.
+    """Mean of `first` over mean of `second` for the same prompts, such as two accuracies.
+
+    Args:
+        first: (n,) numbers or bools.
+        second: (n,) numbers or bools that are not negative.
+        contexts: (n,) numbers: which prompts belong together.
+        draws: how often contexts are drawn with replacement.
+        seed: of the draws.
 
     The 95% interval comes from a bootstrap over contexts that draws both together; draws in which `second` is zero are
     left out. Raises `ValueError` if it is zero everywhere.
 
-        whole, part = torch.tensor([1, 1, 1, 0]), torch.tensor([1, 0, 1, 0])
-        print(ratio(part, whole, contexts=[0, 0, 1, 1]))
-        # 0.67 [0.50, 1.00], n = 4
+        from entity_circuits import statistics
+
+        whole, part = [1, 1, 1, 0], [1, 0, 1, 0]
+        print(statistics.ratio(part, whole, contexts=[0, 0, 1, 1]))  # 0.67 [0.50, 1.00], n = 4
     """
     numbers, groups = np.unique(_array(contexts), return_inverse=True)
     sums = np.stack([np.bincount(groups, _array(values), len(numbers)) for values in (first, second)])
@@ -113,8 +140,9 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Estimate:
     It knows nothing of contexts: for prompts that share one it is too narrow, or too wide, by as much as they agree.
     Raises `ValueError` unless 0 <= successes <= n and n > 0.
 
-        print(wilson(10, 10))
-        # 1.00 [0.72, 1.00], n = 10
+        from entity_circuits import statistics
+
+        print(statistics.wilson(10, 10))  # 1.00 [0.72, 1.00], n = 10
     """
     if not 0 <= successes <= n or n == 0:
         raise ValueError(f"{successes} successes in {n} trials")
@@ -128,8 +156,10 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Estimate:
 def spoken(value: float, low: float | None, high: float | None, form: str = ".2f") -> str:
     """A number with its interval in words; without one where it has no bounds (None or NaN). Zero has no minus.
 
-    >>> spoken(0.962, 0.914, 1.01, ".0%"), spoken(-0.001, None, None)
-    ('96% [91%, 101%]', '0.00')
+    from entity_circuits import statistics
+
+    print(statistics.spoken(0.962, 0.914, 1.01, ".0%"))  # 96% [91%, 101%]
+    print(statistics.spoken(-0.001, None, None))  # 0.00
     """
 
     def one(number: float) -> str:
@@ -146,8 +176,11 @@ def in_cells(table: pd.DataFrame, names: Sequence[str], form: str = ".2f") -> pd
 
     The bounds of `x` are `x_low` and `x_high`, or `low` and `high` where the table has no such columns.
 
-    >>> in_cells(pd.DataFrame({"share": [0.5], "share_low": [0.4], "share_high": [0.6]}), ["share"])["share"].item()
-    '0.50 [0.40, 0.60]'
+        import pandas as pd
+        from entity_circuits import statistics
+
+        table = pd.DataFrame({"share": [0.5], "share_low": [0.4], "share_high": [0.6]})
+        print(statistics.in_cells(table, ["share"])["share"].item())  # 0.50 [0.40, 0.60]
     """
     told = {}
     for name in names:
@@ -160,10 +193,10 @@ def in_cells(table: pd.DataFrame, names: Sequence[str], form: str = ".2f") -> pd
 def beside_chance(accuracy: Estimate, chance: float) -> str:
     """An accuracy in words, with a plain warning where it does not lie surely above chance.
 
-    >>> print(beside_chance(Estimate(0.06, 0.04, 0.08, 490, 70), 1 / 7))
-    0.06 [0.04, 0.08], n = 490; NOT above chance (0.14): what follows can show little about this model
-    >>> print(beside_chance(Estimate(0.49, 0.45, 0.52, 490, 70), 1 / 7))
-    0.49 [0.45, 0.52], n = 490; above chance (0.14)
+    from entity_circuits import statistics
+
+    print(statistics.beside_chance(statistics.wilson(6, 100), 1 / 7))  # 0.06 ...; NOT above chance (0.14): ...
+    print(statistics.beside_chance(statistics.wilson(49, 100), 1 / 7))  # 0.49 ...; above chance (0.14)
     """
     if accuracy.low > chance:
         return f"{accuracy}; above chance ({chance:.2f})"
@@ -178,13 +211,23 @@ def intervals(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Intervals:
-    """For each cell of scores (..., n), the mean or median of its n examples with a 95% bootstrap interval, each (...).
+    """For each cell of a table of scores, the mean or median of its n examples with a 95% bootstrap interval.
 
-    One set of draws serves all cells, so that cells can be compared. A cell with a NaN (a head with no path) stays NaN.
-    Raises `ValueError` for empty input, an unknown statistic, or contexts (n,) of another length.
+    Args:
+        per_example: (..., n) numbers; the last axis is the examples. A cell with a NaN (a head with no path) stays NaN.
+        contexts: (n,) numbers: which examples belong together. Each by itself unless given.
+        statistic: "mean" or "median".
+        draws: how often contexts are drawn with replacement; the same for all cells, which can so be compared.
+        seed: of the draws.
 
-        table = intervals(scores.per_example, statistic="median")     # (layers, heads, n)
-        surely_negative = table.high < 0
+    Each array of the result is (...). Raises `ValueError` for empty input, an unknown statistic, or contexts of
+    another length.
+
+        import torch
+        from entity_circuits import statistics
+
+        scores = torch.randn(4, 8, 21)  # layers, heads, n
+        print(statistics.intervals(scores, statistic="median").high < 0)  # surely negative?
     """
     values = _array(per_example)
     if values.ndim == 0 or values.size == 0:
@@ -215,7 +258,11 @@ def by(frame: pd.DataFrame, columns: str | list[str], value: str = "correct") ->
 
     `frame` has one row a prompt and a column `context`; groups keep their order of appearance.
 
-        accuracy = by(behaviour.table(), "position")
+        import pandas as pd
+        from entity_circuits import statistics
+
+        answers = pd.DataFrame({"context": [0, 0, 1, 1], "place": [1, 2, 1, 2], "correct": [1, 0, 1, 1]})
+        print(statistics.by(answers, "place"))
     """
     names = [columns] if isinstance(columns, str) else columns
     rows = []

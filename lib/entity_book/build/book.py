@@ -27,7 +27,7 @@ from .notebooks import note
 
 __all__ = ["BookError", "Run", "chapters", "execute", "machine", "note", "runs", "summing_up"]
 
-_FOR_THE_SITE_ONLY = {"cli.py", "site.py", "sphinx_ext.py", "readme.py"}
+_FOR_THE_SITE_ONLY = {"cli.py", "site.py", "sphinx_ext.py", "readme.py", "used.py"}
 _NO_INPUT = {"findings.json"}
 """Files of `data/` that are made from the executed chapters."""
 

@@ -18,7 +18,7 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from ..claims import claims, findings
 from ..figures import charts
-from . import book, notebooks
+from . import book, notebooks, used
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("doctree-resolved", drop_repeated_ids)
     app.connect("html-page-context", choose_scripts)
     app.connect("autodoc-process-docstring", show_examples)
+    app.connect("autodoc-process-docstring", name_chapters)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -107,6 +108,14 @@ def show_examples(app: Sphinx, what: str, name: str, obj: Any, options: Any, lin
             shown += [".. code-block:: python", ""]
         shown.append(line)
     lines[:] = shown
+
+
+def name_chapters(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """End the docstring of what a chapter uses with a sentence that says which chapters do."""
+    thing = obj.fget if isinstance(obj, property) else obj
+    full = f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', '')}"
+    if names := used.chapters(Path(app.srcdir, "chapters")).get(full):
+        lines += ["", used.sentence(names), ""]
 
 
 class VegaLiteMime:

@@ -25,7 +25,10 @@ def compare(one: Finding, other: Finding, statistic: Statistic | None = None) ->
     both. `statistic` is the one that ranked in `one` unless given. Raises `ValueError` for models of different shapes
     or a score that one of them lacks. Paper: how much the circuits of base and fine-tuned models overlap.
 
-        print(circuits.compare(circuits.load("a"), circuits.load("b"))[["group", "shared", "chance", "p"]])
+        from entity_circuits import circuits
+
+        table = circuits.compare(circuits.load("qwen2.5-coder-0.5b"), circuits.load("arithmetic"))
+        print(table[["group", "shared", "chance", "p"]])
     """
     tables = _scores(one, other, statistic)
     rows, distributions = [], []
@@ -56,7 +59,9 @@ def impact(one: Finding, other: Finding, *, top: int | None = None, statistic: S
     `in_one` and `in_other`: whether this group of each circuit has the head. The paper's figure asks instead whether
     any group has it, and sets scores of heads that are no candidates to 0.
 
-        print(circuits.impact(circuits.load("a"), circuits.load("b"), top=20))
+        from entity_circuits import circuits
+
+        print(circuits.impact(circuits.load("qwen2.5-coder-0.5b"), circuits.load("arithmetic"), top=5))
     """
     first, second = _scores(one, other, statistic)
     rows = [
@@ -82,7 +87,9 @@ def impact(one: Finding, other: Finding, *, top: int | None = None, statistic: S
 def report(one: Finding, other: Finding) -> str:
     """The comparison of two circuits as text for a terminal: where each comes from, and a line a group.
 
-    print(circuits.report(circuits.load("a"), circuits.load("b")))
+    from entity_circuits import circuits
+
+    print(circuits.report(circuits.load("qwen2.5-coder-0.5b"), circuits.load("arithmetic")))
     """
     lines = []
     for name, found in (("one", one), ("other", other)):

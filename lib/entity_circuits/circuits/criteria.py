@@ -8,15 +8,14 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from .. import heads, statistics
-from ..heads import LETTERS, Circuit, Group, Head
+from .. import statistics
+from ..heads import Circuit, Group, Head
 from ..methods.ablation import Answers, circuit_accuracy, full_without, kept, size, without
 from ..methods.kept import Kept
 from ..models.subject import Subject
@@ -25,6 +24,9 @@ from ..runs.mean_replay import Means
 from ..runs.replay import Method
 from ..statistics import Estimate
 from ..tasks.prompts import Prompts
+from .growth import grown as grown
+from .growth import growth as growth
+from .growth import random_circuits as random_circuits
 
 ORDER: tuple[Group, ...] = ("structure_reader", "position_transmitter", "position_detector", "value_fetcher")
 
@@ -49,13 +51,18 @@ class Faithfulness:
 
 
 def faithfulness(circuit: Tensor, full: Tensor, contexts: Tensor, *, chance: float) -> Faithfulness:
-    """How much of the full model's accuracy a circuit has, from their correct answers (n,) to the same prompts.
+    """How much of the full model's accuracy a circuit has, from the right answers to the same prompts.
 
-    The intervals of difference and ratio resample contexts, circuit and model together. There is no ratio where the
-    lower bound of the full model's accuracy is not above `chance` (one over the number of choices): a share of nothing
-    says nothing. A ratio can exceed 1. Paper: section 4.1; the official ratio is one of rounded accuracies.
+    `circuit` and `full` are (n,) bool, `contexts` (n,) says which prompts belong together. The intervals of difference
+    and ratio resample contexts, circuit and model together. There is no ratio where the lower bound of the full model's
+    accuracy is not above `chance` (the share right by guessing among the answers): a share of nothing says nothing. A
+    ratio can exceed 1. Paper: section 4.1; the official ratio is one of rounded accuracies.
 
-        print(faithfulness(answers.correct[0], full.correct[0], p.contexts, chance=1 / 7).ratio)
+        import torch
+        from entity_circuits import criteria
+
+        full, circuit = torch.tensor([1, 1, 1, 1, 0, 1]), torch.tensor([1, 0, 1, 1, 0, 1])
+        print(criteria.faithfulness(circuit, full, torch.arange(6), chance=1 / 7).ratio)
     """
     whole = statistics.estimate(full, contexts)
     above = (whole.value if np.isnan(whole.low) else whole.low) > chance
@@ -71,7 +78,16 @@ def faithfulness_table(circuits: Mapping[str, Answers], against: Mapping[str, An
     """One row for each of the `circuits` and of what it is held `against` (the full model, a ceiling).
 
     Columns `circuit`, `against`, `accuracy` with `low` and `high`, `other` (that of the latter), `difference` and
-    `ratio`, each with `_low` and `_high`, `n` and `contexts`. Paper: Table 1.
+    `ratio`, each with `_low` and `_high`, `n` and `contexts`. `chance` is that of `faithfulness`. Paper: Table 1.
+
+        from entity_circuits import ablation, criteria, toy
+        from entity_circuits.heads import Head
+
+        subject, p = toy.subject(), toy.prompts("apple", "cup")
+        means = ablation.means(subject, prompts=p)
+        direct = ablation.circuit_accuracy(subject, {"last": [Head(2, 1)]}, p, means)
+        ceiling = ablation.circuit_accuracy(subject, ablation.all_heads(subject), p, means)
+        print(criteria.faithfulness_table({"direct head": direct}, {"ceiling": ceiling}, chance=0.5))
     """
     rows = []
     for name, answers in circuits.items():
@@ -117,11 +133,26 @@ def completeness(
 ) -> Completeness:
     """Take sets K of heads away, from the circuit and from the model: a complete circuit loses what the model loses.
 
-    The sets are none, each whole group (each place, for a mapping), and `draws` random ones that take every head at its
-    place with probability 1/2. A head that two groups share at one place goes with either. F(M without K) mean-ablates
-    K in the otherwise unmodified model. Paper: section 4.1.
+    Args:
+        subject: the model.
+        circuit: its groups, or a mapping of places to heads, which keep their output; all others are at their means.
+        prompts: n prompts.
+        means: what stands in place of a head that is taken away.
+        draws: how many random sets K there are beside none and each whole group (or place).
+        seed: of these sets, which take every head at its place with probability 1/2.
+        method: "replay", or "definition": the same numbers from whole runs.
+        store: keeps what is finished.
 
-        print(completeness(subject, circuit, p, means, draws=5).table())
+    A head that two groups share at one place goes with either. F(M without K) mean-ablates K in the otherwise
+    unmodified model. Paper: section 4.1.
+
+        from entity_circuits import ablation, criteria, toy
+        from entity_circuits.heads import Head
+
+        subject, p = toy.subject(), toy.prompts("apple", "cup")
+        means = ablation.means(subject, prompts=p)
+        relay = {"prev": [Head(0, 0)], "query": [Head(1, 0)], "last": [Head(2, 0)]}
+        print(criteria.completeness(subject, relay, p, means, draws=2).table())
     """
     whole = kept(circuit)
     names: list[str] = ["nothing"]
@@ -197,7 +228,13 @@ class Minimality:
 
 
 def minimality_cost(circuit: Circuit | Kept, parts: Sequence[str] | None = None) -> int:
-    """The most circuits that `minimality` may have to evaluate: for a part of n heads n(n-1)/2 pairs and 3n more."""
+    """The most circuits that `minimality` may have to evaluate: for a part of n heads n(n-1)/2 pairs and 3n more.
+
+    from entity_circuits import criteria
+    from entity_circuits.heads import Head
+
+    print(criteria.minimality_cost({"last": [Head(2, 0), Head(2, 1), Head(3, 5)]}))  # 13
+    """
     sizes = [len(some) for label, (_, some) in _parts(circuit).items() if parts is None or label in parts]
     return 1 + sum(n * (n - 1) // 2 + 3 * n for n in sizes)
 
@@ -215,15 +252,28 @@ def minimality(
 ) -> Minimality:
     """For each head v of a circuit, take away the heads K(v) that stand in for it, and see what v is worth then.
 
-    Each part is handled against the full circuit. The stand-ins of v are those other heads u of its part, up to a
-    `share` of the part, once without which v is missed most: F(C without u) - F(C without u, v), positive ones only.
-    Both heads of a pair are always removed and a count of zero is a count (B7). `minimality_cost` says how many
-    circuits this evaluates; what is finished is kept in `store`. Only the heads of these `parts` (groups, or the places
-    of a mapping) are examined, all unless given. Take prompts of the split "pruning", and others to evaluate what is
-    left. Raises `ValueError` for a part that the circuit does not have. Paper: section 4.1 and its appendix.
+    Args:
+        subject: the model.
+        circuit: its groups, or a mapping of places to heads, which keep their output; all others are at their means.
+        prompts: n prompts of the split "pruning"; take others to evaluate what is left.
+        means: what stands in place of a head that is taken away.
+        parts: the groups (or places) whose heads are examined; all unless given.
+        share: of a part, how many of its heads may stand in for one of them at most, from 0 to 1.
+        method: "replay", or "definition": the same numbers from whole runs.
+        store: keeps what is finished.
 
-        found = minimality(subject, circuit, p, means)
-        print(found.table()); smaller = found.kept(0.01)
+    Each part is handled against the full circuit. The stand-ins of v are those other heads u of its part once without
+    which v is missed most: F(C without u) - F(C without u, v), positive ones only. Both heads of a pair are always
+    removed and a count of zero is a count (B7). `minimality_cost` says how many circuits this evaluates. Raises
+    `ValueError` for a part that the circuit does not have. Paper: section 4.1 and its appendix.
+
+        from entity_circuits import ablation, criteria, toy
+        from entity_circuits.heads import Head
+
+        subject, p = toy.subject(), toy.prompts("apple", "cup")
+        means = ablation.means(subject, prompts=p)
+        circuit = {"prev": [Head(0, 0)], "query": [Head(1, 0)], "last": [Head(2, 0), Head(2, 1)]}
+        print(criteria.minimality(subject, circuit, p, means).table())
     """
     everything = _parts(circuit)
     if unknown := [label for label in parts or () if label not in everything]:
@@ -269,83 +319,3 @@ def _stand_ins(pairs: Tensor, members: Sequence[Head], share: float) -> list[tup
         ranked = sorted((u for u in loss if loss[u] > 0), key=lambda u: -loss[u])
         found.append(tuple(members[u] for u in ranked[: math.ceil(share * len(members))]))
     return found
-
-
-def random_circuits(
-    subject: Subject, circuit: Circuit | Kept, n: int = 10, *, layers: Literal["any", "same"] = "any", seed: int = 0
-) -> list[dict[str, tuple[Head, ...]]]:
-    """`n` circuits with as many heads at each place as this one, drawn without replacement from all heads.
-
-    With `layers="same"` also as many in each layer, the stronger baseline: it leaves only the choice of heads within
-    layers. A and B share `last`, and are drawn together. The official code draws with replacement (B8).
-
-        print(random_circuits(subject, circuit, 2, layers="same"))
-    """
-    draw = random.Random(f"random circuits/{seed}/{layers}")
-    every = heads.every(subject.layers, subject.heads)
-    found = []
-    for _ in range(n):
-        one = {}
-        for place, some in sorted(kept(circuit).items()):
-            if layers == "any":
-                one[place] = tuple(sorted(draw.sample(every, len(some))))
-            else:
-                counts = {layer: len(numbers) for layer, numbers in heads.by_layer(some).items()}
-                picked = {layer: draw.sample(range(subject.heads), count) for layer, count in counts.items()}
-                one[place] = tuple(Head(layer, index) for layer in picked for index in sorted(picked[layer]))
-        found.append(one)
-    return found
-
-
-def grown(circuit: Circuit, rankings: Mapping[Group, Sequence[Head]], scale: float) -> Circuit:
-    """A circuit with `scale` times as many heads of each group as this one has, off the top of the rankings.
-
-    `rankings` are all heads of each group that have a path, the strongest first: `circuits.Finding.rankings()`.
-    """
-    sizes = {group: max(1, round(scale * len(some))) for group, some in circuit.groups.items() if some}
-    groups = {group: tuple(rankings[group][:count]) for group, count in sizes.items()}
-    return Circuit(groups, {**circuit.about, "scale": scale}, circuit.positions)
-
-
-def growth(
-    subject: Subject,
-    circuit: Circuit,
-    rankings: Mapping[Group, Sequence[Head]],
-    prompts: Prompts,
-    means: Means,
-    *,
-    scales: Sequence[float] = (0.5, 1, 2, 3, 4, 6, 8),
-    draws: int = 3,
-    also: Kept | None = None,
-    seed: int = 0,
-    method: Method = "replay",
-    store: Store | None = None,
-) -> pd.DataFrame:
-    """How accuracy grows with the number of heads taken from the rankings, so that nobody need believe a threshold.
-
-    One row a scale and `kind`: "ranking", "random", or "same layers" (the mean of `draws` random circuits of equal
-    size, or of equal layer profile). Columns `scale`, `kind`, `heads`, one for each group's letter, `accuracy`, `low`,
-    `high`, `n`. `also` is kept in every circuit, at further places.
-
-        print(growth(subject, found.circuit, found.rankings(), p, means, scales=(1, 2)))
-    """
-    planned: list[tuple[dict[str, object], list[dict[str, tuple[Head, ...]]]]] = []
-    for scale in scales:
-        larger = grown(circuit, rankings, scale)
-        letters = {LETTERS.get(group, group): len(larger.groups.get(group, ())) for group in rankings}
-        kinds: dict[str, list[dict[str, tuple[Head, ...]]]] = {"ranking": [kept(larger)]}
-        for kind, layers in (("random", "any"), ("same layers", "same")) if draws else ():
-            kinds[kind] = random_circuits(subject, larger, draws, layers=layers, seed=seed)  # type: ignore[arg-type]
-        for kind, some in kinds.items():
-            row: dict[str, object] = {"scale": scale, "kind": kind, "heads": size(larger), **letters}
-            planned.append((row, [{**one, **kept(also or {})} for one in some]))
-    asked = [one for _, some in planned for one in some]
-    answers = circuit_accuracy(subject, asked, prompts, means, method=method, store=store, name="growth")
-    rows, start = [], 0
-    for row, some in planned:
-        right = answers.correct[start : start + len(some)].double().mean(0)
-        accuracy = statistics.estimate(right, answers.contexts)
-        found_ = {"accuracy": accuracy.value, "low": accuracy.low, "high": accuracy.high, "n": accuracy.n}
-        rows.append({**row, **found_})
-        start += len(some)
-    return pd.DataFrame(rows)

@@ -47,6 +47,7 @@ class Finding:
 
     @property
     def model(self) -> str:
+        """The name of the model that the circuit was found in."""
         return str(self.circuit.about["model"])
 
     @property
@@ -55,7 +56,12 @@ class Finding:
         return self.circuit.about["statistic"]  # type: ignore[return-value]
 
     def rankings(self, statistic: Statistic | None = None) -> dict[Group, list[Head]]:
-        """All heads of each group that have a path, the most negative score first; by what ranked, unless told."""
+        """All heads of each group that have a path, the most negative score first; by what ranked, unless told.
+
+        from entity_circuits import circuits
+
+        print(*circuits.load("qwen2.5-coder-0.5b").rankings()["value_fetcher"][:5])
+        """
         return {group: heads.ranked(scores) for group, scores in self.scores[statistic or self.statistic].items()}
 
     @property
@@ -68,7 +74,10 @@ class Finding:
 def finding(discovery: Discovery, *, command: str) -> Finding:
     """What a discovery found, with the command that made it, rounded as in a file.
 
-    one = circuits.finding(path_patching.discover(subject), command="entity-circuits discover ...")
+    from entity_circuits import circuits, models, path_patching
+
+    found = path_patching.discover(models.load("qwen2.5-coder-0.5b"), n=7)
+    print(circuits.finding(found, command="python mine.py").circuit.groups)
     """
     about = {**discovery.circuit.about, "command": command, "code": results.code(path_patching.__name__)}
     ranked: Statistic = about["statistic"]  # type: ignore[assignment]
@@ -90,7 +99,12 @@ def save(discovery: Discovery | Finding, path: Path, *, command: str = "") -> Fi
     again; a `Finding` (such as a pruned circuit with the scores it came from) brings its own. Raises `ValueError`
     without one, or if the parts do not fit together. `Circuit.from_json` reads the file, too.
 
-        circuits.save(path_patching.discover(subject), Path("mine.json"), command="...")
+        from pathlib import Path
+
+        from entity_circuits import circuits
+
+        circuits.save(circuits.load("arithmetic"), Path("mine.json"))
+        print(circuits.load("mine.json").model)
     """
     found = discovery if isinstance(discovery, Finding) else finding(discovery, command=command)
     if not found.circuit.about.get("command"):
@@ -108,8 +122,10 @@ def load(name: str | Path) -> Finding:
 
     Raises `FileNotFoundError` that lists the names there are, and `ValueError` that says what is wrong with a file.
 
+        from entity_circuits import circuits
+
         one = circuits.load("qwen2.5-coder-0.5b")
-        print(one.circuit.groups["value_fetcher"], one.circuit.about["command"])
+        print(*one.circuit.groups["value_fetcher"], one.circuit.about["command"])
     """
     path = Path(name)
     if not path.is_file():
@@ -127,7 +143,10 @@ def of(subject: Subject, *, n: int = 70, seed: int = 0, store: Store | None = No
 
     Finding it takes minutes (`path_patching.discover` of `n` prompts); finished parts are kept in `store`.
 
-        print(circuits.of(models.load("qwen2.5-coder-0.5b")).rankings()["value_fetcher"][:5])
+        from entity_circuits import circuits, models
+
+        found = circuits.of(models.load("qwen2.5-coder-0.5b"), n=7)
+        print(*found.rankings()["value_fetcher"][:5])
     """
     for name in names():
         if (stored := load(name)).circuit.about["fingerprint"] == subject.fingerprint:
@@ -142,7 +161,12 @@ def folder() -> Path:
 
 
 def names() -> list[str]:
-    """The names of the book's circuits, sorted: what `load` takes. None where the package is without its checkout."""
+    """The names of the book's circuits, sorted: what `load` takes. None where the package is without its checkout.
+
+    from entity_circuits import circuits
+
+    print(circuits.names())
+    """
     return sorted(path.stem for path in folder().glob("*.json")) if places.checkout() else []
 
 

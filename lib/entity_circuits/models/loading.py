@@ -34,8 +34,9 @@ def fetch(name: str) -> Path:
 
     `name` is anything that `load` takes. Raises `FetchError` if it cannot be had, `ValueError` if nothing is so called.
 
-    >>> from entity_circuits import models
-    >>> folder = models.fetch("qwen2.5-coder-0.5b")  # doctest: +SKIP
+        from entity_circuits import models
+
+        print(sorted(file.name for file in models.fetch("qwen2.5-coder-0.5b").iterdir()))
     """
     entry = registry().get(name)
     return _adapter_folder(name) if entry and entry.base else _locate(name)[0]
@@ -52,18 +53,22 @@ def load(
 ) -> Subject:
     """A model ready for experiments, with an adapter merged into its weights if one is asked for, and checked.
 
-    `name` is an entry of the registry, a folder, a GGUF file, or a hub id as `owner/repository[/file.gguf][@revision]`;
-    `adapter` is an adapter of the registry, a folder or a hub id in the PEFT format. An entry that is itself an adapter
-    is loaded with its base, and so is a folder with an adapter that names its base. `attention` is the implementation
-    in transformers: "sdpa", or "eager", which also gives the attention scores.
+    Args:
+        name: an entry of the registry, a folder, a GGUF file, or a hub id as `owner/repository[/file.gguf][@revision]`.
+            An adapter (an entry of the registry, or a folder that names its base) is loaded with its base.
+        adapter: an adapter of the registry, a folder or a hub id in the PEFT format.
+        dtype: of the weights; float32 for all numbers of the book.
+        device: where the model runs.
+        attention: the implementation in transformers: "sdpa", or "eager", which also gives the attention scores.
+        check: whether to try on the model what every experiment relies on (see `models.check`).
 
     Raises `FetchError` if the weights cannot be had or are pickled, `ModelCheckError` if the model does not fit the
     experiments, `ValueError` if nothing has this name.
 
-    >>> from entity_circuits import models
-    >>> subject = models.load("qwen2.5-coder-0.5b")  # doctest: +SKIP
-    >>> subject.layers, subject.heads  # doctest: +SKIP
-    (24, 14)
+        from entity_circuits import models
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        print(subject.layers, subject.heads)  # 24 14
     """
     entries = registry()
     if name in entries and entries[name].base:
@@ -94,8 +99,10 @@ def load_pair(name: str, **options: Any) -> tuple[Subject, Subject]:
 
     Raises `ValueError` that lists the known pairs if there is none of this name.
 
-    >>> from entity_circuits import models
-    >>> base, finetuned = models.load_pair("qwen2.5-math-1.5b")  # doctest: +SKIP
+        from entity_circuits import models
+
+        base, finetuned = models.load_pair("arithmetic")
+        print(base.name, finetuned.name)
     """
     known = pairs()
     if name not in known:

@@ -14,6 +14,13 @@ def fast_float32(subject: Subject) -> Iterator[None]:
 
     PyTorch's "medium" precision only chooses other float32 kernels on some processors, twice as fast, and rounds to
     bfloat16 on others. So one product is compared with float64 first: an error above 1e-6 and nothing is changed.
+
+        import torch
+        from entity_circuits import models
+        from entity_circuits.models.precision import fast_float32
+
+        with fast_float32(models.load("qwen2.5-coder-0.5b")):
+            print(torch.get_float32_matmul_precision())
     """
     before = torch.get_float32_matmul_precision()
     if subject.device.type != "cpu" or subject.dtype != torch.float32 or before != "highest":

@@ -57,6 +57,12 @@ def wrap(model: Any, tokenizer: Any, name: str = "in memory", fingerprint: str |
 
     The tokenizer is set to pad on the right, with its end-of-sequence token if it has no other. Without a `fingerprint`
     all weights are hashed (0.4 GB/s or more). Raises `ModelCheckError` if the config does not tell the geometry.
+
+        from entity_circuits import models
+
+        known = models.load("qwen2.5-coder-0.5b")
+        subject = models.wrap(known.model, known.tokenizer, name="mine", fingerprint="first draft")
+        print(subject.layers, subject.heads, subject.head_size)
     """
     config = model.config
     heads = getattr(config, "num_attention_heads", None)
@@ -89,8 +95,13 @@ def check(subject: Subject) -> None:
       output of `o_proj`
     - no-op edit: replacing z by a copy of itself leaves the logits as they are, bit for bit
 
-    >>> from entity_circuits import models
-    >>> models.check(models.load("smollm2-135m", check=False))  # doctest: +SKIP
+    `load` does so unless told otherwise.
+
+        from entity_circuits import models
+
+        subject = models.load("qwen2.5-coder-0.5b", check=False)
+        models.check(subject)
+        print("fit for the experiments")
     """
     layers = getattr(getattr(subject.model, "model", None), "layers", None)
     if not isinstance(layers, nn.ModuleList) or len(layers) != subject.layers:

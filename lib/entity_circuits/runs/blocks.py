@@ -14,7 +14,14 @@ from .edits import Outcome
 
 
 def require(subject: Subject) -> None:
-    """Raise `NotImplementedError` unless the model's blocks have the form that replay recomputes."""
+    """Raise `NotImplementedError` unless the model's blocks have the form that replay recomputes.
+
+    from entity_circuits import models
+    from entity_circuits.runs import blocks
+
+    blocks.require(models.load("qwen2.5-coder-0.5b"))
+    print("can be replayed")
+    """
     model = subject.model
     block = model.model.layers[0]
     parts = {name for name, _ in block.named_children()}
@@ -37,16 +44,43 @@ def require(subject: Subject) -> None:
 
 
 def project(subject: Subject, attention: Any, site: str, x: Tensor, apart: bool = True) -> Tensor:
-    """q, k or v of these hidden states; with `apart`, one slice a query head also where heads share keys and values."""
+    """q, k or v of some hidden states, before any rotary embedding.
+
+    Args:
+        subject: the model.
+        attention: the attention module of one of its layers.
+        site: "q", "k" or "v".
+        x: (..., width), normed already.
+        apart: one slice a query head also where heads share keys and values; otherwise as the model has them.
+
+    Returns (..., heads, head_size), or (..., kv_heads, head_size).
+
+        from entity_circuits import models, prompts, runs
+        from entity_circuits.runs import blocks
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        recording = runs.record(subject, prompts.from_texts(subject, ["The cup is in F. F contains the"], [" cup"]))
+        layer = subject.model.model.layers[3]
+        x = layer.input_layernorm(recording.residual[3])
+        print(blocks.project(subject, layer.self_attn, "k", x).shape)
+    """
     slices = getattr(attention, f"{site}_proj")(x).unflatten(-1, (-1, subject.head_size))
     shared = subject.heads // subject.kv_heads
     return slices.repeat_interleave(shared, dim=-2) if apart and site != "q" and shared > 1 else slices
 
 
 def rotated(attention: Any, norm: str, x: Tensor, rotation: tuple[Tensor, Tensor], positions: slice | Tensor) -> Tensor:
-    """q or k (..., tokens, heads, head_size) as the attention compares them: normed where the model does so, then
-    turned by the rotary embedding of their positions, a slice or one index a token (tokens,). `rotation` is what the
-    model's `rotary_emb` gives for one sequence."""
+    """q or k as the attention compares them: normed where the model does so, then turned by the rotary embedding.
+
+    Args:
+        attention: the attention module of a layer.
+        norm: "q_norm" or "k_norm", which some models have.
+        x: (..., tokens, heads, head_size).
+        rotation: what the model's `rotary_emb` gives for one sequence.
+        positions: of the tokens: a slice, or one index a token (tokens,).
+
+    Returns the shape of `x`.
+    """
     x = getattr(attention, norm)(x) if hasattr(attention, norm) else x
     half = x.shape[-1] // 2
     cos, sin = (part[0, positions, None] for part in rotation)
@@ -71,8 +105,18 @@ def readout(
 ) -> Outcome:
     """Logits of the targets, their log-probabilities and the most likely token; no row's logits are ever kept.
 
-    The vocabulary goes by in blocks small enough for the processor's cache, under a running log-sum-exp. Without the
-    `vocabulary` there are logits of the targets alone: the others are NaN, and the most likely token is -1.
+    Args:
+        subject: the model.
+        hidden: (variants, n, width), the residual after the last layer, not normed yet; None: nothing is read out.
+        targets: (n, k) tokens; those below 0 get NaN.
+        reads: passed on into the outcome.
+        vocabulary: without it there are logits of the targets alone: the log-probabilities are NaN, the most likely
+            token is -1.
+        rows: how many rows go together.
+        words: how many words of the vocabulary go together, few enough for the processor's cache; a running
+            log-sum-exp joins them.
+
+    Returns an `Outcome`, float32 or better.
     """
     if hidden is None:
         variants, n = (reads[0].shape[:2]) if reads else (0, 0)

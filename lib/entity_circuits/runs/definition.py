@@ -32,12 +32,24 @@ def run(
 ) -> Outcome:
     """Run the prompts with these edits made: a whole forward pass, in the order of the list where edits overlap.
 
-    `targets` (n, k) are the tokens whose logits are wanted; the right answers unless given. The outcome has one
-    variant. Gradients are kept if a `value` or `keep` asks for them. Raises `ValueError`, before the model runs, for a
-    layer, head, position or shape that does not exist.
+    Args:
+        subject: the model.
+        prompts: n prompts.
+        edits: what is replaced by what. Gradients are kept if a `value` or `keep` asks for them.
+        read: activations to be read after the edits.
+        targets: (n, k) tokens whose logits are wanted; the right answers unless given.
+        batch: prompts that go together.
 
-        z = runs.record(subject, source).at("z", 20, source.last)
-        edit = runs.Edit("z", 20, tuple(range(subject.heads)), base.last, z)
+    Returns an `Outcome` of one variant. Raises `ValueError`, before the model runs, for a layer, head, position or
+    shape that does not exist.
+
+        from entity_circuits import models, prompts, runs
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        base = prompts.from_texts(subject, ["The cup is in F. F contains the"], [" cup"])
+        source = prompts.from_texts(subject, ["The apple is in F. F contains the"], [" apple"])
+        z = runs.record(subject, source).at("z", 3, source.last)
+        edit = runs.Edit("z", 3, tuple(range(subject.heads)), base.last, z)
         print(runs.run(subject, base, [edit]).logprob)
     """
     for edit in edits:
@@ -69,13 +81,28 @@ def rerun(
 ) -> Outcome:
     """Run a recording's prompts again, once for each variant: the definition behind `replay.replay`, same signature.
 
-    With `frozen`, all heads of all layers keep their recorded z at every position, except where a variant edits them,
-    so that a change travels down the residual stream and through the MLPs alone (paper: section 4.1, pass 1 of path
-    patching). `answer=False` (only the reads are wanted) and `memory` mean something to a replay, and nothing here.
+    Args:
+        recording: of n prompts.
+        variants: lists of edits, each made in a run of its own.
+        frozen: all heads of all layers keep their recorded z at every position, except where a variant edits them, so
+            that a change travels down the residual stream and through the MLPs alone.
+        read: activations to be read after the edits.
+        targets: (n, k) tokens whose logits are wanted; the right answers unless given.
+        answer: without it only the reads are wanted; means something to a replay, and nothing here.
+        vocabulary: likewise.
+        memory: likewise.
 
-        edits = [[runs.Edit("z", 3, (h,), p.last, value)] for h in range(subject.heads)]
-        outcome = runs.rerun(recording, edits, frozen=True)
-        print(outcome.logprob)   # (variants, n)
+    Returns an `Outcome` of all variants. Raises `ValueError` for edits of what is not there. Paper: section 4.1
+    (`frozen` is pass 1 of path patching).
+
+        from entity_circuits import models, prompts, runs
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        p = prompts.from_texts(subject, ["The cup is in F. F contains the"], [" cup"])
+        recording = runs.record(subject, p)
+        zero = 0 * recording.at("z", 3, p.last)[:, :1]
+        edits = [[runs.Edit("z", 3, (head,), p.last, zero)] for head in range(3)]
+        print(runs.rerun(recording, edits, frozen=True).logprob)  # (variants, n)
     """
     subject, everything = recording.subject, tuple(range(recording.subject.heads))
     held = [Edit("z", layer, everything, None, recording.z[layer]) for layer in range(subject.layers)] if frozen else []

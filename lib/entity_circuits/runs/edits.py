@@ -63,7 +63,14 @@ class Edit:
 
 @dataclass(frozen=True)
 class Read:
-    """An activation to be read after the edits: `z`, `q`, `k` or `v` of all heads of a layer, at `position` (n,)."""
+    """An activation to be read after the edits: `z`, `q`, `k` or `v` of all heads of a layer, at `position` (n,).
+
+    from entity_circuits import models, prompts, runs
+
+    subject = models.load("qwen2.5-coder-0.5b")
+    p = prompts.from_texts(subject, ["The cup is in F. F contains the"], [" cup"])
+    print(runs.run(subject, p, read=[runs.Read("q", 3, p.last)]).reads[0].shape)
+    """
 
     site: Site
     layer: int

@@ -53,16 +53,32 @@ def ablate(
     memory: float = 1e9,
     table: "Table | None" = None,
 ) -> Outcome:
-    """What is left of the answers when each circuit's heads run and all others are at their means: the numbers of
-    `runs.run` under `edits`, one variant a circuit, from a fraction of the work.
+    """What is left of the answers when each circuit's heads run and all others are at their means.
 
-    `targets` (n, k) are the tokens whose logits are wanted, the right answers unless given. `batch` prompts go
-    together, and as many circuits as `memory` bytes allow; the `table` of all these prompts is made unless given. No
-    gradients are kept. Raises `ValueError` for places or prompts that do not fit, `NotImplementedError` for a model of
-    another form (use the definition there).
+    Args:
+        subject: the model.
+        prompts: n prompts, all of as many tokens as the means have positions.
+        slots: (n, S) int64, the positions at which some circuit keeps some head; -1 where a prompt has fewer.
+        keep: (circuits, layers, S, heads) bool: which heads each circuit keeps there; every other head, and every head
+            at every other position, is at its mean.
+        means: every head's mean output at every position.
+        targets: (n, k) tokens whose logits are wanted; the right answers unless given.
+        batch: prompts that go together.
+        memory: bytes that bound how many circuits go together.
+        table: the keys and values of all these prompts; made unless given.
 
-        outcome = kept.ablate(subject, p, [{"last": [Head(21, 11)]}], means)
-        print(outcome.logprob)   # (circuits, n)
+    Returns an `Outcome`, one variant a circuit, without gradients: the numbers of `runs.run` with all these means as
+    edits, from a fraction of the work. Raises `ValueError` for prompts that do not fit, `NotImplementedError` for a
+    model of another form (use the definition there).
+
+        from entity_circuits import ablation, models, prompts
+        from entity_circuits.runs import mean_replay
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        p = prompts.from_texts(subject, ["The cup is in F. F contains the"], [" cup"])
+        means = ablation.means(subject, prompts=p)
+        keep = (p.last[:, None] >= 0).expand(subject.layers, 1, subject.heads)[None]  # all heads, at `last`
+        print(mean_replay.ablate(subject, p, p.last[:, None], keep, means).logprob)  # (circuits, n)
     """
     blocks.require(subject)
     means.require(prompts)

@@ -38,7 +38,16 @@ class Recording:
         return len(self.prompts)
 
     def at(self, site: Site, layer: int, position: Tensor) -> Tensor:
-        """(n, heads, head_size): `z`, or `k` or `v` one slice a query head, at one position of each example."""
+        """(n, heads, head_size): `z`, or `k` or `v` one slice a query head, at one position of each example.
+
+        Raises `ValueError` for a site that is not recorded.
+
+            from entity_circuits import models, prompts, runs
+
+            subject = models.load("qwen2.5-coder-0.5b")
+            p = prompts.from_texts(subject, ["The cup is in F. F contains the"], [" cup"])
+            print(runs.record(subject, p).at("z", 3, p.last).shape)
+        """
         rows = torch.arange(len(self), device=position.device)
         if site == "z":
             return self.z[layer, rows, position]
@@ -65,12 +74,14 @@ def record(subject: Subject, prompts: Prompts, *, batch: int = 32, share_context
 
     Takes (2 x layers + 1) x n x T x width numbers and a little more: 10 MB a prompt for the default model in float32.
     With `share_context`, the tokens that all prompts of a context begin with are run once: the same up to rounding,
-    and several times faster where a context is asked several questions. What stands after `last` (padding) is zero
-    then.
+    and about five times faster where many prompts share their beginning. What stands after `last` (padding) is zero
+    then. `batch` bounds the prompts that are run together.
 
-        p = prompts.from_texts(subject, ["The cup is in", "The key is in"], [" the", " the"])
-        recording = runs.record(subject, p)
-        print(recording.z.shape)
+        from entity_circuits import models, prompts, runs
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        p = prompts.from_texts(subject, ["The cup is in F. F contains the"], [" cup"])
+        print(runs.record(subject, p).z.shape)  # layers, n, tokens, heads, head size
     """
     n, width = prompts.input_ids.shape
     like: Any = {"dtype": subject.dtype, "device": subject.device}
@@ -144,7 +155,14 @@ def recorded(recording: Recording, item: Read) -> Tensor:
 
 
 def recorded_answers(recording: Recording, targets: Tensor | None = None) -> Outcome:
-    """The outcome of the recorded run itself: one variant without edits."""
+    """The outcome of the recorded run itself: one variant without edits, `targets` (n, k) or the right answers.
+
+    from entity_circuits import models, prompts, replay, runs
+
+    subject = models.load("qwen2.5-coder-0.5b")
+    p = prompts.from_texts(subject, ["The cup is in F. F contains the"], [" cup"])
+    print(replay.recorded_answers(runs.record(subject, p)).logprob)
+    """
     rows = torch.arange(len(recording), device=recording.prompts.last.device)
     targets = recording.prompts.answer_ids[:, None] if targets is None else targets
     with fast_float32(recording.subject):
@@ -156,8 +174,12 @@ def recorded_answers(recording: Recording, targets: Tensor | None = None) -> Out
 def attention(recording: Recording, head: Head, position: Tensor) -> Tensor:
     """(n, T): where one head looks from `position` (n,) in the recorded run; each row sums to 1, float32 or better.
 
-    where = replay.attention(recording, Head(14, 5), prompts.query)
-    print(where.argmax(-1) == prompts.prev)
+    from entity_circuits import models, prompts, replay, runs
+    from entity_circuits.heads import Head
+
+    subject = models.load("qwen2.5-coder-0.5b")
+    p = prompts.from_texts(subject, ["The cup is in F. F contains the"], [" cup"])
+    print(replay.attention(runs.record(subject, p), Head(3, 5), p.last).argmax(-1))
     """
     subject, prompts = recording.subject, recording.prompts
     module, width = subject.model.model.layers[head.layer].self_attn, prompts.input_ids.shape[1]

@@ -13,8 +13,7 @@ for any other it says so, and `runs.rerun`, which has the same signature, is the
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 from weakref import WeakSet
 
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from ..models.precision import fast_float32
 from . import blocks, definition, edits
+from .attending import apply, attend
 from .edits import Edit, Outcome, Read, heard_together
 from .recording import Recording, recorded
 from .recording import attention as attention
@@ -42,15 +42,28 @@ def replay(
 ) -> Outcome:
     """What each variant's edits would change in a recorded run: the numbers of `runs.rerun`, from far less work.
 
-    `targets` (n, k) are the tokens whose logits are wanted, the right answers unless given. With `frozen`, every z
-    keeps its recorded value except where a variant edits it. `answer=False` leaves the logits out (they are NaN) and
-    stops at the highest layer read; `vocabulary=False` gives the logits of the targets alone, log-probabilities being
-    NaN and the most likely token -1. `memory` bounds the bytes of a batch. Gradients flow to a `value` or `keep` that
-    asks for them. Raises `ValueError` for impossible edits and `NotImplementedError` for a model of another form.
+    Args:
+        recording: of n prompts.
+        variants: lists of edits, each made by itself. Gradients flow to a `value` or `keep` that asks for them.
+        frozen: every z keeps its recorded value except where a variant edits it.
+        read: activations to be read after the edits.
+        targets: (n, k) tokens whose logits are wanted; the right answers unless given.
+        answer: without it the logits are left out (NaN), and the run stops at the highest layer read.
+        vocabulary: without it only the logits of the targets are computed; log-probabilities are NaN, the most likely
+            token is -1.
+        memory: bytes that bound a batch.
 
-        edits = [[runs.Edit("z", 3, (h,), p.last, value)] for h in range(subject.heads)]
-        outcome = replay.replay(recording, edits)
-        print(outcome.logprob)   # (variants, n)
+    Returns an `Outcome` of all variants. Raises `ValueError` for impossible edits and `NotImplementedError` for a model
+    of another form. Paper: section 4.1 (`frozen` is pass 1 of path patching).
+
+        from entity_circuits import models, prompts, replay, runs
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        p = prompts.from_texts(subject, ["The cup is in F. F contains the"], [" cup"])
+        recording = runs.record(subject, p)
+        zero = 0 * recording.at("z", 3, p.last)[:, :1]
+        edits = [[runs.Edit("z", 3, (head,), p.last, zero)] for head in range(3)]
+        print(replay.replay(recording, edits).logprob)  # (variants, n)
     """
     subject, prompts = recording.subject, recording.prompts
     blocks.require(subject)
@@ -128,7 +141,7 @@ def _frozen(
             if edited:
                 z = z.clone()
             for index in edited:
-                _apply(z[:, :, None], variants[index], index, layer, "z", rows, start)
+                apply(z[:, :, None], variants[index], index, layer, "z", rows, start)
             reads.take(layer, "z", z[:, :, None], start)
         hidden = hidden + attention.o_proj(z.flatten(-2))
         hidden = hidden + blocks.mlp(block, hidden)
@@ -161,130 +174,17 @@ def _free(
             slices[site] = blocks.project(subject, attention, site, x, apart)
             for index, edit in here:
                 if edit.site == site and edit.seen_by is None:
-                    _apply(slices[site], [edit], index, layer, site, rows, origin)
+                    apply(slices[site], [edit], index, layer, site, rows, origin)
             reads.take(layer, site, slices[site], origin)
         if layer == subject.layers - 1 and not (sites - {"k", "v"}) and not heard and not reads.wants(layer, "z"):
             hidden, slices["q"] = hidden[:, :, -1:], slices["q"][:, :, -1:]  # nobody reads the other tokens any more
-        z = _attend(recording, layer, slices, rotation, begin, here, rows)
+        z = attend(recording, layer, slices, rotation, begin, here, rows)
         for index, edit in here:
-            _apply(z, [edit], index, layer, "z", rows, origin)
+            apply(z, [edit], index, layer, "z", rows, origin)
         reads.take(layer, "z", z, origin)
         hidden = hidden + attention.o_proj(z.flatten(-2))
         hidden = hidden + blocks.mlp(block, hidden)
     return (hidden[:, :, -1] if answer else None), reads.taken
-
-
-def _attend(
-    recording: Recording,
-    layer: int,
-    slices: dict[str, Tensor],
-    rotation: tuple[Tensor, Tensor],
-    begin: int,
-    edits: list[tuple[int, Edit]],
-    rows: Tensor,
-) -> Tensor:
-    """z (variants, n, tokens, heads, head_size) of the tokens in `slices`, over recorded and recomputed keys.
-
-    Recorded keys and values are those of the positions before `begin`: they are never copied for a variant. Groups of
-    query heads that share a key are treated as more rows of one product. Of the edits, each with the number of its
-    variant, those of scores and those with `seen_by` are made here.
-    """
-    subject = recording.subject
-    attention = subject.model.model.layers[layer].self_attn
-    variants, _, queries, heads, _ = slices["q"].shape
-    groups = slices["k"].shape[3]
-    tokens = slices["k"].shape[2]
-
-    end = begin + tokens
-    q = blocks.rotated(attention, "q_norm", slices["q"], rotation, slice(end - queries, end)) * attention.scaling
-    q = q.unflatten(3, (groups, heads // groups)).permute(
-        1, 3, 0, 4, 2, 5
-    )  # n, groups, variants, shared, queries, size
-    k = blocks.rotated(attention, "k_norm", slices["k"], rotation, slice(begin, end)).permute(1, 3, 0, 2, 4)
-    v = slices["v"].permute(1, 3, 0, 2, 4)
-    spread = groups // subject.kv_heads
-    old_k = blocks.rotated(attention, "k_norm", recording.k[layer, :, :begin], rotation, slice(0, begin))
-    old_k = old_k.transpose(1, 2).repeat_interleave(spread, 1)
-    old_v = recording.v[layer, :, :begin].transpose(1, 2).repeat_interleave(spread, 1)
-    before = (q.flatten(2, 4) @ old_k.transpose(-1, -2)).unflatten(2, (variants, heads // groups, queries))
-    now = (q.flatten(3, 4) @ k.transpose(-1, -2)).unflatten(3, (heads // groups, queries))
-    future = torch.ones(queries, tokens, dtype=torch.bool, device=q.device).tril(tokens - queries).logical_not()
-    scores = torch.cat((before, now.masked_fill(future, -torch.inf)), dim=-1)
-
-    def entry(index: int, members: Tensor, position: Tensor, *key: Tensor) -> tuple[Tensor | int, ...]:
-        """Where q, scores and weights have these heads of a variant, at one position a prompt: (n, members, ...)."""
-        here = (rows[:, None], members // (heads // groups), index, members % (heads // groups))
-        return (*here, (position - (end - queries))[:, None], *(place[:, None] for place in key))
-
-    for index, edit in edits:
-        if edit.site == "score":
-            assert edit.position is not None and edit.key is not None
-            scores[entry(index, torch.tensor(edit.heads, device=rows.device), edit.position, edit.key)] = -torch.inf
-    weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
-    z = (weights[..., :begin].flatten(2, 4) @ old_v).unflatten(2, (variants, heads // groups, queries))
-    z = z + (weights[..., begin:].flatten(3, 4) @ v).unflatten(3, (heads // groups, queries))
-    z = z.permute(2, 0, 4, 1, 3, 5).flatten(3, 4)
-    for index, together in _narrow(edits):
-        first, seen = together[0], together[0].seen_by
-        assert seen is not None
-        members = torch.tensor(list(dict.fromkeys(h for edit in together for h in edit.heads)), device=rows.device)
-        place = (index, rows[:, None], (seen - (end - queries))[:, None], members)
-        if len(together) == 1 and first.site == "v" and first.position is not None:  # z is linear in this one value
-            late = (first.position - begin).clamp(min=0)
-            fresh = slices["v"][index, rows, late].repeat_interleave(heads // groups, dim=1)
-            recorded_ = recording.at("v", layer, first.position)
-            standing = torch.where((first.position < begin)[:, None, None], recorded_, fresh)[:, members]
-            heard = weights[entry(index, members, seen, first.position)][..., None]
-            z[place] += heard * (first.mixed(standing) - standing)
-            continue
-        new_k, new_v = (
-            _changed(recording, layer, site, slices[site][index], begin, together, members) for site in "kv"
-        )
-        asked = entry(index, members, seen)
-        heard = weights[asked]
-        if any(edit.site == "k" for edit in together):
-            new_k = blocks.rotated(attention, "k_norm", new_k, rotation, slice(0, end))
-            again = torch.einsum("nhd,nthd->nht", q[asked], new_k).masked_fill(scores[asked].isneginf(), -torch.inf)
-            heard = again.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
-        z[place] = torch.einsum("nht,nthd->nhd", heard, new_v)
-    return z
-
-
-def _narrow(edits: Sequence[tuple[int, Edit]]) -> Iterator[tuple[int, list[Edit]]]:
-    """The edits with `seen_by`: of each variant, those that act at the same position together."""
-    for index in sorted({index for index, edit in edits if edit.seen_by is not None}):
-        for together in heard_together([edit for variant, edit in edits if variant == index]):
-            yield index, together
-
-
-def _changed(
-    recording: Recording, layer: int, site: str, fresh: Tensor, begin: int, together: list[Edit], members: Tensor
-) -> Tensor:
-    """(n, tokens, members, head_size): keys or values of some heads, recorded up to `begin` and then fresh, edited."""
-    heads, rows = recording.subject.heads, torch.arange(len(recording), device=members.device)
-    old = getattr(recording, site)[layer, :, :begin]
-    both = [part[:, :, members // (heads // part.shape[2])] for part in (old, fresh)]
-    x = torch.cat(both, dim=1)
-    order = members.tolist()
-    own = [replace(edit, heads=tuple(map(order.index, edit.heads))) for edit in together]
-    _apply(x[None], own, 0, layer, site, rows, torch.zeros_like(rows))
-    return x
-
-
-def _apply(x: Tensor, edits: Sequence[Edit], variant: int, layer: int, site: str, rows: Tensor, origin: Tensor) -> None:
-    """Make one variant's edits of a site in x (variants, n, tokens, heads, head_size), whose tokens begin at
-    `origin`."""
-    for edit in edits:
-        if edit.layer != layer or edit.site != site:
-            continue
-        heads = torch.tensor(edit.heads, device=rows.device)
-        if edit.position is None:
-            assert edit.value is not None  # all positions are edited, so the tokens begin with the first one
-            whole = replace(edit, value=edit.value[:, : x.shape[2]])
-            x[variant, :, :, heads] = whole.mixed(x[variant][:, :, heads])
-        else:
-            where = (variant, rows[:, None], (edit.position - origin)[:, None], heads)
-            x[where] = edit.mixed(x[where])
 
 
 class _Reads:
