@@ -3,7 +3,7 @@
 import numpy as np
 from torch import Tensor
 
-from .statistics import DRAWS, Estimate, Values, difference
+from .statistics import DRAWS, Estimate, Values, counts, difference, resampled, sums
 
 
 def recovered(
@@ -47,13 +47,10 @@ def shares(
     gained: np.ndarray, gap: np.ndarray, contexts: np.ndarray, draws: int = DRAWS, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The ratio of means of gained (conditions, n) and of gap (n,), with its bounds; contexts are resampled."""
-    which = np.unique(contexts, return_inverse=True)[1]
-    clusters = int(which.max()) + 1
-    member = np.equal.outer(which, np.arange(clusters)).astype(float)
-    picked = np.random.default_rng(seed).integers(clusters, size=(draws, clusters))
-    times = np.stack([np.bincount(row, minlength=clusters) for row in picked], axis=1).astype(float)
+    groups, picked = resampled(contexts, draws, seed)
+    times = counts(picked)
     with np.errstate(divide="ignore", invalid="ignore"):
-        drawn = (gained @ member @ times) / (gap @ member @ times)
+        drawn = sums(gained, groups, times) / sums(gap, groups, times)
     low, high = np.nanquantile(drawn, [0.025, 0.975], axis=1)
     return gained.mean(axis=1) / gap.mean(), low, high
 

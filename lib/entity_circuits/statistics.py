@@ -96,15 +96,15 @@ def ratio(first: Values, second: Values, contexts: Values, *, draws: int = DRAWS
         print(ratio(part, whole, contexts=[0, 0, 1, 1]))
         # 0.67 [0.50, 1.00], n = 4
     """
-    numbers, groups = np.unique(_array(contexts), return_inverse=True)
-    sums = np.stack([np.bincount(groups, _array(values), len(numbers)) for values in (first, second)])
-    if not sums[1].sum():
+    groups, picked = resampled(contexts, draws, seed)
+    clusters = picked.shape[1]
+    totals = np.stack([np.bincount(groups, _array(values), clusters) for values in (first, second)])
+    if not totals[1].sum():
         raise ValueError("a ratio to a mean of zero")
-    picked = np.random.default_rng(seed).integers(len(numbers), size=(draws, len(numbers)))
-    above, below = sums[0][picked].sum(1), sums[1][picked].sum(1)
+    above, below = totals[0][picked].sum(1), totals[1][picked].sum(1)
     low, high = np.quantile(above[below > 0] / below[below > 0], [0.025, 0.975])
-    low, high = (low, high) if len(numbers) > 1 else (np.nan, np.nan)
-    return Estimate(float(sums[0].sum() / sums[1].sum()), float(low), float(high), len(groups), len(numbers))
+    low, high = (low, high) if clusters > 1 else (np.nan, np.nan)
+    return Estimate(float(totals[0].sum() / totals[1].sum()), float(low), float(high), len(groups), clusters)
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> Estimate:
@@ -192,19 +192,17 @@ def intervals(
     if statistic not in ("mean", "median"):
         raise ValueError(f"no statistic called {statistic!r}: mean or median")
     n = values.shape[-1]
-    groups = np.arange(n) if contexts is None else np.unique(_array(contexts), return_inverse=True)[1]
-    if len(groups) != n:
-        raise ValueError(f"{n} examples, but {len(groups)} context numbers")
-    clusters = int(groups.max()) + 1
+    names = np.arange(n) if contexts is None else _array(contexts)
+    if len(names) != n:
+        raise ValueError(f"{n} examples, but {len(names)} context numbers")
     cells = values.reshape(-1, n)
-    random = np.random.default_rng(seed)
-    picked = random.integers(clusters, size=(draws, clusters))
+    groups, picked = resampled(names, draws, seed)
     if statistic == "mean":
-        value, resampled = cells.mean(axis=1), _means(cells, groups, picked)
+        value, drawn = cells.mean(axis=1), means(cells, groups, counts(picked))
     else:
-        value, resampled = np.median(cells, axis=1), _medians(cells, groups, picked)
-    low, high = np.quantile(resampled, [0.025, 0.975], axis=1)
-    if clusters == 1:
+        value, drawn = np.median(cells, axis=1), _medians(cells, groups, picked)
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=1)
+    if picked.shape[1] == 1:
         low, high = np.full_like(value, np.nan), np.full_like(value, np.nan)
     shape = values.shape[:-1]
     return Intervals(value.reshape(shape), low.reshape(shape), high.reshape(shape), n)
@@ -225,13 +223,30 @@ def by(frame: pd.DataFrame, columns: str | list[str], value: str = "correct") ->
     return pd.DataFrame(rows)
 
 
-def _means(cells: np.ndarray, groups: np.ndarray, picked: np.ndarray) -> np.ndarray:
-    """(cells, draws): each draw's mean, from sums and sizes of the contexts, so that no example is copied."""
-    clusters = picked.shape[1]
-    member = np.equal.outer(groups, np.arange(clusters)).astype(float)
-    times = np.stack([np.bincount(row, minlength=clusters) for row in picked], axis=1).astype(float)
-    sums = cells @ member @ times
-    return sums / (member.sum(axis=0) @ times)
+def resampled(contexts: Values, draws: int = DRAWS, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """The draws of every bootstrap over contexts: the context of each example and the contexts of each draw.
+
+    `groups` (n,) numbers the contexts from 0; `picked` (draws, contexts) are such numbers, with replacement.
+
+        groups, picked = resampled(p.contexts, draws=300)
+    """
+    names, groups = np.unique(_array(contexts), return_inverse=True)
+    return groups, np.random.default_rng(seed).integers(len(names), size=(draws, len(names)))
+
+
+def counts(picked: np.ndarray) -> np.ndarray:
+    """(contexts, draws) float64: how many times each draw of `resampled` takes each context."""
+    return np.stack([np.bincount(row, minlength=picked.shape[1]) for row in picked], axis=1).astype(float)
+
+
+def sums(values: np.ndarray, groups: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """(..., draws): the sum of values (..., n) in each draw, `times` as in `counts`; no example is copied."""
+    return values @ np.equal.outer(groups, np.arange(len(times))).astype(float) @ times
+
+
+def means(values: np.ndarray, groups: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """(..., draws): the mean of values (..., n) in each draw, over as many examples as its contexts have."""
+    return sums(values, groups, times) / sums(np.ones(len(groups)), groups, times)
 
 
 def _medians(cells: np.ndarray, groups: np.ndarray, picked: np.ndarray) -> np.ndarray:

@@ -117,8 +117,8 @@ def redraw_rows(found: Mapping[str, tuple[Scores, Scores]], k: int = 5) -> pd.Da
 def rank_agreement(one: Scores, other: Scores, *, draws: int = 300, seed: int = 0) -> Estimate:
     """Spearman's correlation of two sweeps over the same prompts, resampled together for its interval."""
     path = ~torch.isnan(one.mean) & ~torch.isnan(other.mean)
-    groups = np.unique(one.contexts.numpy(), return_inverse=True)[1]
-    n = int(groups.max()) + 1
+    groups, picked = statistics.resampled(one.contexts, draws, seed)
+    n = picked.shape[1]
 
     def correlation(times: np.ndarray) -> float:
         ranks = []
@@ -127,8 +127,7 @@ def rank_agreement(one: Scores, other: Scores, *, draws: int = 300, seed: int = 
             ranks.append(pd.Series((scores.per_example[path].double() @ weights).numpy()).rank().to_numpy())
         return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
-    picked = np.random.default_rng(seed).integers(n, size=(draws, n))
-    found = [correlation(np.bincount(row, minlength=n)) for row in picked]
+    found = [correlation(times) for times in statistics.counts(picked).T]
     low, high = np.quantile(found, [0.025, 0.975]) if n > 1 else (math.nan, math.nan)
     return Estimate(correlation(np.ones(n)), float(low), float(high), len(groups), n)
 
