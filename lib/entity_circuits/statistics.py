@@ -1,5 +1,6 @@
 """Intervals for accuracies, scores and shares. Prompts of a context are not independent: contexts are resampled."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -108,13 +109,7 @@ def ratio(first: Values, second: Values, contexts: Values, *, draws: int = DRAWS
 
 
 def recovered(
-    patched: Values,
-    base: Values,
-    tuned: Values,
-    contexts: Values | None = None,
-    *,
-    draws: int = DRAWS,
-    seed: int = 0,
+    patched: Values, base: Values, tuned: Values, contexts: Values | None = None, *, draws: int = DRAWS, seed: int = 0
 ) -> Estimate:
     """The share (patched - base) / (tuned - base) of mean correctness, of values (n,) for the same n prompts.
 
@@ -172,6 +167,33 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Estimate:
     middle = (share + z**2 / (2 * n)) / scale
     half = z / scale * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
     return Estimate(share, max(middle - half, 0.0), min(middle + half, 1.0), n, n)
+
+
+def spearman(one: np.ndarray, other: np.ndarray) -> float:
+    """The rank correlation of two series (n,); NaN for fewer than three numbers or where all of one rank alike.
+
+    >>> spearman(np.array([1, 2, 4]), np.array([10, 30, 20]))
+    0.5
+    """
+    ranks = [pd.Series(values).rank().to_numpy() for values in (one, other)]
+    if len(one) < 3 or any(np.ptp(rank) == 0 for rank in ranks):
+        return float("nan")
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def overlap(first: int, second: int, common: int, one: int, other: int) -> np.ndarray:
+    """Probabilities of sharing 0, 1, ... if `one` and `other` are drawn from pools of `first` and `second`, of which
+    `common` are the same; exact.
+
+    >>> overlap(4, 4, 4, 2, 1).tolist()
+    [0.5, 0.5]
+    """
+    shared = np.zeros(min(one, other) + 1)
+    # Of the one set, so many are such as the other could draw; of these, the other then draws so many.
+    for marked, probability in enumerate(_hypergeometric(first, common, one)):
+        part = _hypergeometric(second, marked, other)
+        shared[: len(part)] += probability * part
+    return shared
 
 
 def spoken(value: float, low: float | None, high: float | None, form: str = ".2f") -> str:
@@ -296,6 +318,12 @@ def sums(values: np.ndarray, groups: np.ndarray, times: np.ndarray) -> np.ndarra
 def means(values: np.ndarray, groups: np.ndarray, times: np.ndarray) -> np.ndarray:
     """(..., draws): the mean of values (..., n) in each draw, over as many examples as its contexts have."""
     return sums(values, groups, times) / sums(np.ones(len(groups)), groups, times)
+
+
+def _hypergeometric(all_: int, marked: int, drawn: int) -> np.ndarray:
+    """Probabilities of 0, 1, ... marked ones among `drawn` of `all_`, of which `marked` are marked."""
+    most, ways = min(marked, drawn), math.comb(all_, drawn)
+    return np.array([math.comb(marked, k) * math.comb(all_ - marked, drawn - k) / ways for k in range(most + 1)])
 
 
 def _medians(cells: np.ndarray, groups: np.ndarray, picked: np.ndarray) -> np.ndarray:

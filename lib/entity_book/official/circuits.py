@@ -121,11 +121,11 @@ def rank_agreement(one: Scores, other: Scores, *, draws: int = 300, seed: int = 
     n = picked.shape[1]
 
     def correlation(times: np.ndarray) -> float:
-        ranks = []
+        weighted = []
         for scores in (one, other):
             weights = torch.as_tensor(times[groups], dtype=torch.float64) * scores.logprob.double().exp()
-            ranks.append(pd.Series((scores.per_example[path].double() @ weights).numpy()).rank().to_numpy())
-        return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+            weighted.append((scores.per_example[path].double() @ weights).numpy())
+        return statistics.spearman(*weighted)
 
     found = [correlation(times) for times in statistics.counts(picked).T]
     low, high = np.quantile(found, [0.025, 0.975]) if n > 1 else (math.nan, math.nan)

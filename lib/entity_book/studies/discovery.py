@@ -103,12 +103,11 @@ def agreement(tables: dict[str, pd.DataFrame], top: dict[str, int]) -> pd.DataFr
         both = table.dropna(subset=["score", "other"])
         k = top[name]
         best = [set(both.nsmallest(k, column)["head"]) for column in ("score", "other")]
-        ranks = both[["score", "other"]].rank()
         rows.append(
             {
                 "group": name,
                 "heads": len(both),
-                "spearman": float(np.corrcoef(ranks["score"], ranks["other"])[0, 1]) if len(both) > 2 else np.nan,
+                "spearman": statistics.spearman(both["score"].to_numpy(), both["other"].to_numpy()),
                 "top": k,
                 "shared": len(best[0] & best[1]),
                 "chance": k * k / max(len(both), 1),

@@ -30,7 +30,9 @@ def overlap(masks: Masks, one: str, other: str) -> pd.DataFrame:
         if model != one or twin is None:
             continue
         common, shared = set(mask.heads) & set(twin.heads), set(mask.selected) & set(twin.selected)
-        chances = _shared(len(mask.heads), len(twin.heads), len(common), len(mask.selected), len(twin.selected))
+        chances = statistics.overlap(
+            len(mask.heads), len(twin.heads), len(common), len(mask.selected), len(twin.selected)
+        )
         row: dict[str, object] = {
             "group": group,
             "desideratum": target,
@@ -59,7 +61,7 @@ def recovered(mask: Mask, groups: Mapping[Group, Sequence[Head]], draws: int = 1
         if POSITIONS[group] != mask.position:
             continue
         shared, layers = set(mask.selected) & set(heads), by_layer(heads)
-        chances = _shared(len(mask.heads), len(heads), len(heads), len(mask.selected), len(heads))
+        chances = statistics.overlap(len(mask.heads), len(heads), len(heads), len(mask.selected), len(heads))
         drawn = np.zeros(draws)
         for layer, numbers in by_layer(mask.selected).items():
             members = len(layers.get(layer, ()))
@@ -76,17 +78,6 @@ def recovered(mask: Mask, groups: Mapping[Group, Sequence[Head]], draws: int = 1
             row[name] = float(np.median([head.layer for head in some])) if some else math.nan
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _shared(first: int, second: int, common: int, drawn: int, other: int) -> np.ndarray:
-    """Probabilities of sharing 0, 1, ... heads if so many are drawn from two pools that have `common` heads."""
-    found = np.zeros(min(drawn, other) + 1)
-    for marked in range(min(common, drawn) + 1):
-        one = math.comb(common, marked) * math.comb(first - common, drawn - marked) / math.comb(first, drawn)
-        for both in range(min(marked, other) + 1):
-            ways = math.comb(marked, both) * math.comb(second - marked, other - both)
-            found[both] += one * ways / math.comb(second, other)
-    return found
 
 
 def along(one: Study, masks: Sequence[Mask], position: Position, target: Hypothesis, draws: int = 3) -> pd.DataFrame:
