@@ -14,6 +14,7 @@ from entity_circuits.methods.path_patching import ROUNDS, Discovery, Scores, Sta
 from entity_circuits.results import Store
 from entity_circuits.runs import replay
 from entity_circuits.runs.recording import Recording
+from entity_circuits.tasks.vocabulary import token_ids
 from torch import Tensor
 
 from ..paper import Paper
@@ -81,8 +82,8 @@ def _roles(recording: Recording) -> Tensor:
     places = torch.arange(width, device=p.input_ids.device).expand(n, -1)
     role = torch.full((n, width), ROLES.index("the rest"), device=p.input_ids.device)
     role[(p.input_ids[:, :, None] == p.object_ids[:, None]).any(-1)] = ROLES.index("other objects")
-    labels = recording.subject.tokenizer([" " + label for world in p.worlds for label in world.labels])["input_ids"]
-    label_ids = torch.tensor(labels, device=p.input_ids.device).view(n, -1)
+    ids = token_ids(recording.subject.tokenizer, {label for world in p.worlds for label in world.labels})
+    label_ids = torch.tensor([[ids[label] for label in world.labels] for world in p.worlds], device=p.input_ids.device)
     role[(p.input_ids[:, :, None] == label_ids[:, None]).any(-1)] = ROLES.index("other labels")
     role[:, 0] = ROLES.index("first token")
     role[places >= p.query[:, None] - 1] = ROLES.index("query")
