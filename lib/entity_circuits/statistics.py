@@ -178,7 +178,7 @@ def spearman(one: np.ndarray, other: np.ndarray) -> float:
     ranks = [pd.Series(values).rank().to_numpy() for values in (one, other)]
     if len(one) < 3 or any(np.ptp(rank) == 0 for rank in ranks):
         return float("nan")
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
 def overlap(first: int, second: int, common: int, one: int, other: int) -> np.ndarray:

@@ -1,6 +1,5 @@
 """Masks and patches in tables: as masks are learned, by number of heads, in two models, among all heads, in words."""
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -121,28 +120,6 @@ def traces(masks: Sequence[Mask]) -> pd.DataFrame:
         for head, weight in zip(mask.heads, weights, strict=True)
     ]
     return pd.DataFrame(rows)
-
-
-def crossed(rows: pd.DataFrame, reference: str) -> pd.DataFrame:
-    """Rows of `semantics.cross`, one a selection and model: `value`, `low`, `high`, `n`, and the `floor` (no patch).
-
-    `more` is the paired difference to the model `reference` on the same pairs, and `alone` that of the source prompts'
-    own accuracies, each with `_low` and `_high`.
-
-        print(mask_tables.crossed(semantics.cross(studies, selections), "qwen2.5-coder-0.5b"))
-    """
-    found = []
-    parts = {key: part.sort_values("prompt") for key, part in rows.groupby(["selection", "model", "patched"])}
-    for selection, model in itertools.product(rows["selection"].unique(), rows["model"].unique()):
-        part, own = (parts[selection, name, selection] for name in (model, reference))
-        value = statistics.estimate(part["hit"].to_numpy(), part["context"].to_numpy())
-        row: dict[str, object] = {"selection": selection, "model": model, "value": value.value, "low": value.low}
-        row |= {"high": value.high, "n": value.n, "floor": float(parts[selection, model, "no patch"]["hit"].mean())}
-        for name, column in (("more", "hit"), ("alone", "source_right")):
-            gap = statistics.difference(part[column].to_numpy(), own[column].to_numpy(), own["context"].to_numpy())
-            row |= {name: gap.value, f"{name}_low": gap.low, f"{name}_high": gap.high}
-        found.append(row)
-    return pd.DataFrame(found)
 
 
 def words(table: pd.DataFrame, models: Mapping[str, str]) -> dict[str, str]:

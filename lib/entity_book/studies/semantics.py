@@ -19,7 +19,7 @@ from entity_circuits.circuits.files import Finding
 from entity_circuits.heads import GROUPS, POSITIONS, Group, Head, by_layer
 from entity_circuits.methods import dcm, interchange
 from entity_circuits.methods.dcm import Asked, Mask
-from entity_circuits.methods.interchange import Answers, Pairs, Position, Selection
+from entity_circuits.methods.interchange import Answers, Pairs, Position
 from entity_circuits.models.subject import Subject
 from entity_circuits.results import Store
 from entity_circuits.tasks import desiderata
@@ -342,18 +342,3 @@ def additional(
 
         tables.append(one.patched(drawn, pairs, {"heads": heads}, position).assign(desideratum=name))
     return pd.concat([rows.astype({"answer": str}) for rows in tables], ignore_index=True)
-
-
-def cross(studies: Sequence[Study], selections: Mapping[str, Selection], part: Part = "test") -> pd.DataFrame:
-    """Heads that were selected in one model, patched in every other: the rows of `patching.patch`, and the `model`.
-
-    All models are given the same pairs of prompts, and each forgets them afterwards. The floor stands as "no patch"
-    beside each selection.
-    """
-    tables = []
-    for one in studies:
-        for name, chosen in selections.items():
-            rows = one.patch({name: chosen.heads}, chosen.position, chosen.desideratum, part)  # type: ignore[arg-type]
-            tables.append(rows.assign(model=one.name, selection=name))
-        one.forget()
-    return pd.concat(tables, ignore_index=True)
