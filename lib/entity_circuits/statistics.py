@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-Statistic = Literal["mean", "median"]
+Average = Literal["mean", "median"]
 Values = Tensor | np.ndarray | Sequence[Any]
 
 DRAWS = 2000
@@ -50,7 +50,7 @@ class Intervals:
 
 
 def estimate(
-    values: Values, contexts: Values | None = None, *, statistic: Statistic = "mean", draws: int = DRAWS, seed: int = 0
+    values: Values, contexts: Values | None = None, *, statistic: Average = "mean", draws: int = DRAWS, seed: int = 0
 ) -> Estimate:
     """The mean (or median) of values (n,), with the 95% percentile interval of a bootstrap over contexts.
 
@@ -245,7 +245,7 @@ def intervals(
     per_example: Values,
     contexts: Values | None = None,
     *,
-    statistic: Statistic = "mean",
+    statistic: Average = "mean",
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Intervals:

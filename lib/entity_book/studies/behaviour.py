@@ -9,7 +9,7 @@ from entity_circuits.models.subject import Subject
 from entity_circuits.runs.answers import Behaviour, evaluate
 from entity_circuits.tasks.boxes import Prompts
 
-Kind = Literal["the right object", "another object", "a label", "something else"]
+AnswerKind = Literal["the right object", "another object", "a label", "something else"]
 
 
 def table(found: Behaviour) -> pd.DataFrame:
@@ -48,7 +48,7 @@ def table(found: Behaviour) -> pd.DataFrame:
             }
         )
     table = pd.DataFrame(rows).astype({"said_position": "Int64", "distance": "Int64"})
-    return table.assign(kind=pd.Categorical(table["kind"], categories=get_args(Kind)))
+    return table.assign(kind=pd.Categorical(table["kind"], categories=get_args(AnswerKind)))
 
 
 def distances(table: pd.DataFrame) -> pd.DataFrame:
@@ -98,7 +98,7 @@ def sharing(subject: Subject, prompts: Prompts, batch: int = 70) -> pd.DataFrame
     return pd.DataFrame(rows).assign(same_answer=same, largest_difference=apart)
 
 
-def _kind(right: bool, in_context: bool, is_label: bool) -> Kind:
+def _kind(right: bool, in_context: bool, is_label: bool) -> AnswerKind:
     if right:
         return "the right object"
     if in_context:

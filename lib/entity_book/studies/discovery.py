@@ -33,7 +33,7 @@ def score_table(scores: Scores, statistic: Statistic = "ratio_of_means") -> pd.D
     """
     weight = scores.logprob.exp() / scores.logprob.exp().mean() if statistic == "ratio_of_means" else 1.0
     values = scores.change if statistic == "mean_log" else scores.per_example * weight
-    kind: statistics.Statistic = "median" if statistic == "median" else "mean"
+    kind: statistics.Average = "median" if statistic == "median" else "mean"
     cells = statistics.intervals(values, scores.contexts, statistic=kind)
     layers, heads = scores.change.shape[:2]
     rank = {head: place for place, head in enumerate(scores.ranking(statistic), start=1)}

@@ -152,7 +152,7 @@ def answers(frame: pd.DataFrame) -> pd.DataFrame:
     """What each model says at seven boxes, from rows of `look`: the share of each sort of answer, a row a model."""
     asked = frame[frame["condition"] == "seven boxes"]
     shares = pd.crosstab(asked["kind"], asked["answer"].astype(str), normalize="index")
-    order = list(get_args(behaviour.Kind))
+    order = list(get_args(behaviour.AnswerKind))
     return shares.reindex(index=list(dict.fromkeys(asked["kind"])), columns=order, fill_value=0.0)
 
 
