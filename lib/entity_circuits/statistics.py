@@ -38,6 +38,10 @@ class Estimate:
         """Upper bound minus lower bound."""
         return self.high - self.low
 
+    def cells(self, name: str) -> dict[str, float]:
+        """The part of a table's row about this number: `name`, `name_low` and `name_high`."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+
 
 @dataclass(frozen=True)
 class Intervals:

@@ -15,7 +15,7 @@ AnswerKind = Literal["the right object", "another object", "a label", "something
 def table(found: Behaviour) -> pd.DataFrame:
     """One row a prompt, for figures and `statistics.by`.
 
-    `position` (from 1) is the place of the queried box in the context; `kind` says what was said, see `AnswerKind`. If an
+    `position` (from 1) is the place of the queried box in the context; `kind` says what was said (`AnswerKind`). If an
     object of the context was said, `said_position` is its place and `distance` how many boxes too late it is
     (negative: too early). `answer_prob` and `objects_prob` are the probabilities of the right object and of all
     objects of the context together.

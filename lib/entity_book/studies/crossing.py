@@ -54,6 +54,6 @@ def crossed(rows: pd.DataFrame, reference: str) -> pd.DataFrame:
         row |= {"high": value.high, "n": value.n, "floor": float(parts[selection, model, "no patch"]["hit"].mean())}
         for name, column in (("more", "hit"), ("alone", "source_right")):
             gap = statistics.difference(part[column].to_numpy(), own[column].to_numpy(), own["context"].to_numpy())
-            row |= {name: gap.value, f"{name}_low": gap.low, f"{name}_high": gap.high}
+            row |= gap.cells(name)
         found.append(row)
     return pd.DataFrame(found)

@@ -312,8 +312,7 @@ def _cells(name: str, values: pd.Series | None, less: pd.Series | None, contexts
     """A number with its bounds; NaN where there is nothing to estimate it from."""
     if values is None or values.isna().any():
         return dict.fromkeys((name, f"{name}_low", f"{name}_high"), math.nan)
-    found = statistics.estimate((values if less is None else values - less).to_numpy(), contexts)
-    return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+    return {**statistics.estimate((values if less is None else values - less).to_numpy(), contexts).cells(name)}
 
 
 def additional(
