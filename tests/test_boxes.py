@@ -12,7 +12,7 @@ from entity_circuits.tasks import boxes, vocabulary
 from entity_circuits.tasks.boxes import World
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 TOKENIZER = tiny.tokenizer()
@@ -180,18 +180,6 @@ def lone_letters():
     return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", eos_token="<eos>")
 
 
-def sentencepiece():
-    """A tokenizer like Llama's: words are marked by the space before them, and a text gets one of its own."""
-    pieces = [f"▁{word}" for word in (*tiny.SMALL_WORDS, *vocabulary.LABELS, *vocabulary.objects())]
-    vocabulary_ids = {piece: i for i, piece in enumerate(dict.fromkeys(["<unk>", "</s>", "▁", ",", ".", *pieces]))}
-    inner = Tokenizer(models.WordLevel(vocabulary_ids, unk_token="<unk>"))
-    inner.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    inner.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split("▁", behavior="merged_with_next"), pre_tokenizers.Punctuation(behavior="isolated")]
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", eos_token="</s>")
-
-
 def ending(tokenizer):
     """The same tokenizer, but it ends every text with its end token."""
 
@@ -204,7 +192,7 @@ def ending(tokenizer):
 
 
 def test_single_tokens_are_found_where_a_text_gets_a_space_of_its_own():
-    tokenizer = sentencepiece()
+    tokenizer = tiny.sentencepiece()
     assert len(tokenizer(" apple")["input_ids"]) == 2  # what makes this hard
     assert len(vocabulary.token_ids(tokenizer, vocabulary.objects())) == len(vocabulary.objects())
     prompts = boxes.prompts(reader(tokenizer), n=7)

@@ -13,7 +13,7 @@ from entity_circuits.methods import dcm, interchange
 from entity_circuits.runs import replay
 from entity_circuits.runs.edits import Edit
 from entity_circuits.tasks import desiderata, toy
-from entity_circuits.tasks.desiderata import ANSWERS, SPLITS, Triples
+from entity_circuits.tasks.desiderata import ANSWERS, Triples
 
 POSITIONS = ("last", "query", "prev")
 RELAY, DIRECT = Head(2, 0), Head(2, 1)
@@ -288,21 +288,6 @@ def test_answers_of_the_toy_are_those_computed_by_hand():
     assert logit.to_numpy() == pytest.approx(2 - torch.tensor([2.0, 1, 0, 0, 0]).logsumexp(0).item())
 
 
-def test_a_mask_is_compared_with_floor_ceiling_source_and_random_heads():
-    pairs = toy_pairs()
-    mask = dcm.learn(pairs.subject, None, pairs, pairs, position="last", penalty=1.5, steps=20)
-    table = dcm.compare(pairs.subject, mask, pairs, draws=40)
-    mean = table.groupby("patched")["hit"].mean()
-    assert mean.drop("random heads").to_dict() == {
-        "no patch": 0.0, "selected": 1.0, "whole group": 1.0, "source prompt": 1.0
-    }  # fmt: skip
-    assert 0 < mean["random heads"] < 0.5  # one of six heads is the relay
-    random = table[table["patched"] == "random heads"]
-    assert set(random["size"]) == {1} and random["draw"].nunique() == 40
-    assert table[table["patched"] != "random heads"]["draw"].isna().all()
-    pd.testing.assert_frame_equal(table, dcm.compare(pairs.subject, mask, pairs, draws=40))
-
-
 def test_masks_in_tables(pairs, judge):
     masks = dcm.sweep(SUBJECT, GROUP, pairs, judge, position="last", steps=20, penalties=[0.0, 50.0], seeds=[None, 1])
     curve = dcm.curve(masks)
@@ -323,25 +308,6 @@ def test_hypotheses_share_recordings(pairs):
         interchange.record(SUBJECT, drawn("position", seed=1), like=pairs)
 
 
-def test_heads_of_one_model_in_another():
-    other = tiny.subject("qwen2", seed=5, dtype=torch.float64)
-    chosen = {
-        "A": interchange.Selection(GROUP, "last", "object"),
-        "B": interchange.Selection(GROUP[:2], "last", "position"),
-        "D": interchange.Selection(GROUP[2:], "prev", "label"),
-    }
-    subjects = {"one": SUBJECT, "twin": tiny.subject("qwen2", dtype=torch.float64), "other": other}
-    table = interchange.cross(subjects, chosen, n=6, boxes=3, draws=2)
-    parts = {name: part.drop(columns="model").reset_index(drop=True) for name, part in table.groupby("model")}
-    pd.testing.assert_frame_equal(parts["one"], parts["twin"])
-    assert (parts["one"]["target_logprob"] - parts["other"]["target_logprob"]).abs().max() > 0.1
-    assert table.groupby(["model", "draw"])["context"].nunique().eq(2).all() and table["context"].nunique() == 4
-    single = interchange.patch(other, GROUP[2:], drawn("label", split=SPLITS["test"], seed=1), position="prev")
-    mine = table[(table["model"] == "other") & (table["draw"] == 1) & (table["patched"] == "D")]
-    assert mine["target_logprob"].to_numpy() == pytest.approx(single.iloc[6:]["target_logprob"].to_numpy(), abs=1e-9)
-    assert set(table.loc[table["patched"] == "A", "desideratum"]) == {"object"}
-
-
 NOWHERE: Any = "object"
 
 
@@ -358,10 +324,6 @@ NOWHERE: Any = "object"
         (lambda t: dcm.learn(SUBJECT, GROUP, t, t, position="last", penalty=-1), "a penalty of 0 or more"),
         (lambda t: dcm.learn(SUBJECT, GROUP, t, t, position="last", steps=0), "a step"),
         (lambda t: dcm.sweep(SUBJECT, GROUP, t, t, position="last", seeds=[]), "a seed"),
-        (
-            lambda t: interchange.cross({"a": SUBJECT}, {"A": interchange.Selection((Head(4, 0),), "last", "object")}),
-            "L4H0",
-        ),
         (lambda t: interchange.record(SUBJECT, t, batch=0), "batch"),
     ],
 )

@@ -11,7 +11,6 @@ from entity_book.training.finetune import Recipe
 from entity_circuits import models, results
 
 SMALL = {"steps": 6, "batch": 4, "checkpoint": 2, "held_out": 8, "rank": 4}
-NOWHERE = results.Store(None)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +25,7 @@ def same(one: finetune.Trained, other: finetune.Trained) -> bool:
 
 
 def test_the_loss_falls_on_what_is_trained(subject):
-    trained = finetune.train(subject, Recipe("code", **{**SMALL, "steps": 40, "learning_rate": 1e-2}), NOWHERE)
+    trained = finetune.train(subject, Recipe("code", **{**SMALL, "steps": 40, "learning_rate": 1e-2}))
     assert trained.losses[-10:].mean() < 0.8 * trained.losses[:10].mean()
     assert trained.held_out[-1, 1] < trained.held_out[0, 1]
     assert trained.held_out[:, 0].tolist() == list(range(0, 41, 2))
@@ -48,9 +47,9 @@ def test_padding_changes_no_loss(subject):
 
 
 def test_the_same_recipe_gives_the_same_weights_and_another_seed_others(subject):
-    one, two = (finetune.train(subject, Recipe("arithmetic", **SMALL), NOWHERE) for _ in range(2))
+    one, two = (finetune.train(subject, Recipe("arithmetic", **SMALL)) for _ in range(2))
     assert same(one, two)
-    assert not same(one, finetune.train(subject, Recipe("arithmetic", seed=1, **SMALL), NOWHERE))
+    assert not same(one, finetune.train(subject, Recipe("arithmetic", seed=1, **SMALL)))
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -58,7 +57,9 @@ def test_a_training_that_is_interrupted_and_started_again_ends_in_the_same_weigh
     subject, tmp_path, full, monkeypatch
 ):
     recipe = Recipe("arithmetic", full=full, **SMALL)
-    whole = finetune.train(subject, recipe, NOWHERE)
+    monkeypatch.setenv("ENTITY_CIRCUITS_RESULTS", str(tmp_path / "own"))
+    whole = finetune.train(subject, recipe)
+    assert not (tmp_path / "own").exists(), "something was kept that nobody asked to keep"
     losses, calls = finetune._losses, []
 
     def interrupted(*arguments):
@@ -80,7 +81,7 @@ def test_a_training_that_is_interrupted_and_started_again_ends_in_the_same_weigh
 @pytest.mark.parametrize("full", [False, True])
 def test_the_model_is_as_before_after_a_training(subject, full):
     before = {name: value.clone() for name, value in subject.model.named_parameters()}
-    finetune.train(subject, Recipe("code", full=full, **SMALL), NOWHERE)
+    finetune.train(subject, Recipe("code", full=full, **SMALL))
     after = dict(subject.model.named_parameters())
     assert before.keys() == after.keys()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
@@ -98,7 +99,7 @@ def saved_base(tmp_path):
 
 def test_a_saved_adapter_loads_merged_and_computes_what_was_trained(saved_base, tmp_path):
     subject = models.load(str(saved_base), check=False)
-    trained = finetune.train(subject, Recipe("code", **{**SMALL, "learning_rate": 3e-2}), NOWHERE)
+    trained = finetune.train(subject, Recipe("code", **{**SMALL, "learning_rate": 3e-2}))
     folder = adapters.save(trained, subject, tmp_path / "adapter", "by hand")
     merged = models.load(str(saved_base), adapter=str(folder), check=False)
     held_out = training_data.examples("code", 8, 0, "held_out")
@@ -108,7 +109,7 @@ def test_a_saved_adapter_loads_merged_and_computes_what_was_trained(saved_base, 
 
 def test_an_adapter_comes_with_a_card_and_a_log_and_no_path_of_this_machine(saved_base, tmp_path):
     subject = models.wrap(tiny.model("qwen2"), tiny.tokenizer(), name="some-base", fingerprint="0")
-    trained = finetune.train(subject, Recipe("code", **SMALL), NOWHERE)
+    trained = finetune.train(subject, Recipe("code", **SMALL))
     folder = adapters.save(trained, subject, tmp_path / "adapter", "entity-circuits finetune code")
     names = {"adapter_model.safetensors", "adapter_config.json", "README.md", "log.json"}
     assert {file.name for file in folder.iterdir()} == names
@@ -121,7 +122,7 @@ def test_an_adapter_comes_with_a_card_and_a_log_and_no_path_of_this_machine(save
 
 def test_nothing_is_overwritten_and_a_failed_save_leaves_nothing(saved_base, tmp_path, monkeypatch):
     subject = models.load(str(saved_base), check=False)
-    trained = finetune.train(subject, Recipe("code", **SMALL), NOWHERE)
+    trained = finetune.train(subject, Recipe("code", **SMALL))
     adapters.save(trained, subject, tmp_path / "adapter", "")
     with pytest.raises(FileExistsError, match="there already"):
         adapters.save(trained, subject, tmp_path / "adapter", "")
@@ -133,7 +134,7 @@ def test_nothing_is_overwritten_and_a_failed_save_leaves_nothing(saved_base, tmp
 
 def test_all_weights_are_saved_as_a_model_that_loads(saved_base, tmp_path):
     subject = models.load(str(saved_base), check=False)
-    trained = finetune.train(subject, Recipe("code", full=True, **{**SMALL, "learning_rate": 1e-3}), NOWHERE)
+    trained = finetune.train(subject, Recipe("code", full=True, **{**SMALL, "learning_rate": 1e-3}))
     folder = adapters.save(trained, subject, tmp_path / "full", "")
     loaded = models.load(str(folder), check=False)
     held_out = training_data.examples("code", 8, 0, "held_out")

@@ -12,11 +12,10 @@ from entity_book.claims import handing_over
 from entity_book.figures import charts
 from entity_book.figures import semantics as figures
 from entity_book.paper import paper
-from entity_book.studies import mask_tables, semantics
+from entity_book.studies import crossing, mask_tables, semantics
 from entity_circuits import circuits
 from entity_circuits.heads import POSITIONS, Circuit, Head
 from entity_circuits.methods import dcm, interchange
-from entity_circuits.methods.interchange import Selection
 from entity_circuits.results import Store
 
 A, B, C, D = "value_fetcher", "position_transmitter", "position_detector", "structure_reader"
@@ -255,20 +254,20 @@ def test_additional_desiderata_are_patched_as_if_recorded_alone(study):
 
 
 def test_heads_are_crossed_between_models_on_the_same_pairs(study, twin):
-    table = semantics.cross([study, twin], {"A": Selection(GROUPS[A], "last", "object")})
+    table = crossing.cross([study, twin], {"A": crossing.Selection(GROUPS[A], "last", "object")})
     assert table.groupby("model").size().to_dict() == {study.name: 28, twin.name: 28}
     two = [part["base_asked"].tolist() for _, part in table.groupby("model")]
     assert two[0] == two[1]
 
 
 def test_what_is_crossed_is_held_against_the_floor_and_the_reference_on_the_same_pairs(study, twin):
-    rows = semantics.cross([study, twin], {"A": Selection(GROUPS[A], "last", "object")})
+    rows = crossing.cross([study, twin], {"A": crossing.Selection(GROUPS[A], "last", "object")})
     rows.loc[rows["patched"] == "A", "hit"] = (
         [True] * 7 + [False] * 7 + [True] * 14
     )  # half in one model, all in the other
     rows.loc[rows["patched"] == "no patch", "hit"] = False
     rows["source_right"] = rows["model"] == study.name
-    table = mask_tables.crossed(rows, study.name).set_index("model")
+    table = crossing.crossed(rows, study.name).set_index("model")
     assert table["value"].to_dict() == {study.name: 0.5, twin.name: 1}
     assert table["more"].to_dict() == {study.name: 0, twin.name: 0.5}
     assert table["alone"].to_dict() == {study.name: 0, twin.name: -1}
@@ -312,8 +311,8 @@ def test_findings_are_those_of_the_selected_heads_or_of_the_group_where_none_is_
 def drawn(name, study, twin, masks):
     some = [masks[study.name, A, "object"], masks[study.name, A, "position"]]
     if name == "crossed":
-        rows = semantics.cross([study, twin], {"A": Selection(GROUPS[A], "last", "object")})
-        return figures.crossed(mask_tables.crossed(rows, study.name))
+        rows = crossing.cross([study, twin], {"A": crossing.Selection(GROUPS[A], "last", "object")})
+        return figures.crossed(crossing.crossed(rows, study.name))
     published = paper()
     return {
         "hypotheses": lambda: figures.hypotheses(study.triples["test"], 2),

@@ -1,10 +1,23 @@
 """Intervals: they cover, they respect contexts, they are seeded, and bad input is refused."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from entity_circuits.statistics import Estimate, by, difference, estimate, in_cells, intervals, ratio, wilson
+from entity_circuits.statistics import (
+    Estimate,
+    by,
+    difference,
+    estimate,
+    in_cells,
+    intervals,
+    overlap,
+    ratio,
+    spearman,
+    wilson,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -163,3 +176,18 @@ def test_cells_hold_a_number_with_its_own_bounds_and_a_dash_where_there_is_none(
     assert list(told["accuracy"]) == ["+0.50 [+0.40, +0.60]", "–"]
     assert list(told["gain"]) == ["+0.00 [-0.10, +0.10]", "+0.25"]
     assert list(told["low"][:1]) == [0.4] and table["gain"].iloc[1] == 0.25
+
+
+def test_the_overlap_of_two_draws_is_that_of_counting_all_draws():
+    first, second, found = range(6), range(2, 7), np.zeros(3)
+    draws = list(itertools.product(itertools.combinations(first, 3), itertools.combinations(second, 2)))
+    for one, other in draws:
+        found[len(set(one) & set(other))] += 1 / len(draws)
+    assert overlap(6, 5, 4, 3, 2) == pytest.approx(found)
+
+
+def test_ranks_correlate_whatever_the_scale_and_not_at_all_where_there_is_no_order():
+    values = np.array([3.0, 1.0, 2.0, 2.0])
+    assert spearman(values, np.exp(values)) == pytest.approx(1)
+    assert spearman(values, -(values**3)) == pytest.approx(-1)
+    assert np.isnan(spearman(values, np.ones(4))) and np.isnan(spearman(values[:2], values[:2]))

@@ -1,5 +1,7 @@
 """Claims about the tables and figures of circuit discovery, and about costs."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -63,6 +65,15 @@ def test_a_head_is_told_to_look_where_it_looks():
         each["other objects"] == pytest.approx(mine["other objects"] / 2) and each["first token"] == mine["first token"]
     )
     assert mine["query"] == pytest.approx(float(weights[:, int(p.query[0]) - 1 :].sum(-1).mean()), abs=1e-6)
+
+
+def test_labels_are_told_from_the_rest_where_the_tokenizer_puts_a_space_before_a_text():
+    for tokenizer in (tiny.tokenizer(), tiny.sentencepiece()):
+        subject = SimpleNamespace(tokenizer=tokenizer, device=torch.device("cpu"))
+        p = boxes.prompts(subject, 6, boxes=3)
+        roles = summaries._roles(SimpleNamespace(prompts=p, subject=subject))
+        for kind in ("other labels", "other objects"):
+            assert ((roles == summaries.ROLES.index(kind)).sum(1) == 2).all()
 
 
 def test_agreement_counts_shared_heads_and_what_chance_would_share():

@@ -14,7 +14,7 @@ import torch
 import transformers
 from entity_circuits.models.subject import Subject, wrap
 from entity_circuits.tasks import vocabulary
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 Family = Literal["llama", "qwen2", "qwen3", "mistral"]
@@ -42,6 +42,18 @@ def tokenizer() -> Any:
     )
     inner.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", eos_token="<eos>", pad_token="<eos>")
+
+
+def sentencepiece() -> Any:
+    """A tokenizer like Llama's: words are marked by the space before them, and a text gets one of its own."""
+    pieces = [f"▁{word}" for word in (*SMALL_WORDS, *vocabulary.LABELS, *vocabulary.objects())]
+    vocabulary_ids = {piece: i for i, piece in enumerate(dict.fromkeys(["<unk>", "</s>", "▁", ",", ".", *pieces]))}
+    inner = Tokenizer(models.WordLevel(vocabulary_ids, unk_token="<unk>"))
+    inner.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    inner.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split("▁", behavior="merged_with_next"), pre_tokenizers.Punctuation(behavior="isolated")]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", eos_token="</s>")
 
 
 def model(family: Family = "qwen2", *, seed: int = 0, dtype: torch.dtype = torch.float32, layers: int = 4) -> Any:

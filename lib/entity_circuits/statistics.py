@@ -1,5 +1,6 @@
-"""Intervals for accuracies and scores. Prompts of a context are not independent: contexts are resampled."""
+"""Intervals for accuracies, scores and shares. Prompts of a context are not independent: contexts are resampled."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-Statistic = Literal["mean", "median"]
+Average = Literal["mean", "median"]
 Values = Tensor | np.ndarray | Sequence[Any]
 
 DRAWS = 2000
@@ -41,6 +42,10 @@ class Estimate:
         """Upper bound minus lower bound."""
         return self.high - self.low
 
+    def cells(self, name: str) -> dict[str, float]:
+        """The part of a table's row about this number: `name`, `name_low` and `name_high`."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+
 
 @dataclass(frozen=True)
 class Intervals:
@@ -53,7 +58,7 @@ class Intervals:
 
 
 def estimate(
-    values: Values, contexts: Values | None = None, *, statistic: Statistic = "mean", draws: int = DRAWS, seed: int = 0
+    values: Values, contexts: Values | None = None, *, statistic: Average = "mean", draws: int = DRAWS, seed: int = 0
 ) -> Estimate:
     """The mean (or median) of values, with the 95% percentile interval of a bootstrap over contexts.
 
@@ -123,15 +128,58 @@ def ratio(first: Values, second: Values, contexts: Values, *, draws: int = DRAWS
         whole, part = [1, 1, 1, 0], [1, 0, 1, 0]
         print(statistics.ratio(part, whole, contexts=[0, 0, 1, 1]))  # 0.67 [0.50, 1.00], n = 4
     """
-    numbers, groups = np.unique(_array(contexts), return_inverse=True)
-    sums = np.stack([np.bincount(groups, _array(values), len(numbers)) for values in (first, second)])
-    if not sums[1].sum():
+    groups, picked = resampled(contexts, draws, seed)
+    clusters = picked.shape[1]
+    totals = np.stack([np.bincount(groups, _array(values), clusters) for values in (first, second)])
+    if not totals[1].sum():
         raise ValueError("a ratio to a mean of zero")
-    picked = np.random.default_rng(seed).integers(len(numbers), size=(draws, len(numbers)))
-    above, below = sums[0][picked].sum(1), sums[1][picked].sum(1)
+    above, below = totals[0][picked].sum(1), totals[1][picked].sum(1)
     low, high = np.quantile(above[below > 0] / below[below > 0], [0.025, 0.975])
-    low, high = (low, high) if len(numbers) > 1 else (np.nan, np.nan)
-    return Estimate(float(sums[0].sum() / sums[1].sum()), float(low), float(high), len(groups), len(numbers))
+    low, high = (low, high) if clusters > 1 else (np.nan, np.nan)
+    return Estimate(float(totals[0].sum() / totals[1].sum()), float(low), float(high), len(groups), clusters)
+
+
+def recovered(
+    patched: Values, base: Values, tuned: Values, contexts: Values | None = None, *, draws: int = DRAWS, seed: int = 0
+) -> Estimate:
+    """The share (patched - base) / (tuned - base) of mean correctness, of values (n,) for the same n prompts.
+
+    Below 0 if patching makes the model worse, above 1 if better than the tuned one. All three are resampled together,
+    over contexts. Raises `ValueError` if the 95% interval of the gap contains 0, or if there is a single context: then
+    the share would be one noise divided by another. A tuned model that is surely worse has a gap, too.
+
+        base, patched, tuned = [0, 0, 0, 1] * 10, [1, 0, 0, 1] * 10, [1, 1, 0, 1] * 10
+        print(recovered(patched, base, tuned))   # 0.50 [0.23, 0.77], n = 40
+    """
+    if reason := no_gap(base, tuned, contexts, draws, seed):
+        raise ValueError(f"no share can be given: {reason}")
+    low, middle, high = (_array(values) for values in (base, patched, tuned))
+    if middle.shape != low.shape:
+        raise ValueError(f"a share needs the same prompts three times, not {middle.shape} and {low.shape}")
+    groups = np.arange(len(low)) if contexts is None else _array(contexts)
+    value, lower, upper = shares((middle - low)[None], high - low, groups, draws, seed)
+    return Estimate(float(value[0]), float(lower[0]), float(upper[0]), len(low), len(np.unique(groups)))
+
+
+def no_gap(base: Values, tuned: Values, contexts: Values | None, draws: int = DRAWS, seed: int = 0) -> str:
+    """Why no share of the gap between two models can be given, or nothing."""
+    gap = difference(_array(tuned), _array(base), contexts, draws=draws, seed=seed)
+    if gap.low > 0 or gap.high < 0:
+        return ""
+    why = "one context gives it no interval" if np.isnan(gap.low) else "its 95% interval contains 0"
+    return f"the gap between the two models is {gap}: {why}. Take more contexts, or a pair that differs more"
+
+
+def shares(
+    gained: np.ndarray, gap: np.ndarray, contexts: np.ndarray, draws: int = DRAWS, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The ratio of means of gained (conditions, n) and of gap (n,), with its bounds; contexts are resampled."""
+    groups, picked = resampled(contexts, draws, seed)
+    times = counts(picked)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        drawn = sums(gained, groups, times) / sums(gap, groups, times)
+    low, high = np.nanquantile(drawn, [0.025, 0.975], axis=1)
+    return gained.mean(axis=1) / gap.mean(), low, high
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> Estimate:
@@ -151,6 +199,33 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Estimate:
     middle = (share + z**2 / (2 * n)) / scale
     half = z / scale * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
     return Estimate(share, max(middle - half, 0.0), min(middle + half, 1.0), n, n)
+
+
+def spearman(one: np.ndarray, other: np.ndarray) -> float:
+    """The rank correlation of two series (n,); NaN for fewer than three numbers or where all of one rank alike.
+
+    >>> spearman(np.array([1, 2, 4]), np.array([10, 30, 20]))
+    0.5
+    """
+    ranks = [pd.Series(values).rank().to_numpy() for values in (one, other)]
+    if len(one) < 3 or any(np.ptp(rank) == 0 for rank in ranks):
+        return float("nan")
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+
+
+def overlap(first: int, second: int, common: int, one: int, other: int) -> np.ndarray:
+    """Probabilities of sharing 0, 1, ... if `one` and `other` are drawn from pools of `first` and `second`, of which
+    `common` are the same; exact.
+
+    >>> overlap(4, 4, 4, 2, 1).tolist()
+    [0.5, 0.5]
+    """
+    shared = np.zeros(min(one, other) + 1)
+    # Of the one set, so many are such as the other could draw; of these, the other then draws so many.
+    for marked, probability in enumerate(_hypergeometric(first, common, one)):
+        part = _hypergeometric(second, marked, other)
+        shared[: len(part)] += probability * part
+    return shared
 
 
 def spoken(value: float, low: float | None, high: float | None, form: str = ".2f") -> str:
@@ -207,7 +282,7 @@ def intervals(
     per_example: Values,
     contexts: Values | None = None,
     *,
-    statistic: Statistic = "mean",
+    statistic: Average = "mean",
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Intervals:
@@ -235,19 +310,17 @@ def intervals(
     if statistic not in ("mean", "median"):
         raise ValueError(f"no statistic called {statistic!r}: mean or median")
     n = values.shape[-1]
-    groups = np.arange(n) if contexts is None else np.unique(_array(contexts), return_inverse=True)[1]
-    if len(groups) != n:
-        raise ValueError(f"{n} examples, but {len(groups)} context numbers")
-    clusters = int(groups.max()) + 1
+    names = np.arange(n) if contexts is None else _array(contexts)
+    if len(names) != n:
+        raise ValueError(f"{n} examples, but {len(names)} context numbers")
     cells = values.reshape(-1, n)
-    random = np.random.default_rng(seed)
-    picked = random.integers(clusters, size=(draws, clusters))
+    groups, picked = resampled(names, draws, seed)
     if statistic == "mean":
-        value, resampled = cells.mean(axis=1), _means(cells, groups, picked)
+        value, drawn = cells.mean(axis=1), means(cells, groups, counts(picked))
     else:
-        value, resampled = np.median(cells, axis=1), _medians(cells, groups, picked)
-    low, high = np.quantile(resampled, [0.025, 0.975], axis=1)
-    if clusters == 1:
+        value, drawn = np.median(cells, axis=1), _medians(cells, groups, picked)
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=1)
+    if picked.shape[1] == 1:
         low, high = np.full_like(value, np.nan), np.full_like(value, np.nan)
     shape = values.shape[:-1]
     return Intervals(value.reshape(shape), low.reshape(shape), high.reshape(shape), n)
@@ -272,13 +345,36 @@ def by(frame: pd.DataFrame, columns: str | list[str], value: str = "correct") ->
     return pd.DataFrame(rows)
 
 
-def _means(cells: np.ndarray, groups: np.ndarray, picked: np.ndarray) -> np.ndarray:
-    """(cells, draws): each draw's mean, from sums and sizes of the contexts, so that no example is copied."""
-    clusters = picked.shape[1]
-    member = np.equal.outer(groups, np.arange(clusters)).astype(float)
-    times = np.stack([np.bincount(row, minlength=clusters) for row in picked], axis=1).astype(float)
-    sums = cells @ member @ times
-    return sums / (member.sum(axis=0) @ times)
+def resampled(contexts: Values, draws: int = DRAWS, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """The draws of every bootstrap over contexts: the context of each example and the contexts of each draw.
+
+    `groups` (n,) numbers the contexts from 0; `picked` (draws, contexts) are such numbers, with replacement.
+
+        groups, picked = resampled(p.contexts, draws=300)
+    """
+    names, groups = np.unique(_array(contexts), return_inverse=True)
+    return groups, np.random.default_rng(seed).integers(len(names), size=(draws, len(names)))
+
+
+def counts(picked: np.ndarray) -> np.ndarray:
+    """(contexts, draws) float64: how many times each draw of `resampled` takes each context."""
+    return np.stack([np.bincount(row, minlength=picked.shape[1]) for row in picked], axis=1).astype(float)
+
+
+def sums(values: np.ndarray, groups: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """(..., draws): the sum of values (..., n) in each draw, `times` as in `counts`; no example is copied."""
+    return values @ np.equal.outer(groups, np.arange(len(times))).astype(float) @ times
+
+
+def means(values: np.ndarray, groups: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """(..., draws): the mean of values (..., n) in each draw, over as many examples as its contexts have."""
+    return sums(values, groups, times) / sums(np.ones(len(groups)), groups, times)
+
+
+def _hypergeometric(all_: int, marked: int, drawn: int) -> np.ndarray:
+    """Probabilities of 0, 1, ... marked ones among `drawn` of `all_`, of which `marked` are marked."""
+    most, ways = min(marked, drawn), math.comb(all_, drawn)
+    return np.array([math.comb(marked, k) * math.comb(all_ - marked, drawn - k) / ways for k in range(most + 1)])
 
 
 def _medians(cells: np.ndarray, groups: np.ndarray, picked: np.ndarray) -> np.ndarray:

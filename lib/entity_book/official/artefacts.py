@@ -100,7 +100,7 @@ def entry(
     row: dict[str, object] = {"artefact": artefact, "what": ARTEFACTS[artefact][0], "quantity": quantity}
     for name, value in (("official", official), ("corrected", corrected)):
         found = value if isinstance(value, Estimate) else Estimate(float(value), math.nan, math.nan, 0, 0)
-        row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+        row |= found.cells(name)
     sizes = [value.n for value in (official, corrected) if isinstance(value, Estimate)]
     return row | {"n": n if n is not None else max(sizes, default=0), "touches": ARTEFACTS[artefact][1]}
 

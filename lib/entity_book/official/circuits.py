@@ -117,18 +117,17 @@ def redraw_rows(found: Mapping[str, tuple[Scores, Scores]], k: int = 5) -> pd.Da
 def rank_agreement(one: Scores, other: Scores, *, draws: int = 300, seed: int = 0) -> Estimate:
     """Spearman's correlation of two sweeps over the same prompts, resampled together for its interval."""
     path = ~torch.isnan(one.mean) & ~torch.isnan(other.mean)
-    groups = np.unique(one.contexts.numpy(), return_inverse=True)[1]
-    n = int(groups.max()) + 1
+    groups, picked = statistics.resampled(one.contexts, draws, seed)
+    n = picked.shape[1]
 
     def correlation(times: np.ndarray) -> float:
-        ranks = []
+        weighted = []
         for scores in (one, other):
             weights = torch.as_tensor(times[groups], dtype=torch.float64) * scores.logprob.double().exp()
-            ranks.append(pd.Series((scores.per_example[path].double() @ weights).numpy()).rank().to_numpy())
-        return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+            weighted.append((scores.per_example[path].double() @ weights).numpy())
+        return statistics.spearman(*weighted)
 
-    picked = np.random.default_rng(seed).integers(n, size=(draws, n))
-    found = [correlation(np.bincount(row, minlength=n)) for row in picked]
+    found = [correlation(times) for times in statistics.counts(picked).T]
     low, high = np.quantile(found, [0.025, 0.975]) if n > 1 else (math.nan, math.nan)
     return Estimate(correlation(np.ones(n)), float(low), float(high), len(groups), n)
 

@@ -10,13 +10,13 @@ from entity_circuits.runs.answers import Behaviour, evaluate
 from entity_circuits.tasks import boxes
 from entity_circuits.tasks.boxes import Prompts
 
-Kind = Literal["the right object", "another object", "a label", "something else"]
+AnswerKind = Literal["the right object", "another object", "a label", "something else"]
 
 
 def table(found: Behaviour) -> pd.DataFrame:
     """One row a prompt, for figures and `statistics.by`.
 
-    `position` (from 1) is the place of the queried box in the context; `kind` says what was said, see `Kind`. If an
+    `position` (from 1) is the place of the queried box in the context; `kind` says what was said (`AnswerKind`). If an
     object of the context was said, `said_position` is its place and `distance` how many boxes too late it is
     (negative: too early). `answer_prob` and `objects_prob` are the probabilities of the right object and of all
     objects of the context together.
@@ -49,7 +49,7 @@ def table(found: Behaviour) -> pd.DataFrame:
             }
         )
     table = pd.DataFrame(rows).astype({"said_position": "Int64", "distance": "Int64"})
-    return table.assign(kind=pd.Categorical(table["kind"], categories=get_args(Kind)))
+    return table.assign(kind=pd.Categorical(table["kind"], categories=get_args(AnswerKind)))
 
 
 def distances(table: pd.DataFrame) -> pd.DataFrame:
@@ -99,7 +99,7 @@ def sharing(subject: Subject, prompts: Prompts, batch: int = 70) -> pd.DataFrame
     return pd.DataFrame(rows).assign(same_answer=same, largest_difference=apart)
 
 
-def _kind(right: bool, in_context: bool, is_label: bool) -> Kind:
+def _kind(right: bool, in_context: bool, is_label: bool) -> AnswerKind:
     if right:
         return "the right object"
     if in_context:

@@ -15,6 +15,7 @@ from entity_circuits.results import Store
 from entity_circuits.runs import replay
 from entity_circuits.runs.recording import Recording
 from entity_circuits.tasks import boxes
+from entity_circuits.tasks.vocabulary import token_ids
 from torch import Tensor
 
 from ..paper import Paper
@@ -33,7 +34,7 @@ def score_table(scores: Scores, statistic: Statistic = "ratio_of_means") -> pd.D
     """
     weight = scores.logprob.exp() / scores.logprob.exp().mean() if statistic == "ratio_of_means" else 1.0
     values = scores.change if statistic == "mean_log" else scores.per_example * weight
-    kind: statistics.Statistic = "median" if statistic == "median" else "mean"
+    kind: statistics.Average = "median" if statistic == "median" else "mean"
     cells = statistics.intervals(values, scores.contexts, statistic=kind)
     layers, heads = scores.change.shape[:2]
     rank = {head: place for place, head in enumerate(scores.ranking(statistic), start=1)}
@@ -82,8 +83,8 @@ def _roles(recording: Recording) -> Tensor:
     places = torch.arange(width, device=p.input_ids.device).expand(n, -1)
     role = torch.full((n, width), ROLES.index("the rest"), device=p.input_ids.device)
     role[(p.input_ids[:, :, None] == p.object_ids[:, None]).any(-1)] = ROLES.index("other objects")
-    labels = recording.subject.tokenizer([" " + label for world in p.worlds for label in world.labels])["input_ids"]
-    label_ids = torch.tensor(labels, device=p.input_ids.device).view(n, -1)
+    ids = token_ids(recording.subject.tokenizer, {label for world in p.worlds for label in world.labels})
+    label_ids = torch.tensor([[ids[label] for label in world.labels] for world in p.worlds], device=p.input_ids.device)
     role[(p.input_ids[:, :, None] == label_ids[:, None]).any(-1)] = ROLES.index("other labels")
     role[:, 0] = ROLES.index("first token")
     role[places >= p.query[:, None] - 1] = ROLES.index("query")
@@ -104,12 +105,11 @@ def agreement(tables: dict[str, pd.DataFrame], top: dict[str, int]) -> pd.DataFr
         both = table.dropna(subset=["score", "other"])
         k = top[name]
         best = [set(both.nsmallest(k, column)["head"]) for column in ("score", "other")]
-        ranks = both[["score", "other"]].rank()
         rows.append(
             {
                 "group": name,
                 "heads": len(both),
-                "spearman": float(np.corrcoef(ranks["score"], ranks["other"])[0, 1]) if len(both) > 2 else np.nan,
+                "spearman": statistics.spearman(both["score"].to_numpy(), both["other"].to_numpy()),
                 "top": k,
                 "shared": len(best[0] & best[1]),
                 "chance": k * k / max(len(both), 1),

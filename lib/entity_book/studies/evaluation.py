@@ -96,7 +96,7 @@ def by_layers(one: Setting, places: Sequence[str], bands: int = 4, store: Store 
         loss = statistics.difference(answers.correct[0], answers.correct[index], answers.contexts)
         named: dict[str, object] = {"place": place, "layers": f"{band.start}-{band.stop - 1}"}
         named |= {"accuracy": accuracy.value, "low": accuracy.low, "high": accuracy.high, "n": accuracy.n}
-        rows.append(named | {"loss": loss.value, "loss_low": loss.low, "loss_high": loss.high})
+        rows.append(named | loss.cells("loss"))
     return pd.DataFrame(rows)
 
 
@@ -233,9 +233,7 @@ def _scanned(turn: int, place: str, found: Answers, before: Answers, full: Answe
         "accuracy": accuracy.value,
         "low": accuracy.low,
         "high": accuracy.high,
-        "gain": gain.value,
-        "gain_low": gain.low,
-        "gain_high": gain.high,
+        **gain.cells("gain"),
         "of_full": accuracy.value / whole if whole else np.nan,
         "n": accuracy.n,
     }

@@ -1,6 +1,5 @@
 """Masks and patches in tables: as masks are learned, by number of heads, in two models, among all heads, in words."""
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -30,7 +29,9 @@ def overlap(masks: Masks, one: str, other: str) -> pd.DataFrame:
         if model != one or twin is None:
             continue
         common, shared = set(mask.heads) & set(twin.heads), set(mask.selected) & set(twin.selected)
-        chances = _shared(len(mask.heads), len(twin.heads), len(common), len(mask.selected), len(twin.selected))
+        chances = statistics.overlap(
+            len(mask.heads), len(twin.heads), len(common), len(mask.selected), len(twin.selected)
+        )
         row: dict[str, object] = {
             "group": group,
             "desideratum": target,
@@ -59,7 +60,7 @@ def recovered(mask: Mask, groups: Mapping[Group, Sequence[Head]], draws: int = 1
         if POSITIONS[group] != mask.position:
             continue
         shared, layers = set(mask.selected) & set(heads), by_layer(heads)
-        chances = _shared(len(mask.heads), len(heads), len(heads), len(mask.selected), len(heads))
+        chances = statistics.overlap(len(mask.heads), len(heads), len(heads), len(mask.selected), len(heads))
         drawn = np.zeros(draws)
         for layer, numbers in by_layer(mask.selected).items():
             members = len(layers.get(layer, ()))
@@ -76,17 +77,6 @@ def recovered(mask: Mask, groups: Mapping[Group, Sequence[Head]], draws: int = 1
             row[name] = float(np.median([head.layer for head in some])) if some else math.nan
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _shared(first: int, second: int, common: int, drawn: int, other: int) -> np.ndarray:
-    """Probabilities of sharing 0, 1, ... heads if so many are drawn from two pools that have `common` heads."""
-    found = np.zeros(min(drawn, other) + 1)
-    for marked in range(min(common, drawn) + 1):
-        one = math.comb(common, marked) * math.comb(first - common, drawn - marked) / math.comb(first, drawn)
-        for both in range(min(marked, other) + 1):
-            ways = math.comb(marked, both) * math.comb(second - marked, other - both)
-            found[both] += one * ways / math.comb(second, other)
-    return found
 
 
 def along(one: Study, masks: Sequence[Mask], position: Position, target: Hypothesis, draws: int = 3) -> pd.DataFrame:
@@ -130,28 +120,6 @@ def traces(masks: Sequence[Mask]) -> pd.DataFrame:
         for head, weight in zip(mask.heads, weights, strict=True)
     ]
     return pd.DataFrame(rows)
-
-
-def crossed(rows: pd.DataFrame, reference: str) -> pd.DataFrame:
-    """Rows of `semantics.cross`, one a selection and model: `value`, `low`, `high`, `n`, and the `floor` (no patch).
-
-    `more` is the paired difference to the model `reference` on the same pairs, and `alone` that of the source prompts'
-    own accuracies, each with `_low` and `_high`.
-
-        print(mask_tables.crossed(semantics.cross(studies, selections), "qwen2.5-coder-0.5b"))
-    """
-    found = []
-    parts = {key: part.sort_values("prompt") for key, part in rows.groupby(["selection", "model", "patched"])}
-    for selection, model in itertools.product(rows["selection"].unique(), rows["model"].unique()):
-        part, own = (parts[selection, name, selection] for name in (model, reference))
-        value = statistics.estimate(part["hit"].to_numpy(), part["context"].to_numpy())
-        row: dict[str, object] = {"selection": selection, "model": model, "value": value.value, "low": value.low}
-        row |= {"high": value.high, "n": value.n, "floor": float(parts[selection, model, "no patch"]["hit"].mean())}
-        for name, column in (("more", "hit"), ("alone", "source_right")):
-            gap = statistics.difference(part[column].to_numpy(), own[column].to_numpy(), own["context"].to_numpy())
-            row |= {name: gap.value, f"{name}_low": gap.low, f"{name}_high": gap.high}
-        found.append(row)
-    return pd.DataFrame(found)
 
 
 def words(table: pd.DataFrame, models: Mapping[str, str]) -> dict[str, str]:

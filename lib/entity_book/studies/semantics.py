@@ -19,7 +19,7 @@ from entity_circuits.circuits.files import Finding
 from entity_circuits.heads import GROUPS, POSITIONS, Group, Head, by_layer
 from entity_circuits.methods import dcm, interchange
 from entity_circuits.methods.dcm import Asked, Mask
-from entity_circuits.methods.interchange import Answers, Pairs, Position, Selection
+from entity_circuits.methods.interchange import Answers, Pairs, Position
 from entity_circuits.models.subject import Subject
 from entity_circuits.results import Store
 from entity_circuits.tasks import boxes, desiderata
@@ -312,8 +312,7 @@ def _cells(name: str, values: pd.Series | None, less: pd.Series | None, contexts
     """A number with its bounds; NaN where there is nothing to estimate it from."""
     if values is None or values.isna().any():
         return dict.fromkeys((name, f"{name}_low", f"{name}_high"), math.nan)
-    found = statistics.estimate((values if less is None else values - less).to_numpy(), contexts)
-    return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+    return {**statistics.estimate((values if less is None else values - less).to_numpy(), contexts).cells(name)}
 
 
 def additional(
@@ -342,18 +341,3 @@ def additional(
 
         tables.append(one.patched(drawn, pairs, {"heads": heads}, position).assign(desideratum=name))
     return pd.concat([rows.astype({"answer": str}) for rows in tables], ignore_index=True)
-
-
-def cross(studies: Sequence[Study], selections: Mapping[str, Selection], part: Part = "test") -> pd.DataFrame:
-    """Heads that were selected in one model, patched in every other: the rows of `patching.patch`, and the `model`.
-
-    All models are given the same pairs of prompts, and each forgets them afterwards. The floor stands as "no patch"
-    beside each selection.
-    """
-    tables = []
-    for one in studies:
-        for name, chosen in selections.items():
-            rows = one.patch({name: chosen.heads}, chosen.position, chosen.desideratum, part)  # type: ignore[arg-type]
-            tables.append(rows.assign(model=one.name, selection=name))
-        one.forget()
-    return pd.concat(tables, ignore_index=True)

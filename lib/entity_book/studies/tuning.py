@@ -105,7 +105,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
 def _against(before: np.ndarray, after: np.ndarray, contexts: np.ndarray) -> dict[str, float]:
     """The accuracy `after` and its paired difference to `before`, as columns of a table."""
     gain = difference(after, before, contexts)
-    return {**vars(estimate(after, contexts)), "gain": gain.value, "gain_low": gain.low, "gain_high": gain.high}
+    return {**vars(estimate(after, contexts)), **gain.cells("gain")}
 
 
 def look(subject: Subject, kind: str, contexts: int, seed: int = 0, wordings: bool = True) -> pd.DataFrame:
@@ -152,7 +152,7 @@ def answers(frame: pd.DataFrame) -> pd.DataFrame:
     """What each model says at seven boxes, from rows of `look`: the share of each sort of answer, a row a model."""
     asked = frame[frame["condition"] == "seven boxes"]
     shares = pd.crosstab(asked["kind"], asked["answer"].astype(str), normalize="index")
-    order = list(get_args(behaviour.Kind))
+    order = list(get_args(behaviour.AnswerKind))
     return shares.reindex(index=list(dict.fromkeys(asked["kind"])), columns=order, fill_value=0.0)
 
 

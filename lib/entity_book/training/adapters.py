@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from entity_circuits import models, places
+from entity_circuits import models, places, results
 from entity_circuits.models.subject import Subject
 
 from . import data as training_data
@@ -86,7 +86,7 @@ def run(
     if dtype == "auto":
         dtype = "bfloat16" if bfloat16_gain(device) > 1.25 else "float32"
     subject = models.load(model, dtype=getattr(torch, dtype), device=device, check=False)
-    trained = finetune.train(subject, recipe)
+    trained = finetune.train(subject, recipe, results.Store())
     command = f"entity-circuits finetune {recipe.kind} --seed {recipe.seed}" + (" --full" if recipe.full else "")
     return save(trained, subject, folder, command)
 

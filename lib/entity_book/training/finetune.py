@@ -79,7 +79,8 @@ def train(subject: Subject, recipe: Recipe, store: Store | None = None) -> Train
 
     The model computes in its own dtype (bfloat16 is the faster one where the processor multiplies it natively); the
     trained weights are float32. With the same recipe, model, dtype and number of threads the result is the same, also
-    after an interrupt. Paper: section 2 (Goat was tuned in this way, FLoat in full).
+    after an interrupt, if a `store` keeps the segments that were finished. Paper: section 2 (Goat was tuned in this
+    way, FLoat in full).
 
         subject = models.load("qwen2.5-coder-0.5b", dtype=torch.bfloat16)
         trained = finetune.train(subject, finetune.Recipe("arithmetic", steps=60))
@@ -87,7 +88,7 @@ def train(subject: Subject, recipe: Recipe, store: Store | None = None) -> Train
     """
     data = training_data.examples(recipe.kind, recipe.steps * recipe.batch, recipe.seed)
     held_out = training_data.examples(recipe.kind, recipe.held_out, recipe.seed, "held_out")
-    store = Store() if store is None else store
+    store = Store(None) if store is None else store
     inputs = {**asdict(recipe), "model": subject.fingerprint, "threads": torch.get_num_threads()}
     inputs |= {"code": results.code(__name__), "device": subject.device.type}
     ends = [*range(recipe.checkpoint, recipe.steps, recipe.checkpoint), recipe.steps]

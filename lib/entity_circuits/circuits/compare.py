@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .. import statistics
 from ..heads import LETTERS, Group, Head
 from ..methods.path_patching import Statistic
 from .files import Finding
@@ -41,7 +42,7 @@ def compare(one: Finding, other: Finding, statistic: Statistic | None = None) ->
         distributions.append((free, reduce(np.convolve, layers)))
         both = known[0] & known[1]
         sizes = (int(sets[0].sum()), int(sets[1].sum()), int((sets[0] & sets[1]).sum()))
-        rank = _correlation(tables[0][group][both], tables[1][group][both])
+        rank = statistics.spearman(tables[0][group][both], tables[1][group][both])
         rows.append(
             {"group": group, **_shared(*sizes, *distributions[-1]), "spearman": rank, "ranked": int(both.sum())}
         )
@@ -146,28 +147,7 @@ def _shared(one: int, other: int, shared: int, free: np.ndarray, bound: np.ndarr
 def _overlap(sets: Sequence[np.ndarray], pools: Sequence[np.ndarray]) -> np.ndarray:
     """Probabilities of sharing 0, 1, ... heads if two sets of these sizes are drawn, each from its own pool (masks)."""
     one, other, first, second = (int(mask.sum()) for mask in (*sets, *pools))
-    shared = np.zeros(min(one, other) + 1)
-    # Of the one set, so many heads are such as the other could draw; of these, the other then draws so many.
-    for members, probability in enumerate(_hypergeometric(first, int((pools[0] & pools[1]).sum()), one)):
-        part = _hypergeometric(second, members, other)
-        shared[: len(part)] += probability * part
-    return shared
-
-
-def _hypergeometric(all_: int, marked: int, drawn: int) -> np.ndarray:
-    """Probabilities of 0, 1, ... marked ones among `drawn` of `all_`, of which `marked` are marked."""
-    ways = math.comb(all_, drawn)
-    return np.array(
-        [math.comb(marked, k) * math.comb(all_ - marked, drawn - k) / ways for k in range(min(marked, drawn) + 1)]
-    )
-
-
-def _correlation(one: np.ndarray, other: np.ndarray) -> float:
-    """Spearman's coefficient; NaN for fewer than three heads or where all rank alike."""
-    ranks = pd.DataFrame({"one": one, "other": other}).rank()
-    if len(ranks) < 3 or bool((ranks.nunique() < 2).any()):
-        return float("nan")
-    return float(np.corrcoef(ranks["one"], ranks["other"])[0, 1])
+    return statistics.overlap(first, second, int((pools[0] & pools[1]).sum()), one, other)
 
 
 def _members(found: Finding, group: Group) -> np.ndarray:

@@ -44,10 +44,8 @@ class Faithfulness:
         """The part of a table's row about the circuit: `accuracy` with `low` and `high`, `difference` and `ratio`, each
         with `_low` and `_high` (NaN where there is no ratio), and `n`."""
         cells = {"accuracy": self.circuit.value, "low": self.circuit.low, "high": self.circuit.high}
-        for column, value in (("difference", self.difference), ("ratio", self.ratio)):
-            parts = (np.nan,) * 3 if value is None else (value.value, value.low, value.high)
-            cells |= dict(zip((column, f"{column}_low", f"{column}_high"), parts, strict=True))
-        return cells | {"n": self.circuit.n}
+        ratio = Estimate(np.nan, np.nan, np.nan, 0, 0) if self.ratio is None else self.ratio
+        return cells | self.difference.cells("difference") | ratio.cells("ratio") | {"n": self.circuit.n}
 
 
 def faithfulness(circuit: Tensor, full: Tensor, contexts: Tensor, *, chance: float) -> Faithfulness:

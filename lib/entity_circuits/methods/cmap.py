@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .. import results, runs, shares, statistics
+from .. import results, runs, statistics
 from ..heads import Circuit, Head, by_layer
 from ..models.precision import fast_float32
 from ..models.subject import Subject
@@ -39,8 +39,8 @@ from ..runs import blocks
 from ..runs.edits import Edit, Outcome
 from ..runs.recording import Recording
 from ..runs.replay import EXECUTORS, Method
-from ..shares import recovered as recovered
 from ..statistics import Estimate
+from ..statistics import recovered as recovered
 from ..tasks.prompts import Prompts
 from .cmap_conditions import Condition, Into, Origin, Place, of_circuit, sites_of
 from .cmap_conditions import groups as groups
@@ -100,10 +100,10 @@ class Patched:
         change = self.correct.double() - receiver.double()
         cells = [statistics.intervals(values, self.contexts) for values in (self.correct, change)]
         parts = [(cell.value, cell.low, cell.high) for cell in cells]
-        reason = shares.no_gap(self.base_correct, self.tuned_correct, self.contexts)
+        reason = statistics.no_gap(self.base_correct, self.tuned_correct, self.contexts)
         gained, gap = torch.where(into_base, change, -change), self.tuned_correct.double() - self.base_correct.double()
         nothing = (np.full(len(self), np.nan),) * 3
-        parts.append(nothing if reason else shares.shares(gained.numpy(), gap.numpy(), self.contexts.numpy()))
+        parts.append(nothing if reason else statistics.shares(gained.numpy(), gap.numpy(), self.contexts.numpy()))
         rows = [
             {
                 "condition": condition.name,

@@ -8,7 +8,6 @@ and 0 (the source's), follows the gradient of the target's logit and a penalty o
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -140,40 +139,6 @@ def together(
         if (step + 1) % window == 0:
             _look(active, window, tolerance, method, said)
     return [_mask(learner) for learner in learners]
-
-
-def compare(
-    subject: Subject,
-    mask: Mask,
-    triples: Triples | Pairs,
-    *,
-    draws: int = 20,
-    seed: int = 0,
-    method: Method = "replay",
-) -> pd.DataFrame:
-    """What a mask's accuracy is to be held against, on triples it was not learned on (the test split).
-
-    The rows of `patch` for "no patch" (the floor), the "selected" heads, "random heads" (as many of the same heads,
-    drawn `draws` times without replacement, numbered in `draw`) and the "whole group" (the ceiling); and for "source
-    prompt", where a hit is a right answer of the source prompt by itself and no other column of the outcome is filled.
-
-        table = dcm.compare(subject, mask, desiderata.triples(subject, "object", split="evaluation"))
-        print(statistics.by(table, "patched", "hit"))
-    """
-    random = np.random.default_rng(seed)
-    picks = [random.choice(len(mask.heads), len(mask.selected), replace=False) for _ in range(draws)]
-    sets = {f"random {draw}": [mask.heads[index] for index in pick] for draw, pick in enumerate(picks)}
-    table = interchange.patch(
-        subject,
-        {"selected": mask.selected, **sets, "whole group": mask.heads},
-        triples,
-        position=mask.position,
-        method=method,
-    )
-    alone = table[table["patched"] == "no patch"].assign(patched="source prompt", answer=None, target_logprob=np.nan)
-    table = pd.concat([table, alone.assign(hit=alone["source_right"])], ignore_index=True)
-    number = table["patched"].str.extract(r"^random (\d+)$")[0]
-    return table.assign(patched=table["patched"].where(number.isna(), "random heads"), draw=number.astype("Int64"))
 
 
 @dataclass

@@ -2,8 +2,7 @@
 
 The outputs z of some heads at one position of the base prompts are replaced by those of the source prompts, each read
 at the source's own position of that name. Nothing is frozen: what comes after the patch is computed anew. `patch` says
-which of the candidate answers the model then gives, and `cross` does so for heads chosen in one model and patched in
-others.
+which of the candidate answers the model then gives.
 """
 
 import itertools
@@ -22,9 +21,6 @@ from ..runs import replay
 from ..runs.edits import Edit, Outcome
 from ..runs.recording import Recording
 from ..runs.replay import EXECUTORS, Method
-from ..tasks import desiderata
-from ..tasks.boxes import Split
-from ..tasks.desiderata import Desideratum
 from ..tasks.prompts import Prompts
 from ..tasks.triples import Triples
 
@@ -248,56 +244,4 @@ def tabulate(
         )
         for index, (name, chosen) in enumerate(sets.items())
     ]
-    return pd.concat(tables, ignore_index=True)
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Heads to be patched at a position, and the desideratum that they are tried on."""
-
-    heads: tuple[Head, ...]
-    position: Position
-    desideratum: Desideratum
-
-
-def cross(
-    subjects: Mapping[str, Subject],
-    selections: Mapping[str, Selection],
-    *,
-    n: int = 98,
-    boxes: int = 7,
-    draws: int = 10,
-    seed: int = 0,
-    split: Split = "evaluation",
-) -> pd.DataFrame:
-    """Patch heads that were selected in one model in every other: `patch` for each model, selection and draw of pairs.
-
-    The rows of `patch`, with the `model` and the `draw` of each; `context` tells the contexts of all draws apart.
-    "no patch" stands once for each desideratum and position. Raises `ValueError`, before any model runs, for a head
-    that a model does not have. Paper: section 5; the official code reads the source of structure readers at the
-    base's position (artefact B12).
-
-        groups = {"A": patching.Selection(circuit.groups["value_fetcher"], "last", "object")}
-        table = patching.cross({"base": base, "fine-tuned": tuned}, groups, draws=3)
-        print(statistics.by(table, ["model", "patched"], "hit"))
-    """
-    for subject in subjects.values():
-        for selection in selections.values():
-            check(subject, selection.heads, selection.position)
-    kinds: dict[tuple[Desideratum, Position], dict[str, tuple[Head, ...]]] = {}
-    for name, one in selections.items():
-        kinds.setdefault((one.desideratum, one.position), {})[name] = one.heads
-    tables = []
-    for draw in range(draws):
-        for model, subject in subjects.items():
-            made: dict[str, Pairs] = {}
-            for (desideratum, position), sets in kinds.items():
-                drawn = "position" if desideratum == "object" else desideratum
-                if drawn not in made:
-                    given = desiderata.triples(subject, drawn, n, boxes, seed + draw, split)
-                    made[drawn] = record(subject, given, like=next(iter(made.values()), None))
-                pairs = made[drawn].towards("object") if desideratum == "object" else made[drawn]
-                table = patch(subject, sets, pairs, position=position)
-                table["context"] += draw * n
-                tables.append(table.assign(model=model, draw=draw, desideratum=desideratum))
     return pd.concat(tables, ignore_index=True)

@@ -177,11 +177,9 @@ def recovery(
     """
     if len(curves.starts) < 2 or curves.starts[-1] != curves.layers:
         raise ValueError("a recovery needs the lowest cut and, as last start layer, the one that cuts nothing")
-    contexts, which = np.unique(curves.contexts.numpy(), return_inverse=True)
-    member = np.equal.outer(which, np.arange(len(contexts))).astype(float)
-    generator = np.random.default_rng(seed)
+    contexts, groups = np.unique(curves.contexts.numpy(), return_inverse=True)
+    generator = np.random.default_rng(seed)  # draws counts at once, where `statistics.resampled` draws contexts
     times = generator.multinomial(len(contexts), np.full(len(contexts), 1 / len(contexts)), size=draws).T
-    sizes = member.sum(axis=0) @ times
     rows = []
     for condition, correct in zip(curves.conditions, curves.correct, strict=True):
         lost = statistics.difference(correct[-1], correct[0], curves.contexts, draws=draws, seed=seed)
@@ -198,7 +196,7 @@ def recovery(
         )
         if lost.low > 0:  # false for NaN, too: a single context
             accuracy = correct.double().numpy()
-            drawn = accuracy @ member @ times / sizes
+            drawn = statistics.means(accuracy, groups, times)
             values = _span(accuracy.mean(axis=1, keepdims=True), curves.starts)
             spreads = _span(drawn, curves.starts)
             for end, value, spread in zip(("first", "last"), values, spreads, strict=True):

@@ -15,7 +15,7 @@ import torch
 
 from ..spelling import meant
 from . import weights
-from .registry import ADAPTER_FILES, pairs, registry, shipped
+from .registry import ADAPTER_FILES, named, registry, shipped
 from .subject import DECODER_ONLY, ModelCheckError, Subject, check, wrap
 from .weights import FetchError
 
@@ -75,7 +75,7 @@ def load(
         if adapter is not None:
             raise ValueError(f"{name} is an adapter itself; load {entries[name].base} with one adapter at a time")
         name, adapter = entries[name].base, name
-    elif adapter is None and name not in entries and (on := _adapted(Path(name).expanduser())):
+    elif adapter is None and name not in entries and (on := adapted(Path(name).expanduser())):
         name, adapter = on, name
     if adapter in entries and entries[str(adapter)].base != name:
         raise ValueError(f"{adapter} is no adapter on {name} but on {entries[str(adapter)].base or 'nothing'}")
@@ -104,10 +104,7 @@ def load_pair(name: str, **options: Any) -> tuple[Subject, Subject]:
         base, finetuned = models.load_pair("arithmetic")
         print(base.name, finetuned.name)
     """
-    known = pairs()
-    if name not in known:
-        raise ValueError(f"there is no pair {name!r}.{meant(name, known)} Known pairs: {', '.join(known)}")
-    base, finetuned = known[name]
+    base, finetuned = named(name)
     return load(base, **options), load(finetuned, **options)
 
 
@@ -195,11 +192,11 @@ def _from_folder(folder: Path, name: str, dtype: torch.dtype, attention: str) ->
     return model, tokenizer
 
 
-def _adapted(folder: Path) -> str:
-    """The base model that an adapter in a folder names; nothing for any other folder."""
+def adapted(folder: Path) -> str | None:
+    """The base model that an adapter in a folder names, "" if it names none; None for any other folder."""
     config = folder / "adapter_config.json"
     if not config.is_file() or (folder / "config.json").exists():
-        return ""
+        return None
     return str(json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path") or "")
 
 

@@ -6,22 +6,11 @@ from typing import Any
 
 from .. import models
 from ..spelling import meant
+from .loading import adapted
+from .registry import named as named
 
 COMPARED = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "hidden_size")
 """What has to be equal in two models whose heads are to stand for each other."""
-
-
-def named(name: str) -> tuple[str, str]:
-    """The two models of a pair of the registry. Raises `ValueError` that lists the known pairs.
-
-    from entity_circuits.models import pair
-
-    print(pair.named("goat-7b"))  # ('llama-7b', 'goat-7b')
-    """
-    known = models.pairs()
-    if name not in known:
-        raise ValueError(f"there is no pair {name!r}.{meant(name, known)} Known pairs: {', '.join(known)}")
-    return known[name]
 
 
 def ready(base: str, finetuned: str) -> tuple[str, str]:
@@ -73,10 +62,7 @@ def _adapts(name: str) -> str | None:
     entry = models.registry().get(name)
     if entry is not None:
         return entry.base or None
-    config = Path(name).expanduser() / "adapter_config.json"
-    if not config.is_file() or (config.parent / "config.json").exists():
-        return None
-    return str(json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path", ""))
+    return adapted(Path(name).expanduser())
 
 
 def _require_one_shape(base: str, folder: Path, finetuned: str, tuned: Path) -> None:

@@ -66,6 +66,19 @@ def pairs() -> dict[str, tuple[str, str]]:
     return {name: (table["base"], table["finetuned"]) for name, table in _toml().get("pairs", {}).items()}
 
 
+def named(name: str) -> tuple[str, str]:
+    """The two models of a pair of `pairs()`. Raises `ValueError` that lists the known pairs.
+
+    from entity_circuits.models.registry import named
+
+    print(named("goat-7b"))  # ('llama-7b', 'goat-7b')
+    """
+    known = pairs()
+    if name not in known:
+        raise ValueError(f"there is no pair {name!r}.{meant(name, known)} Known pairs: {', '.join(known)}")
+    return known[name]
+
+
 def describe() -> pd.DataFrame:
     """The registry as a table, one row a model: what it is and needs, its terms, whether it was run here, is cached.
 
