@@ -19,7 +19,7 @@ _PERCENT = alt.Axis(format=".0%")
 
 
 def places(table: pd.DataFrame) -> alt.LayerChart:
-    """What keeping all heads at one more place adds, a bar a place. The first round of `ablation.scan_positions`."""
+    """What keeping all heads at one more place adds, a bar a place. The first round of `evaluation.scan_positions`."""
     start = table[table["round"] == 0].iloc[0]
     first = table[table["round"] == 1].sort_values("gain", ascending=False)
     base = alt.Chart(first).encode(

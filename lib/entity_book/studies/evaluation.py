@@ -201,7 +201,7 @@ def scan_positions(
     is `start` alone), `place`, `accuracy` with `low` and `high`, `gain` over the round before with `gain_low` and
     `gain_high` (paired, over contexts), `of_full` (its share of the full model's accuracy), `chosen`, `n`.
 
-        print(ablation.scan_positions(subject, p, means, ["object", "prev+1", "query+1"]))
+        print(evaluation.scan_positions(subject, p, means, ["object", "prev+1", "query+1"]))
     """
     full = ablation.full_model(subject, prompts, store)
     standing: Kept = ablation.all_heads(subject) if start is None else ablation.kept(start)
