@@ -34,7 +34,8 @@ def cells(path: Path, kind: str) -> list[str]:
 
 def imported(trees: list[ast.Module]) -> dict[str, object]:
     """What the import statements of these pieces of code give; nothing else of them is executed."""
-    statements = [node for tree in trees for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    imports = (ast.Import, ast.ImportFrom)
+    statements: list[ast.stmt] = [node for tree in trees for node in tree.body if isinstance(node, imports)]
     names: dict[str, object] = {}
     exec(compile(ast.Module(statements, []), "imports", "exec"), names)
     return names
