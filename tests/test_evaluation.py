@@ -7,6 +7,7 @@ from entity_book.figures import charts
 from entity_book.figures import evaluation as figures
 from entity_book.studies import evaluation
 from entity_book.studies.evaluation import Setting
+from entity_circuits import statistics
 from entity_circuits.circuits import criteria
 from entity_circuits.heads import Circuit, Head
 from entity_circuits.methods import ablation
@@ -75,6 +76,43 @@ def test_a_band_of_layers_that_is_taken_away_at_a_place_leaves_all_others(settin
     wanted = {**every, "last": tuple(head for head in every["last"] if head.layer < 2)}
     alone = ablation.circuit_accuracy(one.subject, wanted, one.prompts, one.means).estimate()
     assert table["accuracy"].iloc[3] == alone.value
+
+
+def test_ceilings_step_by_step_are_those_of_the_places_so_far_also_in_words(settings):
+    one, extra = settings[0], ["object", "prev+1", "query+1"]
+    table = evaluation.steps(one, extra)
+    assert table.index.tolist() == ["three places", "five", "six"]
+    assert table["added"].tolist() == ["", "object and prev+1", "query+1"]
+    for name, places in (("three places", []), ("five", extra[:2]), ("six", extra)):
+        assert table["accuracy"][name] == evaluation.ceiling(one, places).estimate().value
+    words = evaluation.steps_in_words(table)
+    six = table.loc["six"]
+    assert list(words) == ["three_places", "five", "six", "six_gap"]
+    assert words["six"] == statistics.spoken(six.accuracy, six.low, six.high)
+    assert words["six_gap"].startswith(f"{six.accuracy - one.full.estimate().value:+.2f} [")
+    assert evaluation.steps(one, [])["added"].tolist() == ["", "none", "none"]
+
+
+def test_one_circuit_of_a_table_is_said_as_its_row_has_it(settings):
+    table = evaluation.table(settings, {"found": CIRCUIT, "none": {"last": ()}})
+    row = table[(table["model"] == "two") & (table["circuit"] == "found")].iloc[0]
+    assert evaluation.spoken(table, "two", "found") == statistics.spoken(row.accuracy, row.low, row.high)
+
+
+def test_growth_with_further_places_is_set_beside_the_same_heads_without():
+    accuracies = {"accuracy": [0.1, 0.3, 0.0, 0.2], "low": [0.0, 0.2, 0.0, 0.1], "high": [0.2, 0.4, 0.1, 0.3]}
+    scales, kinds = [1, 2, 1, 2], ["ranking", "ranking", "random", "random"]
+    grown = pd.DataFrame({"scale": scales, "kind": kinds, "heads": [5, 10, 5, 10], **accuracies, "n": 14})
+    wide = grown[:2].assign(accuracy=[0.6, 0.5], low=[0.5, 0.4], high=[0.7, 0.6], heads=[69, 74])
+    beside = evaluation.widened(grown, wide)
+    assert beside.index.tolist() == [5, 10]
+    assert beside["three places"].tolist() == [0.1, 0.3] and beside["five places"].tolist() == [0.6, 0.5]
+    words = evaluation.widened_in_words(grown, wide)
+    assert words == {
+        "wide_best": statistics.spoken(0.6, 0.5, 0.7),
+        "wide_heads": "5",
+        "narrow_best": statistics.spoken(0.1, 0.0, 0.2),
+    }
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """The official code's artefacts (B1 to B19), each beside the corrected number, on any model: rows of one table.
 
 Every function takes what a chapter has made already (recordings, pairs, masks, scores), makes the official inputs to
-the same public functions (`official_pairs`), and gives rows: `artefact`, `what`, `quantity`, `official` and
+the same public functions (`inputs`), and gives rows: `artefact`, `what`, `quantity`, `official` and
 `corrected` with `_low` and `_high` where there is an interval, `n` and `touches`, the conclusion that is concerned.
 
     rows = official.table([official.floor(pairs, groups), official.label_token(pairs, heads, "query")])

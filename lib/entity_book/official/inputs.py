@@ -43,7 +43,7 @@ def sources(prompts: Prompts, desideratum: Hypothesis = "position", seed: int = 
     source's label in another box than its own. Rows of the base's own context are left out: among the official code's
     500 rows they are rare, among few they would not be. Raises `ValueError` if no row fits.
 
-        rows = official_pairs.sources(p, "position")
+        rows = inputs.sources(p, "position")
         print([p.queries[row] for row in rows])
     """
     if desideratum not in HYPOTHESES:
@@ -69,7 +69,7 @@ def sources(prompts: Prompts, desideratum: Hypothesis = "position", seed: int = 
 def triples(prompts: Prompts, rows: Tensor, desideratum: Hypothesis = "position") -> Triples:
     """The official pairs as triples: each prompt with the one of row `rows[i]` as its source; candidates may coincide.
 
-    t = official_pairs.triples(p, official_pairs.sources(p))
+    t = inputs.triples(p, inputs.sources(p))
     """
     source, every = prompts.select(rows), torch.arange(len(prompts))
     worlds = list(zip(prompts.worlds, source.asked, strict=True))
@@ -102,7 +102,7 @@ def reread(pairs: Pairs, given: Triples, recorded: Sequence[Recording], rows: Te
 def borrowed(pairs: Pairs, desideratum: Hypothesis = "position", seed: int = 0) -> Pairs:
     """Official pairs out of base prompts that have been run: their sources are among them, so nothing is run again.
 
-    theirs = official_pairs.borrowed(pairs)
+    theirs = inputs.borrowed(pairs)
     print(interchange.patch(subject, heads, theirs, position="last").answer.value_counts())
     """
     base = boxes.of(pairs.triples.base)

@@ -138,6 +138,65 @@ def table(
     return pd.DataFrame(rows)
 
 
+def spoken(rows: pd.DataFrame, model: str, circuit: str) -> str:
+    """The accuracy of one circuit in one model, from a `table`, in the words of a sentence.
+
+    print(evaluation.spoken(evaluation.table([base], {"found": circuit}), base.name, "found"))
+    """
+    return _said(rows[(rows["model"] == model) & (rows["circuit"] == circuit)])
+
+
+def _said(rows: pd.DataFrame) -> str:
+    """The accuracy of the first of these rows."""
+    return statistics.spoken(*rows[["accuracy", "low", "high"]].to_numpy()[0].tolist())
+
+
+def steps(one: Setting, extra: Sequence[str], store: Store | None = None) -> pd.DataFrame:
+    """The `ceiling` of the three places, and of five and six: with the first two and the first three of `extra`.
+
+    One row each, by those names: `added`, the places that come in with it, and the columns of
+    `criteria.faithfulness_table` against the full model.
+    """
+    places: dict[str, Sequence[str]] = {"three places": [], "five": extra[:2], "six": extra[:3]}
+    ceilings = {name: ceiling(one, more, store) for name, more in places.items()}
+    chance = 1 / one.prompts.boxes
+    table = criteria.faithfulness_table(ceilings, {"full model": one.full}, chance=chance).set_index("circuit")
+    table["added"] = ["", " and ".join(extra[:2]) or "none", *(extra[2:3] or ["none"])]
+    return table
+
+
+def steps_in_words(table: pd.DataFrame) -> dict[str, str]:
+    """The accuracies of `steps` in words, by the names `three_places`, `five` and `six`, and `six_gap`, what six lack.
+
+    print(evaluation.steps_in_words(evaluation.steps(base, ["prev+1", "query+1"])))
+    """
+    words = {name.replace(" ", "_"): _said(table.loc[[name]]) for name in table.index}
+    gap, low, high = table.loc[["six"], ["difference", "difference_low", "difference_high"]].to_numpy()[0]
+    return {**words, "six_gap": f"{gap:+.2f} [{low:+.2f}, {high:+.2f}]"}
+
+
+def widened(grown: pd.DataFrame, wide: pd.DataFrame) -> pd.DataFrame:
+    """Accuracies of circuits off the top of the rankings at three places, beside the same with further ones kept.
+
+    `grown` and `wide` are tables of `criteria.growth` at the same scales, `wide` with heads kept `also`. One row a
+    number of heads of the rankings, those at further places not counted; columns `three places` and `five places`.
+    """
+    both = {"three places": grown[grown["kind"] == "ranking"], "five places": wide}
+    curves = pd.concat([table.assign(places=name) for name, table in both.items()])
+    curves["heads"] = curves["scale"].map(dict(zip(grown["scale"], grown["heads"], strict=True)))
+    return curves.pivot(index="heads", columns="places", values="accuracy")
+
+
+def widened_in_words(grown: pd.DataFrame, wide: pd.DataFrame) -> dict[str, str]:
+    """The best circuit of `wide`, in words, and what the same heads of the rankings have without the further places.
+
+    `wide_best` and `narrow_best` are the accuracies, `wide_heads` is the number of heads; tables as in `widened`.
+    """
+    best = wide.loc[[wide["accuracy"].idxmax()]]
+    narrow = grown[(grown["kind"] == "ranking") & (grown["scale"] == best["scale"].iloc[0])]
+    return {"wide_best": _said(best), "wide_heads": str(narrow["heads"].iloc[0]), "narrow_best": _said(narrow)}
+
+
 def cost(one: Setting, circuit: Circuit | Kept, contexts: int = 2) -> pd.DataFrame:
     """One circuit's accuracy on the first few contexts by definition and by replay: seconds, and whether they agree.
 

@@ -67,7 +67,7 @@ class Study:
         target: Hypothesis = "label",
         part: Part = "test",
     ) -> pd.DataFrame:
-        """`patching.patch` of named sets of heads, "no patch" beside them; what is stored is not computed again.
+        """`interchange.patch` of named sets of heads, "no patch" beside them; what is stored is not computed again.
 
         study = semantics.study("qwen2.5-coder-0.5b", {"value_fetcher": (Head(21, 11),)})
         print(study.patch(study.groups, "last", "object").groupby("patched").hit.mean())
@@ -323,7 +323,7 @@ def additional(
     position: Position = "last",
     contexts: int = 4,
 ) -> pd.DataFrame:
-    """What these heads bring when the source is written otherwise: the rows of `patching.patch` for each desideratum.
+    """What these heads bring when the source is written otherwise: `interchange.patch` rows for each desideratum.
 
     `names` are by default `position` and all of `desiderata.ADDITIONAL`. Base contexts and their queries are the same
     for all. The `next` and `counted` answers stand beside `position` where a desideratum has them. Pairs are recorded

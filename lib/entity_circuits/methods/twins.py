@@ -3,7 +3,7 @@
 from typing import Any
 
 from ..models.subject import Subject
-from ..shares import recovered as recovered
+from ..statistics import recovered as recovered
 from ..tasks.prompts import Prompts
 from .cmap_conditions import groups as groups
 from .cmap_conditions import inputs as inputs
