@@ -3,12 +3,7 @@
 from typing import Any
 
 from ..models.subject import Subject
-from ..statistics import recovered as recovered
 from ..tasks.prompts import Prompts
-from .cmap_conditions import groups as groups
-from .cmap_conditions import inputs as inputs
-from .cmap_conditions import random_heads as random_heads
-from .cmap_conditions import scan as scan
 
 SAMPLE = "There is a dog in the house, and the cup is in it; it holds 10."
 
