@@ -19,7 +19,8 @@ class Metric:
 
     `targets` names the tokens (n, k) whose logits are wanted. Of an outcome for these, `value` (variants, n) is the
     number and `correct` (variants, n) bool says whether the answer is right. With `log`, the number is the logarithm
-    of a probability, so that relative changes are those of the probability.
+    of a probability, so that relative changes are those of the probability. Without `vocabulary` the logits of the
+    targets are all that it needs, which saves a replay half of the work.
 
         first = metrics.Metric("logit", lambda p: p.answer_ids[:, None], lambda o, p: o.logits[..., 0], metrics.top)
     """
@@ -29,6 +30,7 @@ class Metric:
     value: Callable[[Outcome, Prompts], Tensor]
     correct: Callable[[Outcome, Prompts], Tensor]
     log: bool = False
+    vocabulary: bool = True
 
 
 def top(outcome: Outcome, prompts: Prompts) -> Tensor:
@@ -58,6 +60,7 @@ LOGIT_DIFFERENCE = Metric(
     _answer_and_wrong,
     lambda o, _: o.logits[..., 0] - o.logits[..., 1],
     lambda o, _: o.logits[..., 0] > o.logits[..., 1],
+    vocabulary=False,
 )
 """Logit of the answer minus that of the wrong one; right if above 0."""
 
@@ -67,6 +70,7 @@ CHOICE = Metric(
     lambda o, _: o.logits[..., 0] - o.logits[..., 1:].logsumexp(-1),
     lambda o, _: o.logits[..., 0] >= o.logits[..., 1:].amax(-1),
     log=True,
+    vocabulary=False,
 )
 """log p(answer) among the given choices; right if none of them is more likely."""
 

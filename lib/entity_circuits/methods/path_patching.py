@@ -92,7 +92,7 @@ def sweep(
         return made[0]
 
     def clean() -> dict[str, Tensor]:
-        outcome = EXECUTORS[method](recorded()[0], [[]], targets=read.targets(base))
+        outcome = EXECUTORS[method](recorded()[0], [[]], targets=read.targets(base), vocabulary=read.vocabulary)
         return {"logprob": read.value(outcome, base)[0], "correct": read.correct(outcome, base)[0]}
 
     before = store.keep("clean", inputs, clean)
@@ -135,12 +135,12 @@ def patched(
     metric: Metric = LOG_PROBABILITY,
 ) -> Tensor:
     """(senders, n): the metric after replacing each sender of one layer, as `sweep` does for all layers."""
-    execute = EXECUTORS[method]
+    execute, whole = EXECUTORS[method], metric.vocabulary
     here, there = base.prompts.position(position), source.prompts.position(position)
     given, targets = source.at("z", layer, there), metric.targets(base.prompts)
     changed = [[Edit("z", layer, (head,), here, given[:, [head]])] for head in senders]
     if receivers is None:
-        return metric.value(execute(base, changed, frozen=True, targets=targets), base.prompts)
+        return metric.value(execute(base, changed, frozen=True, targets=targets, vocabulary=whole), base.prompts)
     assert composition is not None
     above = {above: numbers for above, numbers in heads.by_layer(receivers).items() if above > layer}
     read = [Read(composition, above_layer, here) for above_layer in above]
@@ -153,7 +153,7 @@ def patched(
         ]
         for index in range(len(senders))
     ]
-    return metric.value(execute(base, variants, targets=targets), base.prompts)
+    return metric.value(execute(base, variants, targets=targets, vocabulary=whole), base.prompts)
 
 
 def _check(
