@@ -3,10 +3,11 @@
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+import pandas as pd
 import torch
 from torch import Tensor
 
-from .. import heads
+from .. import heads, statistics
 from ..heads import Head
 
 Statistic = Literal["mean", "median", "ratio_of_means", "mean_log"]
@@ -66,6 +67,22 @@ class Scores:
         """The scores over some of the examples, `scores.where(scores.correct)` for instance."""
         cut = {name: getattr(self, name)[rows] for name in ("logprob", "correct", "contexts")}
         return replace(self, change=self.change[..., rows], **cut)
+
+    def table(self, top: int | None = None) -> pd.DataFrame:
+        """One row a head that has a path, the most negative first: `head`, the mean `change` of the metric with `low` and
+        `high` (95%, over contexts), and `n`.
+
+            print(path_patching.sweep(subject, base, source, position="last").table(5))
+        """
+        cells = statistics.intervals(self.change, self.contexts)
+        parts = (cells.value, cells.low, cells.high)
+        rows = [
+            {"head": str(head)}
+            | {name: x[head.layer, head.head] for name, x in zip(("change", "low", "high"), parts, strict=True)}
+            | {"n": cells.n}
+            for head in self.ranking("mean_log")
+        ]
+        return pd.DataFrame(rows)[:top]
 
     def ranking(self, kind: Statistic = "ratio_of_means") -> list[Head]:
         """All heads that have a path, the most negative first; ties in the order of layer and head."""
