@@ -13,7 +13,7 @@ import tiny
 import torch
 import transformers
 from entity_circuits import models, places
-from entity_circuits.models import pair
+from entity_circuits.models import loading, pair
 from entity_circuits.models.subject import ModelCheckError
 from entity_circuits.models.weights import FetchError
 from entity_circuits.tasks import boxes, vocabulary
@@ -136,6 +136,9 @@ def test_without_a_checkout_an_adapter_of_the_repository_is_refused_and_the_regi
     assert not models.describe().set_index("name").loc["arithmetic", "fetched"]
     with pytest.raises(FetchError, match=r"data/adapters/arithmetic does not come with the package.*clone"):
         models.fetch("arithmetic")
+    monkeypatch.setattr(loading, "_locate", lambda name: pytest.fail(f"{name} was looked for"))
+    with pytest.raises(FetchError, match="does not come with the package"):
+        models.load("arithmetic")
 
 
 # Loading

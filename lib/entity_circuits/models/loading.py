@@ -79,11 +79,11 @@ def load(
         name, adapter = on, name
     if adapter in entries and entries[str(adapter)].base != name:
         raise ValueError(f"{adapter} is no adapter on {name} but on {entries[str(adapter)].base or 'nothing'}")
+    adapter_folder = None if adapter is None else _adapter_folder(adapter)  # the small one first: it may be refused
     folder, fingerprint = _locate(name)
     shown = name
     model, tokenizer = _from_folder(folder, name, dtype, attention)
-    if adapter is not None:
-        adapter_folder = _adapter_folder(adapter)
+    if adapter is not None and adapter_folder is not None:
         shown = f"{name}+{adapter if adapter in entries else Path(adapter).name}"
         model = _merge(model, adapter_folder, shown)
         files = [adapter_folder / "adapter_config.json", adapter_folder / "adapter_model.safetensors"]
