@@ -41,12 +41,14 @@ def results() -> Path:
 def write(path: Path, content: str | bytes) -> None:
     """Write a file whole or not at all, with the folders above it; a failure leaves the file that was there.
 
-    from pathlib import Path
+    For example:
 
-    from entity_circuits import places
+        from pathlib import Path
 
-    places.write(Path("notes/today.txt"), "one circuit\n")
-    print(Path("notes/today.txt").read_text())
+        from entity_circuits import places
+
+        places.write(Path("notes/today.txt"), "one circuit\n")
+        print(Path("notes/today.txt").read_text())
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")

@@ -13,9 +13,11 @@ COMPARED = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "
 def named(name: str) -> tuple[str, str]:
     """The two models of a pair of the registry. Raises `ValueError` that lists the known pairs.
 
-    from entity_circuits.models import pair
+    For example:
 
-    print(pair.named("goat-7b"))  # ('llama-7b', 'goat-7b')
+        from entity_circuits.models import pair
+
+        print(pair.named("goat-7b"))  # ('llama-7b', 'goat-7b')
     """
     known = models.pairs()
     if name not in known:
@@ -56,9 +58,11 @@ def ready(base: str, finetuned: str) -> tuple[str, str]:
 def control(name: str, base: str) -> str | None:
     """The control `name` if it is an adapter on this base; otherwise None, after saying that there is no control.
 
-    from entity_circuits.models import pair
+    For example:
 
-    print(pair.control("shuffled", "qwen2.5-coder-0.5b"))  # shuffled
+        from entity_circuits.models import pair
+
+        print(pair.control("shuffled", "qwen2.5-coder-0.5b"))  # shuffled
     """
     on = _adapts(name)
     if on == base:
