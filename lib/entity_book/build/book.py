@@ -15,17 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from entity_circuits import places
 from filelock import FileLock, Timeout
 
 from ..claims import findings
 from . import chapter as kernels
 from . import notebooks
-from entity_circuits import places
-from .chapter import BookError
-from .chapter import Job
-from .chapter import Run
-from .chapter import machine
-from .chapter import say
+from .chapter import BookError, Job, Run, machine, say
 from .notebooks import note
 
 __all__ = ["BookError", "Run", "chapters", "execute", "machine", "note", "runs", "summing_up"]

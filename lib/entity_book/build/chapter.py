@@ -13,9 +13,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from entity_circuits import places
+
 from ..claims import findings
 from . import notebooks
-from entity_circuits import places
 
 CELL_SECONDS = 30 * 60
 """A cell that runs longer than this has failed."""

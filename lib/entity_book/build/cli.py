@@ -168,8 +168,7 @@ def _readme(arguments: argparse.Namespace) -> int:
 
 
 def _finetune(arguments: argparse.Namespace) -> None:
-    from ..training import adapters
-    from ..training import finetune
+    from ..training import adapters, finetune
 
     given = {"steps": arguments.steps, "learning_rate": arguments.learning_rate}
     options = {name: value for name, value in given.items() if value is not None}
@@ -185,9 +184,9 @@ def _measure_adapters(_: argparse.Namespace) -> None:
 
 
 def _measure_cmap(arguments: argparse.Namespace) -> None:
+    from entity_circuits import models, results
+
     from ..studies import improvement
-    from entity_circuits import models
-    from entity_circuits import results
 
     path = arguments.out or improvement.folder() / f"{arguments.pair}.safetensors"
     short = arguments.brief
@@ -199,10 +198,8 @@ def _measure_cmap(arguments: argparse.Namespace) -> None:
 
 
 def _discover(arguments: argparse.Namespace) -> None:
-    from entity_circuits import circuits
-    from entity_circuits import models
+    from entity_circuits import circuits, models, results
     from entity_circuits.methods import path_patching
-    from entity_circuits import results
 
     name = arguments.model
     out = arguments.out or circuits.folder() / f"{name}.json"
@@ -222,6 +219,7 @@ def _compare_circuits(arguments: argparse.Namespace) -> None:
 
 def _check_site(_: argparse.Namespace) -> int:
     from entity_circuits import places
+
     from . import site
 
     report = site.check(places.ROOT / "_build" / "html")
@@ -237,6 +235,7 @@ def _serve(arguments: argparse.Namespace) -> None:
     import threading
 
     from entity_circuits import places
+
     from . import site
 
     html = places.ROOT / "_build" / "html"
@@ -248,8 +247,9 @@ def _serve(arguments: argparse.Namespace) -> None:
 
 
 def _strip(arguments: argparse.Namespace) -> int:
-    from . import notebooks
     from entity_circuits import places
+
+    from . import notebooks
 
     wrong = 0
     for path in arguments.notebook or sorted((places.ROOT / "chapters").glob("*.ipynb")):

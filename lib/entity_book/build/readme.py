@@ -9,12 +9,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from . import book
-from ..claims import claims
-from ..claims import findings
 from entity_circuits import places
-from .book import BookError
+
+from ..claims import claims, findings
 from ..claims.findings import Gathered
+from . import book
+from .book import BookError
 
 BEGIN, END = "<!-- findings -->", "<!-- /findings -->"
 

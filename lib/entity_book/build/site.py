@@ -18,8 +18,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from bs4 import BeautifulSoup
-
 from entity_circuits import places
+
 from .book import BookError
 
 LINKED_HOSTS = frozenset(

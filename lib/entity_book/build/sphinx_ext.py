@@ -16,12 +16,9 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-from . import book
+from ..claims import claims, findings
 from ..figures import charts
-from ..claims import claims
-from ..claims import findings
-from . import notebooks
-from . import used
+from . import book, notebooks, used
 
 log = logging.getLogger(__name__)
 

@@ -108,8 +108,8 @@ class Completeness:
     full: Answers
 
     def table(self) -> pd.DataFrame:
-        """One row a K: `removed` (its name), `heads`, `circuit`, `full`, and `incompleteness`, circuit minus full with its
-        sign, with `low` and `high` (paired, over contexts), `n`.
+        """One row a K: `removed` (its name), `heads`, `circuit`, `full`, and `incompleteness`, circuit minus full with
+        its sign, with `low` and `high` (paired, over contexts), `n`.
         """
         rows = []
         for index, (name, gone) in enumerate(zip(self.names, self.removed, strict=True)):
