@@ -52,7 +52,7 @@ def test_the_chapters_are_named_in_a_sentence_with_links():
 
 def test_the_page_shows_parameters_example_and_chapters(small):
     (small / "conf.py").write_text(
-        'extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "entity_book.build.sphinx_ext"]\n'
+        'extensions = ["myst_parser", "sphinx.ext.autodoc", "entity_book.build.sphinx_ext"]\n'
     )
     pages = ["chapters/03_three", "chapters/04_four", "chapters/a1_more"]
     for page in pages:

@@ -47,7 +47,7 @@ def write(path: Path, content: str | bytes) -> None:
 
         from entity_circuits import places
 
-        places.write(Path("notes/today.txt"), "one circuit\n")
+        places.write(Path("notes/today.txt"), "one circuit")
         print(Path("notes/today.txt").read_text())
     """
     path.parent.mkdir(parents=True, exist_ok=True)
