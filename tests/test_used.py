@@ -3,6 +3,7 @@
 import ast
 import importlib
 import json
+import re
 
 import entity_circuits
 import pytest
@@ -51,7 +52,7 @@ def test_the_chapters_are_named_in_a_sentence_with_links():
 
 def test_the_page_shows_parameters_example_and_chapters(small):
     (small / "conf.py").write_text(
-        'extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "entity_book.build.sphinx_ext"]\n'
+        'extensions = ["myst_parser", "sphinx.ext.autodoc", "entity_book.build.sphinx_ext"]\n'
     )
     pages = ["chapters/03_three", "chapters/04_four", "chapters/a1_more"]
     for page in pages:
@@ -85,3 +86,19 @@ def test_a_chapter_uses_only_what_the_library_has(path):
                 missing.append(f"{node.value.id}.{node.attr}")
     assert known
     assert missing == []
+
+
+def test_the_page_has_every_module_and_its_links_lead_to_functions():
+    page = (places.ROOT / "book" / "api.md").read_text("utf-8")
+    lib = places.ROOT / "lib"
+    files = [path.relative_to(lib).with_suffix("") for name in used.PACKAGES for path in (lib / name).rglob("*.py")]
+    modules = {".".join(path.parts) for path in files if path.name != "__init__"}
+    assert set(re.findall(r"automodule:: (\S+)", page)) == modules
+    links = re.findall(r"\{py:(?:func|meth)\}`[^<`]+ <([\w.]+)>`", page)
+    assert len(links) > 15
+    for link in links:
+        module = max((name for name in modules if link.startswith(f"{name}.")), key=len)
+        thing = importlib.import_module(module)
+        for part in link.removeprefix(f"{module}.").split("."):
+            thing = getattr(thing, part)
+        assert f"{thing.__module__}.{thing.__qualname__}" == link

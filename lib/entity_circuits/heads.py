@@ -23,9 +23,11 @@ POSITIONS: dict[Group, str] = dict(zip(GROUPS, ("last", "last", "query", "prev")
 class Head:
     """One attention head, both numbers counted from zero. Written `L14H5`.
 
-    from entity_circuits.heads import Head
+    For example:
 
-    print(Head(14, 5), Head(14, 5).layer)
+        from entity_circuits.heads import Head
+
+        print(Head(14, 5), Head(14, 5).layer)
     """
 
     layer: int
@@ -38,9 +40,11 @@ class Head:
     def parse(cls, text: str) -> "Head":
         """The head that is written so. Raises `ValueError` with what was given otherwise.
 
-        from entity_circuits.heads import Head
+        For example:
 
-        assert Head.parse("L14H5") == Head(14, 5)
+            from entity_circuits.heads import Head
+
+            assert Head.parse("L14H5") == Head(14, 5)
         """
         match = re.fullmatch(r"L(\d+)H(\d+)", text)
         if not match:
@@ -96,10 +100,12 @@ class Circuit:
     def from_json(cls, text: str) -> "Circuit":
         """The circuit of such a text. Raises `ValueError` for what is no head or no group.
 
-        from entity_circuits.heads import Circuit, Head
+        For example:
 
-        circuit = Circuit({"value_fetcher": (Head(3, 5),)})
-        assert Circuit.from_json(circuit.to_json()) == circuit
+            from entity_circuits.heads import Circuit, Head
+
+            circuit = Circuit({"value_fetcher": (Head(3, 5),)})
+            assert Circuit.from_json(circuit.to_json()) == circuit
         """
         content = json.loads(text)
         groups = {name: tuple(map(Head.parse, heads)) for name, heads in content["groups"].items()}
@@ -113,15 +119,28 @@ class Circuit:
 def every(layers: int, heads: int) -> tuple[Head, ...]:
     """All heads of a model with so many layers of so many heads, layer by layer.
 
-    from entity_circuits import heads
+    For example:
 
-    print(*heads.every(layers=2, heads=2))
+        from entity_circuits import heads
+
+        print(*heads.every(layers=2, heads=2))
     """
     return tuple(Head(layer, head) for layer in range(layers) for head in range(heads))
 
 
 def require(chosen: Iterable[Head], layers: int, heads: int, where: str) -> None:
-    """Raise `ValueError` for a head that a model of this shape does not have; `where` says what it was meant for."""
+    """Raise `ValueError` for a head that a model of this shape does not have; `where` says what it was meant for.
+
+    For example:
+
+        from entity_circuits import heads
+        from entity_circuits.heads import Head
+
+        try:
+            heads.require([Head(3, 5)], layers=3, heads=8, where="of the circuit")
+        except ValueError as error:
+            print(error)
+    """
     for head in chosen:
         if not (0 <= head.layer < layers and 0 <= head.head < heads):
             raise ValueError(f"{head} {where}: this model has {layers} layers of {heads} heads")
@@ -130,10 +149,12 @@ def require(chosen: Iterable[Head], layers: int, heads: int, where: str) -> None
 def ranked(scores: np.ndarray) -> list[Head]:
     """The heads of a table of scores (layers, heads), the most negative first; ties layer by layer, none with NaN.
 
-    import numpy as np
-    from entity_circuits import heads
+    For example:
 
-    print(*heads.ranked(np.array([[-1.0, 0.5], [np.nan, -2.0]])))  # L1H1 L0H0 L0H1
+        import numpy as np
+        from entity_circuits import heads
+
+        print(*heads.ranked(np.array([[-1.0, 0.5], [np.nan, -2.0]])))  # L1H1 L0H0 L0H1
     """
     order = np.argsort(scores, axis=None, kind="stable")
     return [Head(*divmod(int(index), scores.shape[1])) for index in order if not np.isnan(scores.flat[index])]
@@ -142,10 +163,12 @@ def ranked(scores: np.ndarray) -> list[Head]:
 def by_layer(heads: Iterable[Head]) -> dict[int, tuple[int, ...]]:
     """The head numbers in each layer, layers and heads ascending.
 
-    from entity_circuits import heads
-    from entity_circuits.heads import Head
+    For example:
 
-    print(heads.by_layer([Head(3, 5), Head(1, 2), Head(3, 0)]))  # {1: (2,), 3: (0, 5)}
+        from entity_circuits import heads
+        from entity_circuits.heads import Head
+
+        print(heads.by_layer([Head(3, 5), Head(1, 2), Head(3, 0)]))  # {1: (2,), 3: (0, 5)}
     """
     found: dict[int, list[int]] = {}
     for head in sorted(set(heads)):

@@ -22,11 +22,13 @@ from . import places
 class Store:
     """A folder of results. `Store()` is the book's own; `Store(path)` another; `Store(None)` keeps nothing.
 
-    from pathlib import Path
+    For example:
 
-    from entity_circuits import results
+        from pathlib import Path
 
-    print(results.Store(Path("mine")).folder, results.Store(None).folder)
+        from entity_circuits import results
+
+        print(results.Store(Path("mine")).folder, results.Store(None).folder)
     """
 
     folder: Path | None = field(default_factory=places.results)
@@ -77,10 +79,12 @@ def _read(path: Path, inputs: str) -> dict[str, Tensor] | None:
 def digest(*tensors: Tensor) -> str:
     """A hex digest of the shapes, dtypes and values of tensors.
 
-    import torch
-    from entity_circuits import results
+    For example:
 
-    assert results.digest(torch.ones(3)) != results.digest(torch.ones(3).double())
+        import torch
+        from entity_circuits import results
+
+        assert results.digest(torch.ones(3)) != results.digest(torch.ones(3).double())
     """
     total = hashlib.sha256()
     for tensor in tensors:

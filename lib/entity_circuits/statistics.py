@@ -231,10 +231,12 @@ def overlap(first: int, second: int, common: int, one: int, other: int) -> np.nd
 def spoken(value: float, low: float | None, high: float | None, form: str = ".2f") -> str:
     """A number with its interval in words; without one where it has no bounds (None or NaN). Zero has no minus.
 
-    from entity_circuits import statistics
+    For example:
 
-    print(statistics.spoken(0.962, 0.914, 1.01, ".0%"))  # 96% [91%, 101%]
-    print(statistics.spoken(-0.001, None, None))  # 0.00
+        from entity_circuits import statistics
+
+        print(statistics.spoken(0.962, 0.914, 1.01, ".0%"))  # 96% [91%, 101%]
+        print(statistics.spoken(-0.001, None, None))  # 0.00
     """
 
     def one(number: float) -> str:
@@ -268,10 +270,12 @@ def in_cells(table: pd.DataFrame, names: Sequence[str], form: str = ".2f") -> pd
 def beside_chance(accuracy: Estimate, chance: float) -> str:
     """An accuracy in words, with a plain warning where it does not lie surely above chance.
 
-    from entity_circuits import statistics
+    For example:
 
-    print(statistics.beside_chance(statistics.wilson(6, 100), 1 / 7))  # 0.06 ...; NOT above chance (0.14): ...
-    print(statistics.beside_chance(statistics.wilson(49, 100), 1 / 7))  # 0.49 ...; above chance (0.14)
+        from entity_circuits import statistics
+
+        print(statistics.beside_chance(statistics.wilson(6, 100), 1 / 7))  # 0.06 ...; NOT above chance (0.14): ...
+        print(statistics.beside_chance(statistics.wilson(49, 100), 1 / 7))  # 0.49 ...; above chance (0.14)
     """
     if accuracy.low > chance:
         return f"{accuracy}; above chance ({chance:.2f})"

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
+from sphinx.ext.napoleon import Config, GoogleDocstring
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
@@ -34,6 +35,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("source-read", use_executed)
     app.connect("doctree-resolved", drop_repeated_ids)
     app.connect("html-page-context", choose_scripts)
+    app.connect("autodoc-process-docstring", list_parameters)
     app.connect("autodoc-process-docstring", show_examples)
     app.connect("autodoc-process-docstring", name_chapters)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
@@ -96,6 +98,15 @@ def choose_scripts(
     context["script_files"] = kept
     sheets = context.get("css_files", [])
     context["css_files"] = [sheet for sheet in sheets if "thebe" not in str(getattr(sheet, "filename", sheet)).lower()]
+
+
+def list_parameters(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Show the `Args:` of a docstring as parameters.
+
+    Napoleon as an extension would also take the first words of an attribute, up to a colon, for its type.
+    """
+    if what in ("function", "method") and "Args:" in lines:
+        lines[:] = GoogleDocstring(lines, Config(napoleon_use_param=True), what=what, name=name).lines()
 
 
 def show_examples(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:

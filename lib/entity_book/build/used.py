@@ -75,8 +75,10 @@ def _bind(target: ast.expr, value: Any, known: dict[str, Any]) -> None:
 
 
 def _look(node: ast.expr, known: dict[str, Any]) -> tuple[Any, Any]:
-    """What an expression names, if anything, and what its value is: a module, a function, a class, a `_Value` or a
-    tuple of these; None for what is not known."""
+    """What an expression names, if anything, and what its value is; None for what is not known.
+
+    A value is a module, a function, a class, a `_Value` or a tuple of these.
+    """
     if isinstance(node, ast.Name):
         return (known.get(node.id),) * 2
     if isinstance(node, ast.Call):

@@ -88,9 +88,11 @@ def impact(one: Finding, other: Finding, *, top: int | None = None, statistic: S
 def report(one: Finding, other: Finding) -> str:
     """The comparison of two circuits as text for a terminal: where each comes from, and a line a group.
 
-    from entity_circuits import circuits
+    For example:
 
-    print(circuits.report(circuits.load("qwen2.5-coder-0.5b"), circuits.load("arithmetic")))
+        from entity_circuits import circuits
+
+        print(circuits.report(circuits.load("qwen2.5-coder-0.5b"), circuits.load("arithmetic")))
     """
     lines = []
     for name, found in (("one", one), ("other", other)):

@@ -107,7 +107,8 @@ class Completeness:
 
     def table(self) -> pd.DataFrame:
         """One row a K: `removed` (its name), `heads`, `circuit`, `full`, and `incompleteness`, circuit minus full with
-        its sign, with `low` and `high` (paired, over contexts), `n`."""
+        its sign, with `low` and `high` (paired, over contexts), `n`.
+        """
         rows = []
         for index, (name, gone) in enumerate(zip(self.names, self.removed, strict=True)):
             one, other = self.circuit.correct[index], self.full.correct[index]
@@ -215,7 +216,18 @@ class Minimality:
         return pd.DataFrame(rows)
 
     def kept(self, threshold: float = 0.01) -> dict[str, tuple[Head, ...]]:
-        """The heads whose ratio is at least the threshold, by place: one threshold for every model (B6)."""
+        """The heads whose ratio is at least the threshold, by place: one threshold for every model (B6).
+
+        For example:
+
+            from entity_circuits import ablation, criteria, toy
+            from entity_circuits.heads import Head
+
+            subject, p = toy.subject(), toy.prompts("apple", "cup")
+            circuit = {"prev": [Head(0, 0)], "query": [Head(1, 0)], "last": [Head(2, 0), Head(2, 1)]}
+            found = criteria.minimality(subject, circuit, p, ablation.means(subject, prompts=p))
+            print(found.kept(0.01))
+        """
         table = self.table()
         table = table[table["ratio"] >= threshold]
         rows = zip(table["place"], table["head"], strict=True)
@@ -228,10 +240,12 @@ class Minimality:
 def minimality_cost(circuit: Circuit | Kept, parts: Sequence[str] | None = None) -> int:
     """The most circuits that `minimality` may have to evaluate: for a part of n heads n(n-1)/2 pairs and 3n more.
 
-    from entity_circuits import criteria
-    from entity_circuits.heads import Head
+    For example:
 
-    print(criteria.minimality_cost({"last": [Head(2, 0), Head(2, 1), Head(3, 5)]}))  # 13
+        from entity_circuits import criteria
+        from entity_circuits.heads import Head
+
+        print(criteria.minimality_cost({"last": [Head(2, 0), Head(2, 1), Head(3, 5)]}))  # 13
     """
     sizes = [len(some) for label, (_, some) in _parts(circuit).items() if parts is None or label in parts]
     return 1 + sum(n * (n - 1) // 2 + 3 * n for n in sizes)

@@ -58,9 +58,11 @@ class Finding:
     def rankings(self, statistic: Statistic | None = None) -> dict[Group, list[Head]]:
         """All heads of each group that have a path, the most negative score first; by what ranked, unless told.
 
-        from entity_circuits import circuits
+        For example:
 
-        print(*circuits.load("qwen2.5-coder-0.5b").rankings()["value_fetcher"][:5])
+            from entity_circuits import circuits
+
+            print(*circuits.load("qwen2.5-coder-0.5b").rankings()["value_fetcher"][:5])
         """
         return {group: heads.ranked(scores) for group, scores in self.scores[statistic or self.statistic].items()}
 
@@ -74,10 +76,12 @@ class Finding:
 def finding(discovery: Discovery, *, command: str) -> Finding:
     """What a discovery found, with the command that made it, rounded as in a file.
 
-    from entity_circuits import circuits, models, path_patching
+    For example:
 
-    found = path_patching.discover(models.load("qwen2.5-coder-0.5b"), n=7)
-    print(circuits.finding(found, command="python mine.py").circuit.groups)
+        from entity_circuits import circuits, models, path_patching
+
+        found = path_patching.discover(models.load("qwen2.5-coder-0.5b"), n=7)
+        print(circuits.finding(found, command="python mine.py").circuit.groups)
     """
     about = {**discovery.circuit.about, "command": command, "code": results.code(path_patching.__name__)}
     ranked: Statistic = about["statistic"]  # type: ignore[assignment]
@@ -156,16 +160,25 @@ def of(subject: Subject, *, n: int = 70, seed: int = 0, store: Store | None = No
 
 
 def folder() -> Path:
-    """Where the book's circuits are stored, one file a model. `FileNotFoundError` where there is no checkout."""
+    """Where the book's circuits are stored, one file a model. `FileNotFoundError` where there is no checkout.
+
+    For example:
+
+        from entity_circuits import circuits
+
+        print(sorted(file.name for file in circuits.folder().iterdir()))
+    """
     return places.ROOT / "data" / "circuits"
 
 
 def names() -> list[str]:
     """The names of the book's circuits, sorted: what `load` takes. None where the package is without its checkout.
 
-    from entity_circuits import circuits
+    For example:
 
-    print(circuits.names())
+        from entity_circuits import circuits
+
+        print(circuits.names())
     """
     return sorted(path.stem for path in folder().glob("*.json")) if places.checkout() else []
 

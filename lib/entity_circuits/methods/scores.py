@@ -69,8 +69,8 @@ class Scores:
         return replace(self, change=self.change[..., rows], **cut)
 
     def table(self, top: int | None = None) -> pd.DataFrame:
-        """One row a head that has a path, the most negative first: `head`, the mean `change` of the metric with `low` and
-        `high` (95%, over contexts), and `n`.
+        """One row a head that has a path, the most negative first: `head`, the mean `change` of the metric with `low`
+        and `high` (95%, over contexts), and `n`.
 
             print(path_patching.sweep(subject, base, source, position="last").table(5))
         """

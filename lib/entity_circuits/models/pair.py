@@ -46,9 +46,11 @@ def ready(base: str, finetuned: str) -> tuple[str, str]:
 def control(name: str, base: str) -> str | None:
     """The control `name` if it is an adapter on this base; otherwise None, after saying that there is no control.
 
-    from entity_circuits.models import pair
+    For example:
 
-    print(pair.control("shuffled", "qwen2.5-coder-0.5b"))  # shuffled
+        from entity_circuits.models import pair
+
+        print(pair.control("shuffled", "qwen2.5-coder-0.5b"))  # shuffled
     """
     on = _adapts(name)
     if on == base:

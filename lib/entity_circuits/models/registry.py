@@ -33,7 +33,14 @@ class Entry:
 
     @property
     def memory_gb(self) -> float:
-        """Memory of the weights in float32, in GB (10^9 bytes), an adapter with its base; activations come on top."""
+        """Memory of the weights in float32, in GB (10^9 bytes), an adapter with its base; activations come on top.
+
+        For example:
+
+            from entity_circuits import models
+
+            print(models.registry()["arithmetic"].memory_gb)
+        """
         return 4 * (registry()[self.base].parameters if self.base else self.parameters) / 1e9
 
 
@@ -59,9 +66,11 @@ def registry() -> dict[str, Entry]:
 def pairs() -> dict[str, tuple[str, str]]:
     """The pairs of `models.toml`: name -> (base, fine-tuned), both names of entries.
 
-    from entity_circuits import models
+    For example:
 
-    print(models.pairs()["goat-7b"])  # ('llama-7b', 'goat-7b')
+        from entity_circuits import models
+
+        print(models.pairs()["goat-7b"])  # ('llama-7b', 'goat-7b')
     """
     return {name: (table["base"], table["finetuned"]) for name, table in _toml().get("pairs", {}).items()}
 

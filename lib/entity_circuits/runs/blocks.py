@@ -16,11 +16,13 @@ from .edits import Outcome
 def require(subject: Subject) -> None:
     """Raise `NotImplementedError` unless the model's blocks have the form that replay recomputes.
 
-    from entity_circuits import models
-    from entity_circuits.runs import blocks
+    For example:
 
-    blocks.require(models.load("qwen2.5-coder-0.5b"))
-    print("can be replayed")
+        from entity_circuits import models
+        from entity_circuits.runs import blocks
+
+        blocks.require(models.load("qwen2.5-coder-0.5b"))
+        print("can be replayed")
     """
     model = subject.model
     block = model.model.layers[0]
@@ -80,6 +82,15 @@ def rotated(attention: Any, norm: str, x: Tensor, rotation: tuple[Tensor, Tensor
         positions: of the tokens: a slice, or one index a token (tokens,).
 
     Returns the shape of `x`.
+
+        import torch
+        from entity_circuits import models
+        from entity_circuits.runs import blocks
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        rotation = subject.model.model.rotary_emb(torch.ones(1), torch.arange(5)[None])
+        k = torch.ones(1, 5, subject.kv_heads, subject.head_size)
+        print(blocks.rotated(subject.model.model.layers[3].self_attn, "k_norm", k, rotation, slice(0, 5))[0, :, 0, 0])
     """
     x = getattr(attention, norm)(x) if hasattr(attention, norm) else x
     half = x.shape[-1] // 2
@@ -88,7 +99,16 @@ def rotated(attention: Any, norm: str, x: Tensor, rotation: tuple[Tensor, Tensor
 
 
 def mlp(block: Any, hidden: Tensor, rows: int = 2048) -> Tensor:
-    """The block's norm and MLP, some rows at a time so that the wide activations stay near the processor."""
+    """The block's norm and MLP of hidden states (..., width), `rows` of them at a time: wide activations stay near
+    the processor.
+
+        import torch
+        from entity_circuits import models
+        from entity_circuits.runs import blocks
+
+        model = models.load("qwen2.5-coder-0.5b").model
+        print(blocks.mlp(model.model.layers[3], torch.ones(2, 5, model.config.hidden_size)).shape)
+    """
     flat = hidden.reshape(-1, hidden.shape[-1])
     parts = [block.mlp(block.post_attention_layernorm(part)) for part in flat.split(rows)]
     return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(hidden.shape)
@@ -117,6 +137,13 @@ def readout(
             log-sum-exp joins them.
 
     Returns an `Outcome`, float32 or better.
+
+        from entity_circuits import runs, toy
+        from entity_circuits.runs import blocks
+
+        subject, p = toy.subject(), toy.prompts("apple")
+        hidden = runs.record(subject, p).residual[-1, :, -1]  # at `last`
+        print(blocks.readout(subject, hidden[None], p.answer_ids[:, None], ()).logprob.exp())  # 0.834
     """
     if hidden is None:
         variants, n = (reads[0].shape[:2]) if reads else (0, 0)

@@ -31,6 +31,13 @@ class Edit:
     activation is keep * (what it is in this run) + (1 - keep) * value. A `k` or `v` edit with `seen_by` (n,) acts only
     in the outputs of its heads at that position, which is not before its own: no other token sees the change. A
     `score` edit forbids `position` to attend to `key` (n,): it takes no value.
+
+        from entity_circuits import models, prompts, runs
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        p = prompts.from_texts(subject, ["The cup is in F. F contains the"], [" cup"], positions={"object": "cup"})
+        blind = runs.Edit("score", 3, (5,), position=p.last, key=p.position("object"))
+        print(runs.run(subject, p, [blind]).logprob)
     """
 
     site: Site
@@ -43,7 +50,7 @@ class Edit:
     seen_by: Tensor | None = None
 
     def rows(self, index: slice | Tensor) -> "Edit":
-        """The same edit for some of the examples."""
+        """The same edit for some of the examples: `index` is a slice, or int64."""
         cut = {
             field.name: getattr(self, field.name)[index]
             for field in fields(self)
@@ -65,11 +72,13 @@ class Edit:
 class Read:
     """An activation to be read after the edits: `z`, `q`, `k` or `v` of all heads of a layer, at `position` (n,).
 
-    from entity_circuits import models, prompts, runs
+    For example:
 
-    subject = models.load("qwen2.5-coder-0.5b")
-    p = prompts.from_texts(subject, ["The cup is in F. F contains the"], [" cup"])
-    print(runs.run(subject, p, read=[runs.Read("q", 3, p.last)]).reads[0].shape)
+        from entity_circuits import models, prompts, runs
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        p = prompts.from_texts(subject, ["The cup is in F. F contains the"], [" cup"])
+        print(runs.run(subject, p, read=[runs.Read("q", 3, p.last)]).reads[0].shape)
     """
 
     site: Site
@@ -100,14 +109,34 @@ class Outcome:
 
     @classmethod
     def joined(cls, parts: Sequence["Outcome"], dim: int) -> "Outcome":
-        """One outcome of several: more variants (`dim` 0) or more examples (`dim` 1)."""
+        """One outcome of several: more variants (`dim` 0) or more examples (`dim` 1).
+
+        For example:
+
+            from entity_circuits import runs, toy
+
+            outcome = runs.run(toy.subject(), toy.prompts("apple"))
+            print(runs.Outcome.joined([outcome, outcome], dim=0).logprob.shape)
+        """
         reads = tuple(torch.cat(kind, dim) for kind in zip(*(part.reads for part in parts), strict=True))
         logits, logprobs, top = (torch.cat([getattr(part, name) for part in parts], dim) for name in cls.NUMBERS)
         return cls(logits, logprobs, top, reads)
 
 
 def check(edit: Edit, subject: Subject, prompts: Prompts) -> None:
-    """Raise `ValueError` if an edit names a layer, head or position that is not there, or has the wrong shape."""
+    """Raise `ValueError` if an edit names a layer, head or position that is not there, or has the wrong shape.
+
+    For example:
+
+        from entity_circuits import edits, models, prompts
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        p = prompts.from_texts(subject, ["The cup is in F. F contains the"], [" cup"])
+        try:
+            edits.check(edits.Edit("z", 99, (5,), p.last), subject, p)
+        except ValueError as error:
+            print(error)
+    """
     n, width = prompts.input_ids.shape
     if not 0 <= edit.layer < subject.layers:
         raise ValueError(f"layer {edit.layer} of an edit: this model has layers 0 to {subject.layers - 1}")

@@ -25,7 +25,13 @@ from .edits import Outcome
 class Means:
     """Mean head outputs: `z` (layers, T, heads, head_size), one mean a layer, absolute position and head.
 
-    dtype and device are those of the model; averaged over `n` prompts of T tokens.
+    dtype and device are those of the model; averaged over `n` prompts of T tokens. `ablation.means` takes them.
+
+        from entity_circuits import runs, toy
+        from entity_circuits.runs.mean_replay import Means
+
+        p = toy.prompts("apple", "cup")
+        print(Means(runs.record(toy.subject(), p).z.mean(1), n=2).z.shape)
     """
 
     z: Tensor

@@ -27,7 +27,17 @@ class Batch:
 
 
 def batches(prompts: Prompts, size: int, *, share: bool = True) -> Iterator[Batch]:
-    """Batches of about `size` prompts. A context is never split; without `share`, no tokens are shared (`prefix` 0)."""
+    """Batches of about `size` prompts. A context is never split; without `share`, no tokens are shared (`prefix` 0).
+
+    For example:
+
+        from entity_circuits import models, prompts
+        from entity_circuits.runs import prefix
+
+        texts = [f"The cup is in F and the apple is in G. {letter} contains the" for letter in "FG"]
+        p = prompts.from_texts(models.load("qwen2.5-coder-0.5b"), texts, [" cup", " apple"], contexts=[0, 0])
+        print([(batch.rows, batch.prefix) for batch in prefix.batches(p, size=70)])
+    """
     every = torch.arange(len(prompts))
     if not share:
         yield from (Batch(rows, 0, rows, torch.arange(len(rows))) for rows in every.split(size))

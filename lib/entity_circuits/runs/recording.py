@@ -64,7 +64,16 @@ class Recording:
             raise ValueError("the recording is of other prompts: record these, or leave it out")
 
     def select(self, rows: Tensor) -> "Recording":
-        """The recording of some of its prompts."""
+        """The recording of some of its prompts.
+
+        For example:
+
+            import torch
+            from entity_circuits import runs, toy
+
+            recording = runs.record(toy.subject(), toy.prompts("apple", "cup"))
+            print(len(recording.select(torch.tensor([1]))))
+        """
         cut = {name: getattr(self, name)[:, rows] for name in ("residual", "z", "k", "v")}
         return replace(self, prompts=self.prompts.select(rows), **cut)
 
@@ -145,7 +154,15 @@ def wrapped(subject: Subject) -> Any:
 
 
 def recorded(recording: Recording, item: Read) -> Tensor:
-    """(n, heads, head_size): what a read gives in the recorded run itself."""
+    """(n, heads, head_size): what a read gives in the recorded run itself.
+
+    For example:
+
+        from entity_circuits import replay, runs, toy
+
+        p = toy.prompts("apple", "cup")
+        print(replay.recorded(runs.record(toy.subject(), p), runs.Read("q", 2, p.last)).shape)
+    """
     if item.site != "q":
         return recording.at(item.site, item.layer, item.position)
     block = recording.subject.model.model.layers[item.layer]
@@ -157,11 +174,13 @@ def recorded(recording: Recording, item: Read) -> Tensor:
 def recorded_answers(recording: Recording, targets: Tensor | None = None) -> Outcome:
     """The outcome of the recorded run itself: one variant without edits, `targets` (n, k) or the right answers.
 
-    from entity_circuits import models, prompts, replay, runs
+    For example:
 
-    subject = models.load("qwen2.5-coder-0.5b")
-    p = prompts.from_texts(subject, ["The cup is in F. F contains the"], [" cup"])
-    print(replay.recorded_answers(runs.record(subject, p)).logprob)
+        from entity_circuits import models, prompts, replay, runs
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        p = prompts.from_texts(subject, ["The cup is in F. F contains the"], [" cup"])
+        print(replay.recorded_answers(runs.record(subject, p)).logprob)
     """
     rows = torch.arange(len(recording), device=recording.prompts.last.device)
     targets = recording.prompts.answer_ids[:, None] if targets is None else targets
@@ -174,12 +193,14 @@ def recorded_answers(recording: Recording, targets: Tensor | None = None) -> Out
 def attention(recording: Recording, head: Head, position: Tensor) -> Tensor:
     """(n, T): where one head looks from `position` (n,) in the recorded run; each row sums to 1, float32 or better.
 
-    from entity_circuits import models, prompts, replay, runs
-    from entity_circuits.heads import Head
+    For example:
 
-    subject = models.load("qwen2.5-coder-0.5b")
-    p = prompts.from_texts(subject, ["The cup is in F. F contains the"], [" cup"])
-    print(replay.attention(runs.record(subject, p), Head(3, 5), p.last).argmax(-1))
+        from entity_circuits import models, prompts, replay, runs
+        from entity_circuits.heads import Head
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        p = prompts.from_texts(subject, ["The cup is in F. F contains the"], [" cup"])
+        print(replay.attention(runs.record(subject, p), Head(3, 5), p.last).argmax(-1))
     """
     subject, prompts = recording.subject, recording.prompts
     module, width = subject.model.model.layers[head.layer].self_attn, prompts.input_ids.shape[1]
