@@ -1,4 +1,4 @@
-"""The names of the library that chapters, their solutions and the documents use are there. Only imports are run."""
+"""The code of chapters, solutions and documents: the library has the names that they use. Only imports are run."""
 
 import ast
 import builtins
@@ -101,6 +101,13 @@ def test_what_the_prose_calls_by_the_name_of_its_module_is_there(path):
             owners = by_name().get(module, [])
             if owners and module not in defined and name not in ENDINGS:
                 assert any(hasattr(owner, name) for owner in owners), f"{module}.{name}"
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.name)
+def test_no_cell_of_a_chapter_has_more_than_ten_lines_but_for_imports_and_parameters(path):
+    found = json.loads(path.read_text("utf-8"))["cells"]
+    own = [cell for cell in found if cell["cell_type"] == "code" and cell["id"] not in ("imports", "parameters")]
+    assert own and not [cell["id"] for cell in own if len("".join(cell["source"]).splitlines()) > 10]
 
 
 def test_a_name_that_has_moved_is_noticed():
