@@ -3,14 +3,15 @@
 import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from .. import places
 from ..spelling import meant
 from . import weights
 from .weights import FetchError, Source, Wheel
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FILE = Path(__file__).with_name("models.toml")
 ADAPTER_FILES = ["adapter_config.json", "adapter_model.safetensors"]
@@ -66,7 +67,7 @@ def pairs() -> dict[str, tuple[str, str]]:
     return {name: (table["base"], table["finetuned"]) for name, table in _toml().get("pairs", {}).items()}
 
 
-def describe() -> pd.DataFrame:
+def describe() -> "pd.DataFrame":
     """The registry as a table, one row a model: what it is and needs, its terms, whether it was run here, is cached.
 
     Columns: name, title, parameters, memory_gb (float32), licence, gate, source, executed_here, fetched, note.
@@ -76,6 +77,8 @@ def describe() -> pd.DataFrame:
     >>> int(table.executed_here.sum()) > 0
     True
     """
+    import pandas as pd  # slow to import
+
     return pd.DataFrame(
         {
             "name": entry.name,
