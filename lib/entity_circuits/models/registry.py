@@ -3,14 +3,15 @@
 import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from .. import places
 from ..spelling import meant
 from . import weights
 from .weights import FetchError, Source, Wheel
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FILE = Path(__file__).with_name("models.toml")
 ADAPTER_FILES = ["adapter_config.json", "adapter_model.safetensors"]
@@ -88,7 +89,7 @@ def named(name: str) -> tuple[str, str]:
     return known[name]
 
 
-def describe() -> pd.DataFrame:
+def describe() -> "pd.DataFrame":
     """The registry as a table, one row a model: what it is and needs, its terms, whether it was run here, is cached.
 
     Columns: name, title, parameters, memory_gb (float32), licence, gate, source, executed_here, fetched, note.
@@ -98,6 +99,8 @@ def describe() -> pd.DataFrame:
         table = models.describe()
         print(table[table.executed_here].name.tolist())
     """
+    import pandas as pd  # slow to import
+
     return pd.DataFrame(
         {
             "name": entry.name,
