@@ -106,7 +106,8 @@ def list_parameters(app: Sphinx, what: str, name: str, obj: Any, options: Any, l
     Napoleon as an extension would also take the first words of an attribute, up to a colon, for its type.
     """
     if what in ("function", "method") and "Args:" in lines:
-        lines[:] = GoogleDocstring(lines, Config(napoleon_use_param=True), what=what, name=name).lines()
+        settings: Any = Config(napoleon_use_param=True)
+        lines[:] = GoogleDocstring(lines, settings, what=what, name=name).lines()
 
 
 def show_examples(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
