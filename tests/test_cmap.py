@@ -271,7 +271,6 @@ def test_a_scan_takes_all_heads_of_its_layers(reach, ends):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"heads": {"object": [Head(1, 1)]}}, "no place called 'object'"),
         ({"heads": {"last": []}}, "no heads"),
         ({"sites": ("z", "q")}, "sites are"),
         ({"sites": ()}, "sites are"),

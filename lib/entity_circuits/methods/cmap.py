@@ -40,13 +40,14 @@ from ..runs.edits import Edit, Outcome
 from ..runs.recording import Recording
 from ..runs.replay import EXECUTORS, Method
 from ..statistics import Estimate
-from ..statistics import recovered as recovered
 from ..tasks.prompts import Prompts
+from . import shares
 from .cmap_conditions import Condition, Into, Origin, Place, of_circuit, sites_of
 from .cmap_conditions import groups as groups
 from .cmap_conditions import inputs as inputs
 from .cmap_conditions import random_heads as random_heads
 from .cmap_conditions import scan as scan
+from .shares import recovered as recovered
 from .twins import require_twins as require_twins
 
 
@@ -100,10 +101,10 @@ class Patched:
         change = self.correct.double() - receiver.double()
         cells = [statistics.intervals(values, self.contexts) for values in (self.correct, change)]
         parts = [(cell.value, cell.low, cell.high) for cell in cells]
-        reason = statistics.no_gap(self.base_correct, self.tuned_correct, self.contexts)
+        reason = shares.no_gap(self.base_correct, self.tuned_correct, self.contexts)
         gained, gap = torch.where(into_base, change, -change), self.tuned_correct.double() - self.base_correct.double()
         nothing = (np.full(len(self), np.nan),) * 3
-        parts.append(nothing if reason else statistics.shares(gained.numpy(), gap.numpy(), self.contexts.numpy()))
+        parts.append(nothing if reason else shares.shares(gained.numpy(), gap.numpy(), self.contexts.numpy()))
         rows = [
             {
                 "condition": condition.name,
@@ -244,6 +245,8 @@ def _check(
     if method not in EXECUTORS or batch < 1 or not conditions:
         raise ValueError(f"{len(conditions)} conditions, batch {batch}, method {method!r}: one of {list(EXECUTORS)}")
     for condition in conditions:
+        for place in condition.heads.keys() - {"everywhere"}:
+            prompts.position(place)
         for head in (head for some in condition.heads.values() for head in some):
             if not (0 <= head.layer < base.layers and 0 <= head.head < base.heads):
                 raise ValueError(

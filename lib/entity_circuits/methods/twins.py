@@ -37,7 +37,7 @@ def _tokens_apart(one: Any, other: Any, prompts: Prompts | None) -> str:
         apart = next((word for word, number in first.items() if second.get(word, number) != number), None)
         if apart is None and list(one(SAMPLE)["input_ids"]) != list(other(SAMPLE)["input_ids"]):
             return "a prompt is other tokens in the one than in the other"
-        return "" if apart is None else f"{apart!r} is {first[apart]} and {second[apart]}"
+        return "" if apart is None else f"{one.decode([first[apart]]).strip()!r} is {first[apart]} and {second[apart]}"
     rows = [ids[: last + 1] for ids, last in zip(prompts.input_ids.tolist(), prompts.last.tolist(), strict=True)]
     used = sorted({token for ids in (*rows, prompts.answer_ids.tolist()) for token in ids if token >= 0})
     words = [tokenizer.convert_ids_to_tokens(used) for tokenizer in (one, other)]

@@ -28,8 +28,8 @@ class Triples:
     def __post_init__(self) -> None:
         if len(self.base) != len(self.source):
             raise ValueError(f"one source prompt a base prompt is needed: {len(self.base)} and {len(self.source)}")
-        if tuple(self.candidates.shape) != (len(self.base), len(self.names)) or len(self.targets) != len(self.base):
-            raise ValueError(f"each of {len(self.base)} pairs needs a target and an answer for each of {self.names}")
+        if not len(self.candidates) == len(self.targets) == len(self.base):
+            raise ValueError(f"each of {len(self.base)} pairs needs a target and candidate answers")
 
     def __len__(self) -> int:
         return len(self.base)
