@@ -9,8 +9,12 @@ import pandas as pd
 def spearman(one: np.ndarray, other: np.ndarray) -> float:
     """The rank correlation of two series (n,); NaN for fewer than three numbers or where all of one rank alike.
 
-    >>> spearman(np.array([1, 2, 4]), np.array([10, 30, 20]))
-    0.5
+    For example:
+
+        import numpy as np
+        from entity_circuits.agreement import spearman
+
+        print(spearman(np.array([1, 2, 4]), np.array([10, 30, 20])))  # 0.5
     """
     ranks = [pd.Series(values).rank().to_numpy() for values in (one, other)]
     if len(one) < 3 or any(np.ptp(rank) == 0 for rank in ranks):
@@ -19,11 +23,20 @@ def spearman(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def overlap(first: int, second: int, common: int, one: int, other: int) -> np.ndarray:
-    """Probabilities of sharing 0, 1, ... if `one` and `other` are drawn from pools of `first` and `second`, of which
-    `common` are the same; exact.
+    """Probabilities of sharing 0, 1, ... if two sets are drawn from two pools; exact.
 
-    >>> overlap(4, 4, 4, 2, 1).tolist()
-    [0.5, 0.5]
+    Args:
+        first: the size of the one pool.
+        second: the size of the other.
+        common: how many are in both.
+        one: how many are drawn from the first.
+        other: how many are drawn from the second.
+
+    For example:
+
+        from entity_circuits.agreement import overlap
+
+        print(overlap(4, 4, 4, 2, 1))  # [0.5, 0.5]
     """
     shared = np.zeros(min(one, other) + 1)
     # Of the one set, so many are such as the other could draw; of these, the other then draws so many.

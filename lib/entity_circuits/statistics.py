@@ -283,7 +283,10 @@ def resampled(contexts: Values, draws: int = DRAWS, seed: int = 0) -> tuple[np.n
 
     `groups` (n,) numbers the contexts from 0; `picked` (draws, contexts) are such numbers, with replacement.
 
-        groups, picked = resampled(p.contexts, draws=300)
+        import torch
+        from entity_circuits import statistics
+
+        groups, picked = statistics.resampled(torch.tensor([0, 0, 1, 1, 2]), draws=300)
     """
     names, groups = np.unique(as_array(contexts), return_inverse=True)
     return groups, np.random.default_rng(seed).integers(len(names), size=(draws, len(names)))

@@ -34,7 +34,9 @@ def _tokens_apart(one: Any, other: Any, prompts: Prompts | None) -> str:
         return ""
     if prompts is None:
         first, second = one.get_vocab(), other.get_vocab()
-        apart = next((word for word, number in first.items() if second.get(word, number) != number), None)
+        apart = min(
+            (w for w, number in first.items() if second.get(w, number) != number), key=first.__getitem__, default=None
+        )
         if apart is None and list(one(SAMPLE)["input_ids"]) != list(other(SAMPLE)["input_ids"]):
             return "a prompt is other tokens in the one than in the other"
         return "" if apart is None else f"{one.decode([first[apart]]).strip()!r} is {first[apart]} and {second[apart]}"
