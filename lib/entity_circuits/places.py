@@ -85,6 +85,7 @@ def writing(path: Path) -> Iterator[Path]:
 
         with places.writing(Path("notes.txt")) as part:
             part.write_text("whole, or not at all")
+        print(Path("notes.txt").read_text())
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}.part")

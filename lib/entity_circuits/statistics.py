@@ -287,6 +287,7 @@ def resampled(contexts: Values, draws: int = DRAWS, seed: int = 0) -> tuple[np.n
         from entity_circuits import statistics
 
         groups, picked = statistics.resampled(torch.tensor([0, 0, 1, 1, 2]), draws=300)
+        print(picked.shape)  # 300 draws of 3 contexts
     """
     names, groups = np.unique(as_array(contexts), return_inverse=True)
     return groups, np.random.default_rng(seed).integers(len(names), size=(draws, len(names)))
