@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .. import results, runs, statistics, tasks
+from .. import heads, results, runs, statistics, tasks
 from ..heads import Circuit, Head, every
 from ..models.subject import Subject
 from ..results import Store
 from ..runs import edits, mean_replay
 from ..runs.answers import evaluate
 from ..runs.mean_replay import Means
-from ..runs.replay import EXECUTORS, Method
+from ..runs.replay import Method, executor
 from ..statistics import Estimate
 from ..tasks.prompts import Prompts
 from . import kept as places
@@ -70,8 +70,10 @@ def kept(circuit: Circuit | Kept) -> dict[str, tuple[Head, ...]]:
 
     Add places where the evidence says so: `{**kept(circuit), "prev+1": heads}`.
     """
+    if isinstance(circuit, Mapping):
+        return {place: tuple(sorted(set(heads.of(some)))) for place, some in circuit.items()}
     if not isinstance(circuit, Circuit):
-        return {place: tuple(sorted(set(some))) for place, some in circuit.items()}
+        raise ValueError(f"a circuit is a Circuit, or heads by place as in {{'last': ['L3H5']}}, not {circuit!r}")
     found: dict[str, set[Head]] = {}
     for group, some in circuit.groups.items():
         found.setdefault(circuit.position(group), set()).update(some)
@@ -80,7 +82,7 @@ def kept(circuit: Circuit | Kept) -> dict[str, tuple[Head, ...]]:
 
 def without(circuit: Circuit | Kept, removed: Kept) -> dict[str, tuple[Head, ...]]:
     """A circuit without some of its heads at some of its places."""
-    gone = {place: set(some) for place, some in removed.items()}
+    gone = {place: set(some) for place, some in kept(removed).items()}
     return {place: tuple(h for h in some if h not in gone.get(place, ())) for place, some in kept(circuit).items()}
 
 
@@ -148,11 +150,12 @@ def circuit_accuracy(
         answers = ablation.circuit_accuracy(subject, circuit, p, means)
         print(answers.estimate())
     """
-    asked = [circuits] if isinstance(circuits, Circuit | Mapping) else list(circuits)
+    asked = [circuits] if isinstance(circuits, Circuit | Mapping | Head) else list(circuits)
+    executor(method)  # an unknown one is told before anything runs
     read = metrics.named(metric)
     targets = read.targets(prompts)
-    means.require(prompts)
     found = [kept(circuit) for circuit in asked]
+    means.require(prompts)
     alike: dict[tuple[str, ...], list[int]] = {}  # by places, so that no circuit carries the live tokens of others
     for index, circuit in enumerate(found):
         alike.setdefault(tuple(sorted(place for place, some in circuit.items() if some)), []).append(index)
@@ -226,6 +229,7 @@ def full_without(
 
         print(ablation.full_without(subject, [{"last": [Head(21, 11)]}], p, means).estimate())
     """
+    execute = executor(method)
     means.require(prompts)
     asked = [kept(some) for some in removed]
     parts = []
@@ -237,7 +241,7 @@ def full_without(
                 places.removal(subject, part, k, means)  # a place that is missing is noticed before the model runs
             with torch.no_grad():
                 variants = [places.removal(subject, part, k, means) for k in asked]
-                outcome = EXECUTORS[method](runs.record(subject, part, share_context=True), variants)
+                outcome = execute(runs.record(subject, part, share_context=True), variants)
             return {"correct": outcome.top == part.answer_ids, "logprob": outcome.logprob}
 
         inputs = results.key(__name__, subject, prompts=part, means=means.z, method=method, removed=asked)

@@ -38,7 +38,7 @@ from ..results import Store
 from ..runs import blocks
 from ..runs.edits import Edit, Outcome
 from ..runs.recording import Recording
-from ..runs.replay import EXECUTORS, Method
+from ..runs.replay import Method, executor
 from ..statistics import Estimate
 from ..statistics import recovered as recovered
 from ..tasks.prompts import Prompts
@@ -156,7 +156,8 @@ def sweep(
         print(found.table())
     """
     conditions, store = tuple(conditions), Store(None) if store is None else store
-    _check(base, tuned, conditions, prompts, method, batch)
+    _check(base, tuned, conditions, prompts, batch)
+    execute = executor(method)
     subjects: dict[Into, Subject] = {"base": base, "tuned": tuned}
     asked = {"conditions": [condition.words for condition in conditions], "method": method, "memory": memory}
     parts = []
@@ -168,7 +169,7 @@ def sweep(
             recordings = {i: runs.record(one, part, share_context=shared) for i, one in subjects.items()}
             right = part.answer_ids.cpu()
             with torch.no_grad():
-                own = {into: EXECUTORS[method](recordings[into], [[]]) for into in recordings}
+                own = {into: execute(recordings[into], [[]]) for into in recordings}
                 found = _patched(conditions, recordings, method, memory)
             answers = {"correct": found.top.cpu() == right, "logprob": found.logprob.cpu()}
             for into, outcome in own.items():
@@ -236,13 +237,11 @@ def edits_of(
     return found
 
 
-def _check(
-    base: Subject, tuned: Subject, conditions: tuple[Condition, ...], prompts: Prompts, method: str, batch: int
-) -> None:
+def _check(base: Subject, tuned: Subject, conditions: tuple[Condition, ...], prompts: Prompts, batch: int) -> None:
     """A `ValueError` for what cannot be patched, before any model runs."""
     require_twins(base, tuned, prompts)
-    if method not in EXECUTORS or batch < 1 or not conditions:
-        raise ValueError(f"{len(conditions)} conditions, batch {batch}, method {method!r}: one of {list(EXECUTORS)}")
+    if batch < 1 or not conditions:
+        raise ValueError(f"{len(conditions)} conditions in batches of {batch}: at least one of each is needed")
     for condition in conditions:
         for head in (head for some in condition.heads.values() for head in some):
             if not (0 <= head.layer < base.layers and 0 <= head.head < base.heads):
@@ -272,7 +271,7 @@ def _patched(
             literal = method == "definition"
             variants = [edits_of(conditions[i], base, tuned, literal=literal, made=made) for i in chosen]
             if variants:
-                outcome = EXECUTORS[method](recording, variants)
+                outcome = executor(method)(recording, variants)
                 for row, index in enumerate(chosen):
                     found[index] = Outcome(*(getattr(outcome, name)[[row]] for name in Outcome.NUMBERS))
     return Outcome.joined([one for one in found if one is not None], dim=0)

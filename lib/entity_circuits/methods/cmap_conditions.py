@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, cast, get_args
 
 from ..heads import Circuit, Group, Head, by_layer
+from ..heads import of as heads_of
 from ..models.subject import Subject
 
 Place = str
@@ -38,7 +39,10 @@ class Condition:
     draw: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "heads", {place: tuple(sorted(set(some))) for place, some in self.heads.items()})
+        if not isinstance(self.heads, Mapping):
+            raise ValueError(f"{self.name}: heads are given by place, as in {{'last': ['L3H5']}}, not {self.heads!r}")
+        chosen = {place: tuple(sorted(set(heads_of(some)))) for place, some in self.heads.items()}
+        object.__setattr__(self, "heads", chosen)
         object.__setattr__(self, "sites", tuple(sorted(set(self.sites), key="zqkv".find)))
         if self.sites != ("z",) and not (self.sites and set(self.sites) <= set("qkv")):
             raise ValueError(f"{self.name}: sites are 'z' alone, or some of 'q', 'k' and 'v', not {self.sites}")

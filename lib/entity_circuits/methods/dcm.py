@@ -14,8 +14,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..heads import Head
+from ..heads import of as heads_of
 from ..models.subject import Subject
-from ..runs.replay import EXECUTORS, Method
+from ..runs.replay import Method, executor
 from ..tasks.desiderata import Triples
 from . import interchange
 from .interchange import Pairs, Position
@@ -30,7 +31,7 @@ _ROWS = 512  # tokens of all masks together that are replayed at once with gradi
 
 def learn(
     subject: Subject,
-    heads: Sequence[Head] | None,
+    heads: Sequence[Head | str] | None,
     triples: Triples | Pairs,
     validation: Triples | Pairs,
     *,
@@ -74,7 +75,7 @@ def learn(
 
 def sweep(
     subject: Subject,
-    heads: Sequence[Head] | None,
+    heads: Sequence[Head | str] | None,
     triples: Triples | Pairs,
     validation: Triples | Pairs,
     *,
@@ -91,7 +92,7 @@ def sweep(
     masks = dcm.sweep(subject, heads, pairs, validation, position="last", seeds=[None, 0, 1, 2])
     print(dcm.curve(masks), dcm.chosen(masks))
     """
-    group = None if heads is None else tuple(heads)
+    group = None if heads is None else heads_of(heads)
     asked = [Asked(group, position, penalty=penalty, seed=seed) for penalty in penalties for seed in seeds]
     return together(subject, asked, triples, validation, rate=rate, steps=steps, tolerance=tolerance, method=method)
 
@@ -115,6 +116,7 @@ def together(
         asked = [dcm.Asked(heads, "last", target) for target in ("position", "object", "label")]
         masks = dcm.together(subject, asked, pairs, validation)
     """
+    executor(method)  # an unknown one is told before anything runs
     asked = [one.among(subject) for one in asked]
     for one in asked:
         interchange.check(subject, one.heads or (), one.position, triples, validation)
@@ -188,7 +190,7 @@ def _step(active: list[_Learner], batch: int, method: Method) -> None:
         for some in (here[i : i + size] for i in range(0, len(here), size)):
             variants = [interchange.edits(one.train, batch, one.heads, position, one.keep) for one in some]
             targets = torch.stack([one.train.triples.targets[rows] for one in some], dim=1)
-            logits = EXECUTORS[method](part, variants, targets=targets, vocabulary=False).logits
+            logits = executor(method)(part, variants, targets=targets, vocabulary=False).logits
             loss = torch.zeros((), dtype=logits.dtype, device=logits.device)
             for index, learner in enumerate(some):
                 gain = (logits[index, :, index] * learner.counts[rows]).mean()

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from .. import runs
 from ..heads import Head, by_layer, require
+from ..heads import of as heads_of
 from ..models.subject import Subject
 from ..runs import replay
 from ..runs.edits import Edit, Outcome
 from ..runs.recording import Recording
-from ..runs.replay import EXECUTORS, Method
+from ..runs.replay import Method, executor
 from ..tasks.prompts import Prompts
 from ..tasks.triples import Triples
 
@@ -127,9 +128,9 @@ def _run(subject: Subject, prompts: Prompts) -> Recording:
     return runs.record(subject, prompts, batch=len(prompts), share_context=True)
 
 
-def check(subject: Subject, chosen: Iterable[Head], position: Position, *given: Triples | Pairs) -> None:
+def check(subject: Subject, chosen: Iterable[Head | str], position: Position, *given: Triples | Pairs) -> None:
     """Raise `ValueError` for an unknown position, a head that the model has not, or pairs recorded with another one."""
-    require(chosen, subject.layers, subject.heads, "to be patched")
+    require(heads_of(chosen), subject.layers, subject.heads, "to be patched")
     for one in given:
         if isinstance(one, Pairs):
             if one.subject is not subject:
@@ -166,13 +167,13 @@ def outcomes(pairs: Pairs, sets: Sequence[Sequence[Head]], position: Position, m
     with torch.no_grad():
         for batch, (part, rows) in enumerate(zip(pairs.batches, pairs.rows, strict=True)):
             variants = [edits(pairs, batch, chosen, position) for chosen in sets]
-            parts.append(EXECUTORS[method](part, variants, targets=targets[rows]))
+            parts.append(executor(method)(part, variants, targets=targets[rows]))
     return Outcome.joined(parts, dim=1)
 
 
 def patch(
     subject: Subject,
-    heads: Sequence[Head] | Mapping[str, Sequence[Head]],
+    heads: Sequence[Head | str] | Mapping[str, Sequence[Head | str]],
     triples: Triples | Pairs,
     *,
     position: Position,
@@ -192,7 +193,9 @@ def patch(
         table = interchange.patch(subject, circuit.groups["value_fetcher"], triples, position="last")
         print(table.groupby("patched").answer.value_counts(normalize=True))
     """
-    sets = dict(heads) if isinstance(heads, Mapping) else {"these heads": heads}
+    executor(method)  # an unknown one is told before anything runs
+    given = heads if isinstance(heads, Mapping) else {"these heads": heads}
+    sets = {name: heads_of(chosen) for name, chosen in given.items()}
     check(subject, [head for chosen in sets.values() for head in chosen], position, triples)
     pairs = triples if isinstance(triples, Pairs) else record(subject, triples, positions=[position])
     sets = {"no patch": (), **sets}

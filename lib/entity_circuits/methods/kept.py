@@ -14,7 +14,7 @@ from ..runs.edits import Edit, Outcome
 from ..runs.mean_replay import Means
 from ..tasks.prompts import Prompts
 
-Kept = Mapping[str, Iterable[Head]]
+Kept = Mapping[str, Iterable[Head | str]]
 """Which heads keep their own output, by place (see `positions`); every other head is at its mean, everywhere."""
 
 
@@ -37,7 +37,7 @@ def live(subject: Subject, prompts: Prompts, circuits: Sequence[Kept]) -> tuple[
     for place in dict.fromkeys(place for circuit in circuits for place in [*circuit, "last"]):
         keep = torch.zeros(len(circuits), subject.layers, subject.heads, dtype=torch.bool, device=prompts.last.device)
         for index, circuit in enumerate(circuits):
-            some = tuple(circuit.get(place, ()))
+            some = heads.of(circuit.get(place, ()))
             heads.require(some, subject.layers, subject.heads, f"at {place}")
             for head in some:
                 keep[index, head.layer, head.head] = True
@@ -100,7 +100,7 @@ def removal(subject: Subject, prompts: Prompts, removed: Kept, means: Means) -> 
         for column in positions(prompts, place).unbind(1):
             if bool((column < 0).any()):
                 raise ValueError(f"{place!r} is missing in some of the prompts: heads cannot be removed there")
-            for layer, some in heads.by_layer(numbers).items():
+            for layer, some in heads.by_layer(heads.of(numbers)).items():
                 found.append(Edit("z", layer, some, column, means.z[layer, column][:, list(some)]))
     return found
 

@@ -21,7 +21,7 @@ from ..models.subject import Subject
 from ..results import Store
 from ..runs.edits import Edit
 from ..runs.recording import Recording
-from ..runs.replay import EXECUTORS, Method
+from ..runs.replay import Method, executor
 from ..tasks.prompts import Prompts
 
 Condition = str
@@ -104,7 +104,7 @@ def sweep(
         curves = knockout.sweep(subject, p, conditions=["last->object"], store=results.Store())
         print(knockout.recovery(curves))
     """
-    wanted = range(subject.layers + 1)
+    execute, wanted = executor(method), range(subject.layers + 1)
     starts = tuple(wanted) if starts is None else tuple(sorted(set(starts)))
     conditions, store = tuple(conditions), Store(None) if store is None else store
     if unknown := [name for name in conditions if name.count("->") != 1]:
@@ -129,7 +129,7 @@ def sweep(
             else:
                 recorded = recording if len(rows) == len(recording) else recording.select(rows)
             outcomes = [
-                EXECUTORS[method](recorded, [cut(subject, position, key, start) for position, key in here])
+                execute(recorded, [cut(subject, position, key, start) for position, key in here])
                 for start in tqdm(starts, desc="start layers", disable=None, leave=False)
             ]
             return {

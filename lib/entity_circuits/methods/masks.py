@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..heads import Head, every
+from ..heads import of as heads_of
 from ..models.subject import Subject
 from .interchange import Position
 
@@ -30,7 +31,7 @@ class Asked:
     def among(self, subject: Subject) -> "Asked":
         """The same with its heads written out, each once."""
         chosen = every(subject.layers, subject.heads) if self.heads is None else self.heads
-        return replace(self, heads=tuple(dict.fromkeys(chosen)))
+        return replace(self, heads=tuple(dict.fromkeys(heads_of(chosen))))
 
 
 @dataclass(frozen=True, eq=False)

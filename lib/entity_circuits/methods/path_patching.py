@@ -8,7 +8,7 @@ everything after it is recomputed (pass 2). A sender's score says how much of th
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,20 +18,19 @@ from .. import heads, results, runs, tasks
 from ..heads import POSITIONS, Circuit, Group, Head
 from ..models.subject import Subject
 from ..results import Store
-from ..runs import replay
-from ..runs.edits import Edit, Outcome, Read
+from ..runs.edits import Edit, Read
 from ..runs.recording import Recording
-from ..runs.replay import EXECUTORS, Method
+from ..runs.replay import Method, executor
 from ..tasks.prompts import Prompts
 from ..tasks.rounds import Composition, Experiment, Round
 from ..tasks.rounds import check as check_rounds
 from . import metrics
+from .checks import Reach as Reach
+from .checks import check
 from .metrics import LOG_PROBABILITY, Metric
 from .scores import Scores as Scores
 from .scores import Statistic as Statistic
-
-Reach = str
-"""Where changed keys and values are heard: "all", or the name of the one position."""
+from .screening import screen as screen
 
 
 def sweep(
@@ -40,9 +39,9 @@ def sweep(
     source: Prompts,
     *,
     position: str,
-    receivers: Sequence[Head] | None = None,
+    receivers: Sequence[Head | str] | None = None,
     composition: Composition | None = None,
-    senders: Sequence[Head] | None = None,
+    senders: Sequence[Head | str] | None = None,
     reach: Reach = "all",
     metric: str | Metric = LOG_PROBABILITY,
     method: Method = "replay",
@@ -63,12 +62,14 @@ def sweep(
         scores = path_patching.sweep(subject, base, source, position="last")
         print(scores.ranking()[:5])
     """
-    _check(subject, base, source, position, receivers, composition, reach)
+    receivers = None if receivers is None else heads.of(receivers)
+    execute = executor(method)
+    check(subject, base, source, position, receivers, composition, reach)
     for recording, prompts in zip(recordings or (), (base, source), strict=False):
         recording.require(subject, prompts)
     read = metrics.named(metric)
     read.targets(base)  # what it needs of the prompts is there, or this says what is not
-    wanted = heads.every(subject.layers, subject.heads) if senders is None else senders
+    wanted = heads.every(subject.layers, subject.heads) if senders is None else heads.of(senders)
     top = max((head.layer for head in receivers), default=0) if receivers is not None else subject.layers
     able = heads.by_layer(head for head in wanted if head.layer < top)
     store = Store(None) if store is None else store
@@ -92,7 +93,7 @@ def sweep(
         return made[0]
 
     def clean() -> dict[str, Tensor]:
-        outcome = EXECUTORS[method](recorded()[0], [[]], targets=read.targets(base))
+        outcome = execute(recorded()[0], [[]], targets=read.targets(base))
         return {"logprob": read.value(outcome, base)[0], "correct": read.correct(outcome, base)[0]}
 
     before = store.keep("clean", inputs, clean)
@@ -135,7 +136,7 @@ def patched(
     metric: Metric = LOG_PROBABILITY,
 ) -> Tensor:
     """(senders, n): the metric after replacing each sender of one layer, as `sweep` does for all layers."""
-    execute = EXECUTORS[method]
+    execute = executor(method)
     here, there = base.prompts.position(position), source.prompts.position(position)
     given, targets = source.at("z", layer, there), metric.targets(base.prompts)
     changed = [[Edit("z", layer, (head,), here, given[:, [head]])] for head in senders]
@@ -154,35 +155,6 @@ def patched(
         for index in range(len(senders))
     ]
     return metric.value(execute(base, variants, targets=targets), base.prompts)
-
-
-def _check(
-    subject: Subject,
-    base: Prompts,
-    source: Prompts,
-    position: str,
-    receivers: Sequence[Head] | None,
-    composition: str | None,
-    reach: str,
-) -> None:
-    if len(base) != len(source):
-        raise ValueError(f"one source prompt a base prompt is needed: {len(base)} and {len(source)}")
-    if (receivers is None) != (composition is None):
-        raise ValueError("receivers and their composition (q, k or v) are given together, or neither")
-    if composition not in (None, *get_args(Composition)):
-        raise ValueError(f"heads receive through q, k or v, not {composition!r}")
-    if receivers is None and position != "last":
-        raise ValueError("without receivers the answer is read at `last`: position must be 'last'")
-    if receivers is not None and not receivers:
-        raise ValueError("the list of receivers is empty")
-    here = base.position(position)
-    source.position(position)
-    if reach != "all":
-        if composition not in ("k", "v"):
-            raise ValueError(f"reach={reach!r} says where changed keys and values are heard: composition='k' or 'v'")
-        if bool((base.position(reach) < here).any()):
-            raise ValueError(f"what is changed at {position!r} cannot be heard at {reach!r}, which comes before it")
-    heads.require(receivers or (), subject.layers, subject.heads, "as a receiver")
 
 
 @dataclass(frozen=True)
@@ -229,6 +201,7 @@ def discover(
         found = path_patching.discover(subject, n=14)
         print(found.circuit.groups["value_fetcher"])
     """
+    executor(method)  # an unknown one is told before anything runs
     given = _experiment(subject, base, source, rounds, drawn)
     base, source, rounds, read = given.base, given.source, given.rounds, metrics.named(metric)
     read.targets(base)
@@ -291,53 +264,3 @@ def _experiment(
         if one.heard_at:
             given.base.position(one.heard_at)
     return given
-
-
-def screen(
-    base: Recording,
-    source: Recording,
-    *,
-    position: str,
-    receivers: Sequence[Head] | None = None,
-    composition: Composition | None = None,
-    reach: Reach = "all",
-) -> Tensor:
-    """(layers, heads): a first-order estimate of every sender's mean change of log p(answer), from one backward pass.
-
-    Attribution patching along the same path as `sweep`: the gradient with respect to every head's z at `position`,
-    times the difference between source and base. It ranks heads before the exact sweep; it does not replace it.
-
-        estimate = path_patching.screen(recording, source_recording, position="last")
-        print(estimate.flatten().argsort()[:5])
-    """
-    subject = base.subject
-    _check(subject, base.prompts, source.prompts, position, receivers, composition, reach)
-    here, there = base.prompts.position(position), source.prompts.position(position)
-    every = tuple(range(subject.heads))
-    layers = range(subject.layers if receivers is None else max(head.layer for head in receivers))
-    leaves = [base.at("z", layer, here).clone().requires_grad_(True) for layer in layers]
-    senders = [Edit("z", layer, every, here, leaf) for layer, leaf in zip(layers, leaves, strict=True)]
-    if receivers is None:
-        effect = replay.replay(base, [senders], frozen=True).logprob.sum()
-    else:
-        assert composition is not None
-        groups = heads.by_layer(receivers)
-        read = [Read(composition, layer, here) for layer in groups]
-        values = [
-            replay.recorded(base, item)[:, list(numbers)] for item, numbers in zip(read, groups.values(), strict=True)
-        ]
-        values = [value.clone().requires_grad_(True) for value in values]
-        seen_by = None if reach == "all" else base.prompts.position(reach)
-        edits = [
-            Edit(composition, layer, numbers, here, value, seen_by=seen_by)
-            for (layer, numbers), value in zip(groups.items(), values, strict=True)
-        ]
-        slopes = torch.autograd.grad(replay.replay(base, [edits]).logprob.sum(), values)
-        reads: Outcome = replay.replay(base, [senders], frozen=True, read=read, answer=False)
-        parts = zip(reads.reads, groups.values(), slopes, strict=True)
-        effect = torch.stack([(value[0][:, list(numbers)] * slope).sum() for value, numbers, slope in parts]).sum()
-    estimate = torch.full((subject.layers, subject.heads), torch.nan)
-    for layer, slope in zip(layers, torch.autograd.grad(effect, leaves), strict=True):
-        step = source.at("z", layer, there) - base.at("z", layer, here)
-        estimate[layer] = (slope * step).sum(-1).mean(0).float().cpu()
-    return estimate
