@@ -19,10 +19,7 @@ Kept = Mapping[str, Iterable[Head | str]]
 
 
 def positions(prompts: Prompts, place: str) -> Tensor:
-    """(n, k): the tokens that a place names in each prompt, -1 where a prompt has none: `Prompts.places`.
-
-    print(kept.positions(p, "prev-1"), kept.positions(p, "later objects"))
-    """
+    """(n, k): the tokens that a place names in each prompt, -1 where a prompt has none: `Prompts.places`."""
     return prompts.places(place)
 
 
@@ -108,7 +105,20 @@ def removal(subject: Subject, prompts: Prompts, removed: Kept, means: Means) -> 
 def ablate(subject: Subject, prompts: Prompts, circuits: Sequence[Kept], means: Means, **options: Any) -> Outcome:
     """`mean_replay.ablate` of circuits: the numbers of `runs.run` under `edits`, one variant a circuit, for less work.
 
-    outcome = kept.ablate(subject, p, [{"last": [Head(21, 11)]}], means)
-    print(outcome.logprob)   # (circuits, n)
+    Args:
+        subject: the model.
+        prompts: n prompts of the length of those of the means.
+        circuits: heads that are kept, by place.
+        means: what stands in place of all others.
+        **options: to `mean_replay.ablate`.
+
+    Returns an `Outcome` of (circuits, n).
+
+        from entity_circuits import ablation, models, tasks
+        from entity_circuits.methods import kept
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        p, means = tasks.default.prompts(subject, n=7), ablation.means(subject, n=20)
+        print(kept.ablate(subject, p, [{"last": ["L3H5"]}], means).logprob)
     """
     return mean_replay.ablate(subject, prompts, *live(subject, prompts, circuits), means, **options)

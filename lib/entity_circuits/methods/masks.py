@@ -60,6 +60,7 @@ class Mask:
 
     @property
     def settled(self) -> tuple[Head, ...]:
+        """The heads that the final weights patch."""
         return tuple(head for head, weight in zip(self.heads, self.keep.tolist(), strict=True) if weight < 0.5)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -101,7 +102,11 @@ def curve(masks: Sequence[Mask]) -> pd.DataFrame:
     """One row a mask: how many heads its converged weights patch (`settled`), how accurate that is on the validation
     triples, and the same for the heads `selected` on the way there.
 
-        print(dcm.curve(dcm.sweep(subject, heads, pairs, validation, position="last")))
+        from entity_circuits import dcm, desiderata, models
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        t, v = (desiderata.triples(subject, "object", n=7, split=split) for split in ("training", "pruning"))
+        print(dcm.curve(dcm.sweep(subject, ["L3H5"], t, v, position="last", penalties=[0.01], steps=20)))
     """
     rows = [
         {
@@ -122,9 +127,15 @@ def curve(masks: Sequence[Mask]) -> pd.DataFrame:
 
 
 def chosen(masks: Sequence[Mask]) -> pd.DataFrame:
-    """One row a penalty and head: the share of the masks (one a seed) that `selected` it, and that `settled` on it.
+    """One row a penalty and head: what share of the masks (one a seed) took it.
 
-    print(dcm.chosen(dcm.sweep(subject, heads, pairs, validation, position="last", seeds=range(5))))
+    `selected` and `settled` are these shares, from 0 to 1.
+
+        from entity_circuits import dcm, desiderata, models
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        t, v = (desiderata.triples(subject, "object", n=7, split=split) for split in ("training", "pruning"))
+        print(dcm.chosen(dcm.sweep(subject, ["L3H5"], t, v, position="last", penalties=[0.01], steps=20)))
     """
     rows = [
         {

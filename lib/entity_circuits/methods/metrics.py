@@ -21,7 +21,9 @@ class Metric:
     number and `correct` (variants, n) bool says whether the answer is right. With `log`, the number is the logarithm
     of a probability, so that relative changes are those of the probability.
 
-        first = metrics.Metric("logit", lambda p: p.answer_ids[:, None], lambda o, p: o.logits[..., 0], metrics.top)
+        from entity_circuits.methods import metrics
+
+        print(metrics.Metric("logit", lambda p: p.answer_ids[:, None], lambda o, p: o.logits[..., 0], metrics.top).name)
     """
 
     name: str
@@ -74,9 +76,13 @@ METRICS = {metric.name: metric for metric in (LOG_PROBABILITY, LOGIT_DIFFERENCE,
 
 
 def named(metric: str | Metric) -> Metric:
-    """A metric by its name, or itself. Raises `ValueError` that lists the names.
+    """A metric by its name, or itself.
 
-    print(metrics.named("logit_difference").name)
+    Raises `ValueError` that lists the names.
+
+        from entity_circuits.methods import metrics
+
+        print(metrics.named("logit_difference").name)
     """
     if isinstance(metric, Metric):
         return metric

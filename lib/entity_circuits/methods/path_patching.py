@@ -50,17 +50,30 @@ def sweep(
 ) -> Scores:
     """Replace each sender's z at `position` of the base prompts by its z at that position of the source prompts.
 
-    Without `receivers` the answer is read directly (then `position` is "last"); with them, the change acts through
-    their q, k or v (`composition`) at that position alone. `reach` names the one position at which changed keys and
-    values are heard, instead of every later one. `metric` is what is read at the end. `senders` defaults to all heads.
-    Scores are NaN where no path exists. Both methods give the same numbers. Finished layers of senders are kept in
-    `store` and not run again; `recordings` of base and source are made unless given. Raises `ValueError` before any
-    model runs, also for recordings of other prompts or another model. Paper: section 4.1; the official protocol reads
-    round 4 with
+    Args:
+        subject: the model.
+        base: n prompts in which outputs are replaced.
+        source: n prompts from which they come, one a base prompt.
+        position: where, in each prompt; "last" without receivers.
+        receivers: the heads whose q, k or v at that position alone carry the change; None: the answer is read directly.
+        composition: which of "q", "k" and "v"; given together with receivers.
+        senders: defaults to all heads.
+        reach: the one position at which changed keys and values are heard, or "all": every later one.
+        metric: what is read at the end, by name or a `metrics.Metric`.
+        method: "replay", or "definition": the same numbers from whole runs.
+        store: keeps finished layers of senders.
+        recordings: of base and source; made unless given.
+
+    Returns `Scores` of (layers, heads, n), NaN where no path exists. Raises `ValueError` before any model runs, also
+    for recordings of other prompts or another model. Paper: section 4.1; the official protocol reads round 4 with
     `reach="all"`.
 
-        scores = path_patching.sweep(subject, base, source, position="last")
-        print(scores.ranking()[:5])
+        from entity_circuits import models, path_patching, tasks
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        drawn = tasks.default.experiment(subject, n=7)
+        scores = path_patching.sweep(subject, drawn.base, drawn.source, position="last", senders=["L3H5", "L2H1"])
+        print(scores.ranking())
     """
     receivers = None if receivers is None else heads.of(receivers)
     execute = executor(method)
@@ -117,7 +130,15 @@ def _recorded(subject: Subject, base: Prompts, source: Prompts) -> tuple[Recordi
 
 
 def unchanged(base: Recording, source: Recording, layer: int, senders: tuple[int, ...], position: str) -> Tensor:
-    """(senders, n) bool: where the source's z is the base's own. Nothing is replaced there: exactly no effect."""
+    """(senders, n) bool: where the source's z is the base's own. Nothing is replaced there: exactly no effect.
+
+    Args:
+        base: the recording of n prompts.
+        source: that of n others.
+        layer: of the senders.
+        senders: head numbers.
+        position: where z is compared, each prompt's own.
+    """
     was = base.at("z", layer, base.prompts.position(position))
     given = source.at("z", layer, source.prompts.position(position))
     return (was == given).all(-1)[:, list(senders)].T.contiguous()
@@ -135,7 +156,20 @@ def patched(
     method: Method,
     metric: Metric = LOG_PROBABILITY,
 ) -> Tensor:
-    """(senders, n): the metric after replacing each sender of one layer, as `sweep` does for all layers."""
+    """(senders, n): the metric after replacing each sender of one layer, as `sweep` does for all layers.
+
+    Args:
+        base: the recording of n prompts.
+        source: that of the n prompts from which outputs come.
+        layer: of the senders.
+        senders: head numbers.
+        position: where they are replaced.
+        receivers: as in `sweep`.
+        composition: as in `sweep`.
+        reach: as in `sweep`.
+        method: "replay" or "definition".
+        metric: what is read at the end.
+    """
     execute = executor(method)
     here, there = base.prompts.position(position), source.prompts.position(position)
     given, targets = source.at("z", layer, there), metric.targets(base.prompts)
@@ -183,22 +217,22 @@ def discover(
     """Find a circuit in rounds: the heads of each are the most negative ones, and the receivers of the next.
 
     Args:
-        subject: the model.
-        base: n base prompts, or an `Experiment` (prompts, their sources, rounds); the default task draws its own unless
-            given, as its `experiment` says (`n`, `seed`, ...).
-        source: n source prompts, from which the senders' outputs come.
-        rounds: what is asked in which order; needed with prompts of your own.
-        k: how many heads each round hands on; by default the `share` of each round of all heads, at least one.
-        statistic: what ranks the heads.
-        metric: what is read at the end, by name or a `metrics.Metric`.
-        reach: "all" lets changed keys and values be heard everywhere in all rounds, as the official protocol does.
-        method: by "replay", or by "definition".
-        store: keeps finished layers of senders.
+        subject: the model. base: n base prompts, or an `Experiment` (prompts, their sources, rounds); drawn by the
+        default task unless given. source: n source prompts, from which the senders' outputs come. rounds: what is asked
+        in which order; needed with prompts of your own. k: how many heads each round hands on; by default the `share`
+        of each round of all heads, at least one. statistic: what ranks the heads. metric: what is read at the end, by
+        name or a `metrics.Metric`. reach: "all" lets changed keys and values be heard everywhere in all rounds, as the
+        official protocol does. method: "replay", or "definition": the same numbers from whole runs. store: keeps
+        finished layers of senders. **drawn: to the default task's `experiment` (`n`, `seed`, ...), where no prompts are
+        given.
 
     Groups keep their order of precedence: nothing is dropped here. Raises `ValueError` before any model runs. Paper:
     section 4.2.
 
-        found = path_patching.discover(subject, n=14)
+        from entity_circuits import models, path_patching
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        found = path_patching.discover(subject, n=7)
         print(found.circuit.groups["value_fetcher"])
     """
     executor(method)  # an unknown one is told before anything runs

@@ -25,11 +25,23 @@ def screen(
 ) -> Tensor:
     """(layers, heads): a first-order estimate of every sender's mean change of log p(answer), from one backward pass.
 
-    Attribution patching along the same path as `sweep`: the gradient with respect to every head's z at `position`,
-    times the difference between source and base. It ranks heads before the exact sweep; it does not replace it.
+    Args:
+        base: the recording of n prompts.
+        source: that of the n prompts from which outputs come.
+        position: where they are replaced.
+        receivers: as in `path_patching.sweep`.
+        composition: likewise.
+        reach: likewise.
 
-        estimate = path_patching.screen(recording, source_recording, position="last")
-        print(estimate.flatten().argsort()[:5])
+    Attribution patching along the path of `sweep`: the gradient with respect to every head's z at `position`, times the
+    difference between source and base. It ranks heads before the exact sweep; it does not replace it.
+
+        from entity_circuits import models, path_patching, runs, tasks
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        drawn = tasks.default.experiment(subject, n=7)
+        base, source = (runs.record(subject, p) for p in (drawn.base, drawn.source))
+        print(path_patching.screen(base, source, position="last").flatten().argsort()[:5])
     """
     subject = base.subject
     receivers = None if receivers is None else heads.of(receivers)
