@@ -14,8 +14,10 @@ def require_twins(base: Subject, tuned: Subject, prompts: Prompts | None = None)
     Compared are layers, heads, key/value heads, head size, hidden size, dtype and device; and the tokenizers: on the
     tokens of the prompts and on their texts, or without prompts on all tokens that both have.
 
+        from entity_circuits import cmap, models
+
         base, tuned = models.load_pair("arithmetic")
-        cmap.require_twins(base, tuned)
+        assert cmap.require_twins(base, tuned) is None
     """
     kinds = ("layers", "heads", "kv_heads", "head_size", "dtype", "device")
     both = [{name: getattr(subject, name) for name in kinds} for subject in (base, tuned)]

@@ -75,8 +75,13 @@ def between(base: Prompts, source: Prompts) -> Triples:
 
     Raises `ValueError` for a pair with one answer, or none.
 
-        pairs = triples.between(p, p.select([1, 0]))
-        print(pairs.targets)
+        from entity_circuits import models, prompts
+        from entity_circuits.tasks import triples
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        texts = ["The cup is in F. F contains the", "The apple is in F. F contains the"]
+        p = prompts.from_texts(subject, texts, [" cup", " apple"])
+        print(triples.between(p, p.select([1, 0])).targets)
     """
     candidates = torch.stack((base.answer_ids, source.answer_ids), dim=1)
     if bool((candidates < 0).any()) or bool((candidates[:, 0] == candidates[:, 1]).any()):
