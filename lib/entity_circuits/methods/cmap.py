@@ -238,7 +238,7 @@ def _check(base: Subject, tuned: Subject, conditions: tuple[Condition, ...], pro
     """A `ValueError` for what cannot be patched, before any model runs."""
     require_twins(base, tuned, prompts)
     if batch < 1 or not conditions:
-        raise ValueError(f"{len(conditions)} conditions in batches of {batch}: at least one of each is needed")
+        raise ValueError(f"{len(conditions)} conditions, batch {batch}: at least one of each is needed")
     for condition in conditions:
         for head in (head for some in condition.heads.values() for head in some):
             if not (0 <= head.layer < base.layers and 0 <= head.head < base.heads):
