@@ -330,7 +330,7 @@ def test_impossible_requests_are_refused_before_a_model_runs(monkeypatch):
         "no right answer": (base, tuned, [a], boxes.noise(base, prompts), {}),
         "0 conditions": (base, tuned, [], prompts, {}),
         "batch 0": (base, tuned, [a], prompts, {"batch": 0}),
-        "method 'guess'": (base, tuned, [a], prompts, {"method": "guess"}),
+        "no method called 'guess'": (base, tuned, [a], prompts, {"method": "guess"}),
     }
     for message, (one, other, kinds, questions, options) in asked.items():
         with pytest.raises(ValueError, match=message):

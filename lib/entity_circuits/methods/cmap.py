@@ -239,7 +239,7 @@ def _check(base: Subject, tuned: Subject, conditions: tuple[Condition, ...], pro
     """A `ValueError` for what cannot be patched, before any model runs."""
     require_twins(base, tuned, prompts)
     if batch < 1 or not conditions:
-        raise ValueError(f"{len(conditions)} conditions in batches of {batch}: at least one of each is needed")
+        raise ValueError(f"{len(conditions)} conditions, batch {batch}: at least one of each is needed")
     for condition in conditions:
         for place in condition.heads.keys() - {"everywhere"}:
             prompts.position(place)
