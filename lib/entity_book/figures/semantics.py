@@ -1,6 +1,5 @@
 """The figures about what heads carry: a tidy table in, an Altair chart with its description in words out."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
@@ -9,7 +8,6 @@ from entity_circuits.heads import LETTERS
 from entity_circuits.tasks import boxes
 from entity_circuits.tasks.desiderata import HYPOTHESES, Hypothesis, Triples
 
-from ..paper import Masked
 from .charts import BLUE, GREEN, INK, NEUTRAL, PURPLE, VERMILLION
 
 ELSEWHERE = "another place"
@@ -224,7 +222,7 @@ def sparsity(table: pd.DataFrame, source: float) -> alt.LayerChart:
     )
 
 
-def beside_paper(table: pd.DataFrame, published: Sequence[Masked], floor: float) -> alt.FacetChart:
+def beside_paper(table: pd.DataFrame, published: pd.DataFrame, floor: float) -> alt.FacetChart:
     """Masks of our models beside the paper's: target accuracy by group, a panel a desideratum. Rows of `table`.
 
     A point is the accuracy of the selected heads (of the whole group where no mask was learned), a tick the floor: our
@@ -236,13 +234,12 @@ def beside_paper(table: pd.DataFrame, published: Sequence[Masked], floor: float)
         ends = {"value": row[name], "low": row[f"{name}_low"], "high": row[f"{name}_high"], "floor": row["floor"]}
         rows.append({"model": row["model"], "group": row["group"], "desideratum": row["desideratum"]} | ends)
     ours = list(dict.fromkeys(row["model"] for row in rows))
-    theirs = [TITLES[name] for name in TITLES if any(one.model == name for one in published)]
-    for one in published:
-        if one.desideratum in HYPOTHESES:
-            model = "void (paper)" if one.void else TITLES[one.model]
-            below = floor if one.desideratum == "position" else None
-            ends = {"value": one.accuracy, "low": one.accuracy, "high": one.accuracy, "floor": below}
-            rows.append({"model": model, "group": one.group, "desideratum": one.desideratum} | ends)
+    theirs = [TITLES[name] for name in TITLES if name in set(published["model"])]
+    for one in published[published["desideratum"].isin(HYPOTHESES)].to_dict("records"):
+        ends = dict.fromkeys(("value", "low", "high"), one["accuracy"])
+        ends |= {"floor": floor if one["desideratum"] == "position" else None}
+        model = "void (paper)" if one["void"] else TITLES[one["model"]]
+        rows.append({"model": model, "group": one["group"], "desideratum": one["desideratum"]} | ends)
     frame = pd.DataFrame(rows).drop_duplicates()
     frame["letter"] = frame["group"].map(LETTERS)
     domain = [*ours, *theirs, "void (paper)"]
