@@ -68,13 +68,20 @@ def theme() -> dict[str, Any]:
     }
 
 
-def marked(field: str, styles: Mapping[str, tuple[str, str]], legend: alt.Legend) -> tuple[alt.Color, alt.Shape]:
+def coloured(field: str, colours: Mapping[str, str], **legend: Any) -> alt.Color:
+    """The colours of a field, each name with its own; the legend has no title unless one is given."""
+    scale = alt.Scale(domain=list(colours), range=list(colours.values()))
+    return alt.Color(field, scale=scale, legend=alt.Legend(**{"title": None} | legend))
+
+
+def marked(field: str, styles: Mapping[str, tuple[str, str]], **legend: Any) -> tuple[alt.Color, alt.Shape]:
     """Colour and shape by the same field, each name with its own pair: one legend for both, or Vega complains.
 
-    colour, shape = charts.marked("kind:N", {"mask": (BLUE, "circle"), "random": (NEUTRAL, "diamond")}, alt.Legend())
+    colour, shape = charts.marked("kind:N", {"mask": (BLUE, "circle"), "random": (NEUTRAL, "diamond")}, orient="top")
     """
-    colours, shapes = (alt.Scale(domain=list(styles), range=list(side)) for side in zip(*styles.values(), strict=True))
-    return alt.Color(field, scale=colours, legend=legend), alt.Shape(field, scale=shapes, legend=legend)
+    colour = coloured(field, {name: style[0] for name, style in styles.items()}, **legend)
+    shapes = alt.Scale(domain=list(styles), range=[style[1] for style in styles.values()])
+    return colour, alt.Shape(field, scale=shapes, legend=alt.Legend(**{"title": None} | legend))
 
 
 def enable() -> None:

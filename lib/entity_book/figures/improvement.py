@@ -66,7 +66,7 @@ def drawing() -> alt.LayerChart:
         "x": alt.X("x:Q", scale=alt.Scale(domain=[-0.5, right + 3]), axis=None),
         "y": alt.Y("y:Q", scale=alt.Scale(domain=[-0.5, 5]), axis=None),
     }
-    colour, shape = charts.marked("what:N", kinds, alt.Legend(title=None, orient="bottom", columns=2, symbolOpacity=1))
+    colour, shape = charts.marked("what:N", kinds, orient="bottom", columns=2, symbolOpacity=1)
     line = {"order": alt.Order("order:Q"), **quiet}
     layer = [
         alt.Chart(streams).mark_line(strokeWidth=2, color=NEUTRAL).encode(**axes, detail="line:N", **quiet),
@@ -182,8 +182,8 @@ def scan(table: pd.DataFrame, layer: str = "final", title: str | None = None) ->
 def _panels(table: pd.DataFrame, panel: str, y: alt.Y, words: str) -> alt.FacetChart:
     """A panel for each value of a column, a line for each value of y: points or bars, intervals, controls, models."""
     present = [name for name in _STYLE if name in {*table["what"], BASE, TUNED}]
-    legend: Any = alt.Legend(orient="bottom", title=None, columns=1, symbolOpacity=1)
-    colour, shape = charts.marked("what:N", {name: _STYLE[name] for name in present}, legend)
+    styles = {name: _STYLE[name] for name in present}
+    colour, shape = charts.marked("what:N", styles, orient="bottom", columns=1, symbolOpacity=1)
     x = alt.X("accuracy:Q", title="accuracy", scale=alt.Scale(domain=[0, 1]))
     tips: list[Any] = [
         "condition:N",
