@@ -7,7 +7,7 @@ description in words.
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import altair as alt
@@ -66,6 +66,13 @@ def theme() -> dict[str, Any]:
             },
         }
     }
+
+
+def palette(names: Sequence[str]) -> dict[str, str]:
+    """The names with one of the four colours each. Raises `ValueError` for more names than that."""
+    if len(names) > len(PALETTE):
+        raise ValueError(f"{len(names)} names cannot be told apart: {len(PALETTE)} colours at most, or several figures")
+    return dict(zip(names, PALETTE, strict=False))
 
 
 def coloured(field: str, colours: Mapping[str, str], **legend: Any) -> alt.Color:

@@ -117,10 +117,13 @@ def diagonal(x: str, y: str, ends: Sequence[float], **mark: Any) -> alt.Chart:
     return line.encode(x=f"{x}:Q", y=f"{y}:Q")
 
 
-def plane(x: Sequence[float], y: Sequence[float]) -> dict[str, Any]:
-    """Channels of a drawing, where the axes mean nothing: from one end to the other."""
-    ends = zip((alt.X, alt.Y), ("x", "y"), (x, y), strict=True)
-    return {name: kind(f"{name}:Q", scale=alt.Scale(domain=list(span)), axis=None) for kind, name, span in ends}
+def plane(x: Sequence[float], y: Sequence[float], fields: tuple[str, str] = ("x", "y")) -> dict[str, Any]:
+    """The channels x and y of a drawing, whose axes mean nothing: from one end to the other."""
+    across, up = (alt.Scale(domain=list(ends)) for ends in (x, y))
+    return {
+        "x": alt.X(f"{fields[0]}:Q", scale=across, axis=None),
+        "y": alt.Y(f"{fields[1]}:Q", scale=up, axis=None),
+    }
 
 
 def streams(frame: pd.DataFrame, axes: dict[str, Any], **text: Any) -> list[alt.Chart]:
