@@ -434,7 +434,7 @@ def test_drawing_with_replacement_gives_fewer_heads():
 
 
 def test_rounded_ratios_have_the_published_values_within_what_rounding_allows():
-    for row in paper().table_1:
+    for row in paper().table_1.itertuples():
         found = official_circuits.rounded_ratio(row.circuit_accuracy, row.full_model)
         assert found.low < row.faithfulness < found.high and round(found.value, 2) == row.faithfulness
     assert official_circuits.rounded_ratio(0.4449, 0.4451).value == pytest.approx(0.44 / 0.45)

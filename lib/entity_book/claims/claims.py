@@ -56,7 +56,7 @@ def _gains(letter: str) -> tuple[str, ...]:
 
 
 def _faithfulness(model: str) -> Callable[[Paper], float | None]:
-    return lambda published: next(row.faithfulness for row in published.table_1 if row.model == model)
+    return lambda published: float(published.row("table_1", model=model).faithfulness)
 
 
 def _none(_: Paper) -> None:
@@ -68,8 +68,8 @@ def _goat_gain(published: Paper) -> float:
 
 
 def _all_overlap(published: Paper) -> float:
-    rows = [row for row in published.overlaps if row.other == "float"]
-    return sum(row.shared for row in rows) / sum(row.size_base for row in rows)
+    rows = published.overlaps[published.overlaps["other"] == "float"]
+    return float(rows["shared"].sum() / rows["size_base"].sum())
 
 
 CLAIMS: tuple[Claim, ...] = (

@@ -78,7 +78,7 @@ def faithful(who: str) -> Rule:
 
     def rule(found: Found, published: Paper) -> tuple[Verdict, str]:
         ratio, random = found[f"faithful/{who}"], found[f"faithful/{who}-random"]
-        needed = min(row.faithfulness for row in published.table_1)
+        needed = float(published.table_1["faithfulness"].min())
         size = f" with {found['faithful/heads'].brief} heads" if "faithful/heads" in found else ""
         if low(ratio) <= high(random):
             return "does not", f"not better than random heads of the same layers ({random.brief}){size}"

@@ -10,13 +10,16 @@ import altair as alt
 import pandas as pd
 from entity_circuits.tasks.boxes import Position, Prompts
 
-from .charts import BLUE, GREEN, INK, NEUTRAL, PURPLE, VERMILLION
+from .charts import BLUE, GREEN, INK, NEUTRAL, PURPLE, VERMILLION, coloured, marked
+from .parts import PERCENT, drawn, estimates, numbers, spoken
 
 WIDTH, HEIGHT = 280, 220
 CELL, LINE = 47, 40
 
 POSITIONS: dict[Position, str] = {"object": GREEN, "prev": VERMILLION, "query": PURPLE, "last": BLUE}
 """The colour of each of the four positions, in every figure that shows them."""
+
+_PLACE = alt.X("position:O", title="place of the queried box", axis=alt.Axis(labelAngle=0))
 
 
 def tokens(prompts: Prompts, row: int, tokenizer: Any) -> alt.LayerChart:
@@ -37,47 +40,40 @@ def tokens(prompts: Prompts, row: int, tokenizer: Any) -> alt.LayerChart:
         y=alt.Y("line:O", axis=None, scale=alt.Scale(padding=0.15)),
         tooltip=["token", "index", "id", "name"],
     )
-    frame = (
-        base.transform_filter("datum.name != null")
-        .mark_rect(filled=False, strokeWidth=2, cornerRadius=4)
-        .encode(
-            stroke=alt.Stroke(
-                "name:N", scale=alt.Scale(domain=list(POSITIONS), range=list(POSITIONS.values())), legend=None
-            )
-        )
-    )
+    named = base.transform_filter("datum.name != null")
+    colours = alt.Scale(domain=list(POSITIONS), range=list(POSITIONS.values()))
+    frame = named.mark_rect(filled=False, strokeWidth=2, cornerRadius=4)
+    frame = frame.encode(stroke=alt.Stroke("name:N", scale=colours, legend=None))
     word = base.mark_text(dy=-6, fontSize=12, color=INK).encode(text="token")
-    role = (
-        base.transform_filter("datum.name != null")
-        .mark_text(dy=10, fontSize=12, fontWeight="bold", color=INK)
-        .encode(text="name")
-    )
+    role = named.mark_text(dy=10, fontSize=12, fontWeight="bold", color=INK).encode(text="name")
     found = ", ".join(f"{name} at {index} ({table.token[index]})" for index, name in sorted(names.items()))
-    return alt.LayerChart(layer=[frame, word, role]).properties(
-        width=CELL * int(table.column.max() + 1),
-        height=LINE * int(table.line.max() + 1),
-        description=f"A prompt of {len(ids)} tokens, one statement a line. The four positions: {found}.",
+    return drawn(
+        [frame, word, role],
+        CELL * int(table.column.max() + 1),
+        LINE * int(table.line.max() + 1),
+        f"A prompt of {len(ids)} tokens, one statement a line. The four positions: {found}.",
     )
 
 
 def accuracy_by_boxes(table: pd.DataFrame) -> alt.LayerChart:
     """Accuracy against the number of boxes with intervals, and chance: one in that many. Columns of `statistics.by`."""
-    table = table.assign(chance=1 / table["boxes"])
     ends = table.sort_values("boxes").iloc[[0, -1]]
-    return _dots(table, alt.X("boxes:O", title="boxes in the context", axis=alt.Axis(labelAngle=0))).properties(
-        description="Accuracy by number of boxes, with 95% intervals and the chance line: "
-        + "; ".join(f"{row.boxes} boxes {_words(row)}" for row in ends.itertuples())
-        + "."
+    words = "; ".join(f"{row.boxes} boxes {_words(row)}" for row in ends.itertuples())
+    return _dots(
+        table.assign(chance=1 / table["boxes"]),
+        alt.X("boxes:O", title="boxes in the context", axis=alt.Axis(labelAngle=0)),
+        f"Accuracy by number of boxes, with 95% intervals and the chance line: {words}.",
     )
 
 
 def accuracy_by_position(table: pd.DataFrame, boxes: int) -> alt.LayerChart:
     """Accuracy against the place of the queried box in the context, with intervals and chance."""
-    table = table.assign(chance=1 / boxes)
     (best,), (worst,) = table.nlargest(1, "value").itertuples(), table.nsmallest(1, "value").itertuples()
-    return _dots(table, alt.X("position:O", title="place of the queried box", axis=alt.Axis(labelAngle=0))).properties(
-        description=f"Accuracy by place of the queried box among {boxes}, with 95% intervals and the chance line. "
-        f"Highest for box {best.position}: {_words(best)}; lowest for box {worst.position}: {_words(worst)}."
+    return _dots(
+        table.assign(chance=1 / boxes),
+        _PLACE,
+        f"Accuracy by place of the queried box among {boxes}, with 95% intervals and the chance line. "
+        f"Highest for box {best.position}: {_words(best)}; lowest for box {worst.position}: {_words(worst)}.",
     )
 
 
@@ -85,17 +81,16 @@ def errors_by_distance(table: pd.DataFrame) -> alt.LayerChart:
     """How far the wrongly named object is from the right one, beside a guess. Columns of `behaviour.distances`."""
     base = alt.Chart(table).encode(
         x=alt.X("distance:O", title="boxes from the right object to the one said", axis=alt.Axis(labelAngle=0)),
-        tooltip=["distance", "n", alt.Tooltip("share", format=".2f"), alt.Tooltip("guess", format=".2f")],
+        tooltip=["distance", "n", *numbers("share", "guess")],
     )
-    bars = base.mark_bar(color=BLUE).encode(
-        y=alt.Y("share:Q", title="share of these errors", axis=alt.Axis(format=".0%"))
-    )
+    bars = base.mark_bar(color=BLUE).encode(y=alt.Y("share:Q", title="share of these errors", axis=PERCENT))
     ticks = base.mark_tick(color=VERMILLION, thickness=3, size=24, opacity=1).encode(y="guess:Q")
     (peak,) = table.nlargest(1, "share").itertuples()
-    return alt.LayerChart(layer=[bars, ticks]).properties(
-        width=WIDTH,
-        height=HEIGHT,
-        description="Bars: how often the wrongly named object stands that many boxes after (negative: before) the "
+    return drawn(
+        [bars, ticks],
+        WIDTH,
+        HEIGHT,
+        "Bars: how often the wrongly named object stands that many boxes after (negative: before) the "
         f"right one, in {table['n'].sum()} such errors. Ticks: the same for a guess among the other objects. The most "
         f"frequent distance is {peak.distance}, in {peak.share:.0%} of them, against {peak.guess:.0%} for a guess.",
     )
@@ -104,82 +99,50 @@ def errors_by_distance(table: pd.DataFrame) -> alt.LayerChart:
 def template_control(table: pd.DataFrame, boxes: int) -> alt.LayerChart:
     """Accuracy by place of the queried box, one colour a template. Columns `template`, `position` and an estimate's."""
     names = list(table["template"].unique())
-    legend = alt.Legend(orient="top", title=None)
-    colour = alt.Color("template:N", scale=alt.Scale(domain=names, range=[BLUE, VERMILLION]), legend=legend)
-    shape = alt.Shape("template:N", scale=alt.Scale(domain=names, range=["circle", "square"]), legend=legend)
+    styles = dict(zip(names, ((BLUE, "circle"), (VERMILLION, "square")), strict=False))
+    colour, shape = marked("template:N", styles, orient="top")
     means = table.groupby("template", sort=False)["value"].mean()
-    x = alt.X("position:O", title="place of the queried box", axis=alt.Axis(labelAngle=0))
-    offset = alt.XOffset("template:N", sort=names)
-    return _dots(table.assign(chance=1 / boxes), x, color=colour, xOffset=offset, shape=shape).properties(
-        description="Accuracy by place of the queried box under two templates, with 95% intervals. Means over places: "
-        + ", ".join(f"{name} {mean:.2f}" for name, mean in means.items())
-        + "."
+    words = ", ".join(f"{name} {mean:.2f}" for name, mean in means.items())
+    return _dots(
+        table.assign(chance=1 / boxes),
+        _PLACE,
+        f"Accuracy by place of the queried box under two templates, with 95% intervals. Means over places: {words}.",
+        color=colour,
+        xOffset=alt.XOffset("template:N", sort=names),
+        shape=shape,
     )
 
 
 def answer_probability(table: pd.DataFrame) -> alt.Chart:
     """The distribution of the right object's probability, apart for right and wrong predictions. A row a prompt."""
-    table = table.assign(prediction=table["correct"].map({True: "right", False: "wrong"}))[
-        ["prediction", "answer_prob"]
-    ]
+    table = table.assign(prediction=table["correct"].map({True: "right", False: "wrong"}))
+    table = table[["prediction", "answer_prob"]]
     middle = table.groupby("prediction")["answer_prob"].median()
     bins = alt.Bin(step=0.05, extent=[0, 1])
-    return (
-        alt.Chart(table)
-        .mark_bar()
-        .encode(
-            x=alt.X(
-                "answer_prob:Q",
-                bin=bins,
-                title="probability of the right object",
-                axis=alt.Axis(format=".1f", values=[0, 0.2, 0.4, 0.6, 0.8, 1]),
-            ),
-            y=alt.Y("count()", title="prompts"),
-            color=alt.Color(
-                "prediction:N",
-                scale=alt.Scale(domain=["right", "wrong"], range=[BLUE, VERMILLION]),
-                legend=alt.Legend(orient="top"),
-            ),
-            tooltip=["prediction", alt.Tooltip("answer_prob:Q", bin=bins, format=".2f"), "count()"],
-        )
-        .properties(
-            width=WIDTH,
-            height=HEIGHT,
-            description="Histogram of the probability of the right object. Medians: "
-            + ", ".join(f"{value:.2f} where the prediction is {name}" for name, value in middle.items())
-            + f" (n = {len(table)}).",
-        )
+    axis = alt.Axis(format=".1f", values=[0, 0.2, 0.4, 0.6, 0.8, 1])
+    chart = alt.Chart(table).mark_bar()
+    chart = chart.encode(
+        x=alt.X("answer_prob:Q", bin=bins, title="probability of the right object", axis=axis),
+        y=alt.Y("count()", title="prompts"),
+        color=coloured("prediction:N", {"right": BLUE, "wrong": VERMILLION}, title=alt.Undefined, orient="top"),
+        tooltip=["prediction", alt.Tooltip("answer_prob:Q", bin=bins, format=".2f"), "count()"],
     )
+    words = ", ".join(f"{value:.2f} where the prediction is {name}" for name, value in middle.items())
+    words = f"Histogram of the probability of the right object. Medians: {words} (n = {len(table)})."
+    return chart.properties(width=WIDTH, height=HEIGHT, description=words)
 
 
-def _dots(table: pd.DataFrame, x: alt.X, **channels: Any) -> alt.LayerChart:
+def _dots(table: pd.DataFrame, x: alt.X, words: str, **channels: Any) -> alt.LayerChart:
     """Estimates as points with interval bars over `x`, and a dashed line through column `chance`."""
-    base = alt.Chart(table).encode(
-        x=x,
-        tooltip=[
-            *[name for name in ("template", "boxes", "position") if name in table],
-            *[alt.Tooltip(name, format=".2f") for name in ("value", "low", "high", "chance")],
-            "n",
-            "contexts",
-        ],
-    )
-    axis = alt.Axis(format=".0%")
-    bars = base.mark_rule(strokeWidth=2, color=BLUE).encode(y="low:Q", y2="high:Q", **_without(channels, "shape"))
-    points = base.mark_point(filled=True, size=70, opacity=1, color=BLUE).encode(
-        y=alt.Y("value:Q", title="accuracy (top-1)", scale=alt.Scale(domain=[0, 1]), axis=axis), **channels
-    )
+    names = [name for name in ("template", "boxes", "position") if name in table]
+    tips = [*names, *numbers("value", "low", "high", "chance"), "n", "contexts"]
+    base = alt.Chart(table).encode(x=x, tooltip=tips)
+    y = alt.Y("value:Q", title="accuracy (top-1)", scale=alt.Scale(domain=[0, 1]), axis=PERCENT)
     chance = base.mark_line(strokeDash=[4, 4], color=NEUTRAL).encode(y="chance:Q")
-    name = (
-        alt.Chart(table.tail(1))
-        .mark_text(align="right", dy=12, color=NEUTRAL, fontSize=12)
-        .encode(x=x, y="chance:Q", text=alt.value("chance"))
-    )
-    return alt.LayerChart(layer=[chance, name, bars, points]).properties(width=WIDTH, height=HEIGHT)
-
-
-def _without(channels: dict[str, Any], name: str) -> dict[str, Any]:
-    return {key: value for key, value in channels.items() if key != name}
+    name = alt.Chart(table.tail(1)).mark_text(align="right", dy=12, color=NEUTRAL, fontSize=12)
+    name = name.encode(x=x, y="chance:Q", text=alt.value("chance"))
+    return drawn([chance, name, *estimates(base, y, 70, mark={"color": BLUE}, **channels)], WIDTH, HEIGHT, words)
 
 
 def _words(row: Any) -> str:
-    return f"{row.value:.2f} (from {row.low:.2f} to {row.high:.2f}, n = {row.n})"
+    return spoken(row.value, row.low, row.high, more=f", n = {row.n}")

@@ -7,7 +7,7 @@ description in words.
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import altair as alt
@@ -68,13 +68,27 @@ def theme() -> dict[str, Any]:
     }
 
 
-def marked(field: str, styles: Mapping[str, tuple[str, str]], legend: alt.Legend) -> tuple[alt.Color, alt.Shape]:
+def palette(names: Sequence[str]) -> dict[str, str]:
+    """The names with one of the four colours each. Raises `ValueError` for more names than that."""
+    if len(names) > len(PALETTE):
+        raise ValueError(f"{len(names)} names cannot be told apart: {len(PALETTE)} colours at most, or several figures")
+    return dict(zip(names, PALETTE, strict=False))
+
+
+def coloured(field: str, colours: Mapping[str, str], **legend: Any) -> alt.Color:
+    """The colours of a field, each name with its own; the legend has no title unless one is given."""
+    scale = alt.Scale(domain=list(colours), range=list(colours.values()))
+    return alt.Color(field, scale=scale, legend=alt.Legend(**{"title": None} | legend))
+
+
+def marked(field: str, styles: Mapping[str, tuple[str, str]], **legend: Any) -> tuple[alt.Color, alt.Shape]:
     """Colour and shape by the same field, each name with its own pair: one legend for both, or Vega complains.
 
-    colour, shape = charts.marked("kind:N", {"mask": (BLUE, "circle"), "random": (NEUTRAL, "diamond")}, alt.Legend())
+    colour, shape = charts.marked("kind:N", {"mask": (BLUE, "circle"), "random": (NEUTRAL, "diamond")}, orient="top")
     """
-    colours, shapes = (alt.Scale(domain=list(styles), range=list(side)) for side in zip(*styles.values(), strict=True))
-    return alt.Color(field, scale=colours, legend=legend), alt.Shape(field, scale=shapes, legend=legend)
+    colour = coloured(field, {name: style[0] for name, style in styles.items()}, **legend)
+    shapes = alt.Scale(domain=list(styles), range=[style[1] for style in styles.values()])
+    return colour, alt.Shape(field, scale=shapes, legend=alt.Legend(**{"title": None} | legend))
 
 
 def enable() -> None:

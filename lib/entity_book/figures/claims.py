@@ -6,14 +6,11 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from .charts import BLUE, NEUTRAL, VERMILLION
+from .charts import BLUE, NEUTRAL, VERMILLION, marked
+from .parts import by_name, interval, numbers, spoken
 
 WIDTH, ROW = 300, 24
-TITLES = {
-    "accuracy": "accuracy",
-    "difference": "difference of two accuracies",
-    "share": "share",
-}
+TITLES = {"accuracy": "accuracy", "difference": "difference of two accuracies", "share": "share"}
 """What the numbers of a panel are; a claim without a number here goes by the unit of the paper's."""
 
 
@@ -26,9 +23,8 @@ def beside(judged: pd.DataFrame) -> alt.VConcatChart | alt.Chart:
     known = judged[judged["unit"].isin(TITLES) & judged["ours"].notna()]
     if known.empty:
         words = "No claim has a number yet: the other chapters have not been executed."
-        return (
-            alt.Chart(pd.DataFrame({"x": [0]})).mark_text(text=words).properties(width=WIDTH * 1.5, description=words)
-        )
+        chart = alt.Chart(pd.DataFrame({"x": [0]})).mark_text(text=words)
+        return chart.properties(width=WIDTH * 1.5, description=words)
     panels = [_panel(part, TITLES[str(unit)]) for unit, part in known.groupby("unit", sort=False)]
     words = "; ".join(_words(row) for row in known.to_dict("records"))
     return alt.VConcatChart(vconcat=panels, spacing=18).properties(
@@ -40,32 +36,23 @@ def _panel(part: pd.DataFrame, title: str) -> alt.LayerChart:
     values = [value for name in ("ours", "low", "high", "paper") for value in part[name].dropna()]
     least, most = min(0.0, *values), max(0.0 if title == TITLES["difference"] else 1.0, *values)
     room = 0.03 * ((most - least) or 1.0)
-    scale = alt.Scale(domain=[least - room, most + room], nice=False)
-    y = alt.Y("name:N", title=None, sort=list(part["name"]))
-    x = alt.X("value:Q", title=title, scale=scale)
-    named = ["here", "paper"]
-    look = {
-        "color": alt.Color("from:N", scale=alt.Scale(domain=named, range=[BLUE, VERMILLION]), legend=_LEGEND),
-        "shape": alt.Shape("from:N", scale=alt.Scale(domain=named, range=["circle", "diamond"]), legend=_LEGEND),
-    }
-    rows = [
+    y = by_name("name", part["name"])
+    x = alt.X("value:Q", title=title, scale=alt.Scale(domain=[least - room, most + room], nice=False))
+    colour, shape = marked("from:N", {"here": (BLUE, "circle"), "paper": (VERMILLION, "diamond")}, orient="top")
+    both = [
         part.assign(value=part[column], **{"from": name}) for column, name in (("ours", "here"), ("paper", "paper"))
     ]
-    dots = pd.concat(rows).dropna(subset=["value"])[["name", "claim", "from", "value", "verdict"]]
-    tips = ["claim:N", "from:N", alt.Tooltip("value:Q", format=".2f"), "verdict:N"]
+    dots = pd.concat(both).dropna(subset=["value"])[["name", "claim", "from", "value", "verdict"]]
+    tips = ["claim:N", "from:N", *numbers("value"), "verdict:N"]
     zero = alt.Chart(pd.DataFrame({"value": [0.0]})).mark_rule(color=NEUTRAL, strokeDash=[4, 3]).encode(x=x)
     ends = part.dropna(subset=["low", "high"])[["name", "low", "high"]]
-    bars = alt.Chart(ends).mark_rule(strokeWidth=2, color=BLUE).encode(x=alt.X("low:Q", title=title), x2="high:Q", y=y)
-    points = alt.Chart(dots).mark_point(filled=True, size=70, opacity=1).encode(x=x, y=y, tooltip=tips, **look)
+    bars = interval(alt.Chart(ends), x, mark={"color": BLUE}).encode(x=alt.X("low:Q", title=title), y=y)
+    points = alt.Chart(dots).mark_point(filled=True, size=70, opacity=1)
+    points = points.encode(x=x, y=y, tooltip=tips, color=colour, shape=shape)
     layers = [zero, points] if ends.empty else [zero, bars, points]
     return alt.LayerChart(layer=layers).properties(width=WIDTH, height=ROW * len(part))
 
 
 def _words(row: Mapping[Hashable, Any]) -> str:
-    own = f"{row['name']}: {row['ours']:.2f}"
-    if not pd.isna(row["low"]):
-        own += f" (from {row['low']:.2f} to {row['high']:.2f})"
-    return own + ("" if pd.isna(row["paper"]) else f", paper {row['paper']:.2f}")
-
-
-_LEGEND = alt.Legend(orient="top", title=None)
+    own = f"{row['ours']:.2f}" if pd.isna(row["low"]) else spoken(row["ours"], row["low"], row["high"])
+    return f"{row['name']}: {own}" + ("" if pd.isna(row["paper"]) else f", paper {row['paper']:.2f}")

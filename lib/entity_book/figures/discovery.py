@@ -8,8 +8,8 @@ import pandas as pd
 from entity_circuits.heads import GROUPS, LETTERS, Circuit, Group
 
 from ..studies.discovery import ROLES
-from . import charts
-from .charts import BLUE, GREEN, INK, NEUTRAL, PURPLE, VERMILLION
+from .charts import BLUE, GREEN, INK, NEUTRAL, PURPLE, VERMILLION, coloured, marked
+from .parts import PERCENT, QUIET, diagonal, drawn, heading, numbers, plane, stacked, streams
 
 COLOURS: dict[Group, str] = dict(zip(GROUPS, (BLUE, VERMILLION, PURPLE, GREEN), strict=True))
 """The colour of each group, in every figure."""
@@ -29,38 +29,22 @@ def path_drawing() -> alt.LayerChart:
         [{"x": x + 0.3, "y": y, "what": what, "note": note, "stream": x} for x, y, what, note in heads]
         + [{"x": 2, "y": y, "what": "MLP on the path", "note": again, "stream": 2} for y in (1.4, 3.0)]
     )
-    streams = pd.DataFrame([{"x": x, "y": y, "place": place} for x, place in enumerate(_PLACES) for y in (0.0, 4.4)])
-    axes = {
-        "x": alt.X("x:Q", scale=alt.Scale(domain=[-0.4, 3.6]), axis=None),
-        "y": alt.Y("y:Q", scale=alt.Scale(domain=[-0.5, 4.5]), axis=None),
-    }
-    quiet = {"tooltip": alt.value(None)}
-    stream = alt.Chart(streams).mark_line(strokeWidth=2, color=NEUTRAL).encode(**axes, detail="place:N", **quiet)
-    names = alt.Chart(streams).transform_filter("datum.y == 0").mark_text(dy=16, fontWeight="bold", color=INK)
-    arms = alt.Chart(nodes).mark_rule(strokeWidth=1.5, color=NEUTRAL).encode(**axes, x2="stream:Q", **quiet)
+    places = [{"x": x, "y": y, "place": place, "line": x} for x, place in enumerate(_PLACES) for y in (0.0, 4.4)]
+    axes = plane([-0.4, 3.6], [-0.5, 4.5])
+    arms = alt.Chart(nodes).mark_rule(strokeWidth=1.5, color=NEUTRAL).encode(**axes, x2="stream:Q", **QUIET)
     path = pd.DataFrame({"x": [2.3, 2, 2, 2.3], "y": [0.6, 0.6, 3.8, 3.8], "order": range(4)})
-    changed = (
-        alt.Chart(path).mark_line(strokeWidth=6, color=VERMILLION, opacity=0.8).encode(**axes, order="order:Q", **quiet)
-    )
+    changed = alt.Chart(path).mark_line(strokeWidth=6, color=VERMILLION, opacity=0.8)
     kinds = {"sender": (VERMILLION, "circle"), "held": (NEUTRAL, "square"), "receiver": (BLUE, "diamond")}
     kinds["MLP on the path"] = (GREEN, "triangle-up")
-    colour, shape = charts.marked("what:N", kinds, alt.Legend(title=None, orient="top", columns=2))
-    point = (
-        alt.Chart(nodes)
-        .mark_point(filled=True, size=200, opacity=1)
-        .encode(
-            **axes,
-            color=colour,
-            shape=shape,
-            tooltip=["what", "note"],
-        )
-    )
-    return alt.LayerChart(
-        layer=[stream, names.encode(**axes, text="place:N", **quiet), arms, changed, point]
-    ).properties(
-        width=300,
-        height=250,
-        description="Drawing of pass 1 of path patching: four residual streams, one for each position, going up. At "
+    colour, shape = marked("what:N", kinds, orient="top", columns=2)
+    point = alt.Chart(nodes).mark_point(filled=True, size=200, opacity=1)
+    point = point.encode(**axes, color=colour, shape=shape, tooltip=["what", "note"])
+    upward = streams(pd.DataFrame(places), axes, dy=16, fontWeight="bold")
+    return drawn(
+        [*upward, arms, changed.encode(**axes, order="order:Q", **QUIET), point],
+        300,
+        250,
+        "Drawing of pass 1 of path patching: four residual streams, one for each position, going up. At "
         "query, a sender head's output is replaced; the change goes up this stream alone, through the MLPs, past heads "
         "that are held at their recorded outputs, to a receiver head in a higher layer at the same position.",
     )
@@ -70,67 +54,38 @@ def head_map(table: pd.DataFrame, group: Group) -> alt.LayerChart:
     """Layer by head, coloured by score; a tooltip gives the interval; heads that have no path are left empty."""
     known = table.dropna(subset=["score"])
     bound = float(known["score"].abs().max()) if len(known) else 1.0
+    layers = alt.Scale(domain=sorted(table["layer"].unique(), reverse=True))
     base = alt.Chart(known).encode(
         x=alt.X("index:O", title="head", axis=alt.Axis(labelAngle=0)),
-        y=alt.Y(
-            "layer:O",
-            title="layer",
-            sort="descending",
-            scale=alt.Scale(domain=sorted(table["layer"].unique(), reverse=True)),
-        ),
-        tooltip=["head", *[alt.Tooltip(f"{name}:Q", format=".3f") for name in ("score", "low", "high")], "rank", "n"],
+        y=alt.Y("layer:O", title="layer", sort="descending", scale=layers),
+        tooltip=["head", *numbers("score", "low", "high", form=".3f"), "rank", "n"],
     )
-    colour = alt.Color(
-        "score:Q",
-        scale=alt.Scale(scheme="redblue", domain=[-bound, bound]),
-        legend=alt.Legend(title="score", orient="right", gradientLength=160, format=".2f"),
-    )
+    scale = alt.Scale(scheme="redblue", domain=[-bound, bound])
+    legend = alt.Legend(title="score", orient="right", gradientLength=160, format=".2f")
+    cells = base.mark_rect().encode(color=alt.Color("score:Q", scale=scale, legend=legend))
     best = known.nsmallest(3, "score")
-    mark = base.transform_filter(alt.FieldOneOfPredicate("head", list(best["head"]))).mark_rect(
-        filled=False, stroke="black", strokeWidth=2
-    )
+    mark = base.transform_filter(alt.FieldOneOfPredicate("head", list(best["head"])))
     words = ", ".join(f"{row.head} {row.score:.3f}" for row in best.itertuples())
-    return alt.LayerChart(layer=[base.mark_rect().encode(color=colour), mark]).properties(
-        width=250,
-        height=14 * table["layer"].nunique(),
-        description=f"Head map of group {LETTERS[group]}: score of each of {len(known)} heads that have a path; "
+    return drawn(
+        [cells, mark.mark_rect(filled=False, stroke="black", strokeWidth=2)],
+        250,
+        14 * table["layer"].nunique(),
+        f"Head map of group {LETTERS[group]}: score of each of {len(known)} heads that have a path; "
         f"{len(table) - len(known)} have none and are left empty. Most negative: {words}.",
     )
 
 
 def attention(table: pd.DataFrame) -> alt.Chart:
     """What each head looks at from its position: one bar a head, divided among kinds of tokens."""
-    order = list(dict.fromkeys(table["head"]))
     colours = [BLUE, VERMILLION, "#56B4E9", "#E69F00", "#999999", PURPLE, "#CCCCCC"]
+    colour = coloured("role:N", dict(zip(ROLES, colours, strict=True)), orient="bottom", columns=2)
+    x = alt.X("weight:Q", title="share of its attention", axis=PERCENT, scale=alt.Scale(domain=[0, 1])).stack("zero")
     most = table.loc[table.groupby("head", sort=False)["weight"].idxmax()]
-    return (
-        alt.Chart(table)
-        .mark_bar()
-        .encode(
-            x=alt.X(
-                "weight:Q",
-                title="share of its attention",
-                axis=alt.Axis(format=".0%"),
-                stack="zero",
-                scale=alt.Scale(domain=[0, 1]),
-            ),
-            y=alt.Y("head:N", sort=order, title=None),
-            color=alt.Color(
-                "role:N",
-                sort=list(ROLES),
-                scale=alt.Scale(domain=list(ROLES), range=colours),
-                legend=alt.Legend(orient="bottom", columns=2, title=None),
-            ),
-            order="order:Q",
-            tooltip=["head", "role", alt.Tooltip("weight:Q", format=".1%")],
-        )
-        .properties(
-            width=240,
-            height=22 * len(order),
-            description="Attention of the strongest heads from their position. Most of it goes to: "
-            + "; ".join(f"{row.head}: {row.role} ({row.weight:.0%})" for row in most.itertuples())
-            + ".",
-        )
+    words = "; ".join(f"{row.head}: {row.role} ({row.weight:.0%})" for row in most.itertuples())
+    tips = ["head", "role", *numbers("weight", form=".1%")]
+    return stacked(table, x, "head", table["head"], colour.sort(list(ROLES)), tips).properties(
+        width=240,
+        description=f"Attention of the strongest heads from their position. Most of it goes to: {words}.",
     )
 
 
@@ -149,116 +104,70 @@ def circuit_graph(circuit: Circuit, layers: int) -> alt.LayerChart:
         if heads
     }
     chain = [group for group in reversed(GROUPS) if group in middle]
-    edges = pd.DataFrame(
-        [
-            {"x": middle[a][0], "layer": middle[a][1], "x2": middle[b][0], "layer2": middle[b][1]}
-            for a, b in pairwise(chain)
-        ],
-        columns=["x", "layer", "x2", "layer2"],
+    steps = [(*middle[one], *middle[other]) for one, other in pairwise(chain)]
+    edges = pd.DataFrame(steps, columns=["x", "layer", "x2", "layer2"])
+    place = alt.Axis(
+        values=[0, 1, 2], labelExpr="['prev', 'query', 'last'][datum.value]", grid=False, labelFontWeight="bold"
     )
-    x = alt.X(
-        "x:Q",
-        title="position in the prompt",
-        scale=alt.Scale(domain=[-0.5, 2.5]),
-        axis=alt.Axis(
-            values=[0, 1, 2], labelExpr="['prev', 'query', 'last'][datum.value]", grid=False, labelFontWeight="bold"
+    axes = {
+        "x": alt.X("x:Q", title="position in the prompt", scale=alt.Scale(domain=[-0.5, 2.5]), axis=place),
+        "y": alt.Y(
+            "layer:Q", title="layer", scale=alt.Scale(domain=[0, layers]), axis=alt.Axis(tickMinStep=1, format="d")
         ),
-    )
-    y = alt.Y("layer:Q", title="layer", scale=alt.Scale(domain=[0, layers]), axis=alt.Axis(tickMinStep=1, format="d"))
-    arrows = (
-        alt.Chart(edges)
-        .mark_rule(strokeWidth=3, color=NEUTRAL, opacity=0.6)
-        .encode(x=x, y=y, x2="x2:Q", y2="layer2:Q", tooltip=alt.value(None))
-    )
-    domain = [NAMES[group] for group in GROUPS]
-    legend = alt.Legend(orient="bottom", columns=2, title=None)  # the same for both channels, or Vega complains
-    points = (
-        alt.Chart(pd.DataFrame(nodes, columns=["x", "layer", "head", "group"]))
-        .mark_point(filled=True, size=110, opacity=0.95)
-        .encode(
-            x=x,
-            y=y,
-            color=alt.Color(
-                "group:N",
-                scale=alt.Scale(domain=domain, range=[COLOURS[group] for group in GROUPS]),
-                legend=legend,
-            ),
-            shape=alt.Shape("group:N", scale=alt.Scale(domain=domain), legend=legend),
-            tooltip=["head", "group", "layer"],
-        )
-    )
+    }
+    arrows = alt.Chart(edges).mark_rule(strokeWidth=3, color=NEUTRAL, opacity=0.6)
+    arrows = arrows.encode(**axes, x2="x2:Q", y2="layer2:Q", **QUIET)
+    colours = {NAMES[group]: COLOURS[group] for group in GROUPS}
+    colour = coloured("group:N", colours, orient="bottom", columns=2)
+    shape = alt.Shape("group:N", scale=alt.Scale(domain=list(colours)), legend=colour["legend"])
+    points = alt.Chart(pd.DataFrame(nodes, columns=["x", "layer", "head", "group"]))
+    points = points.mark_point(filled=True, size=110, opacity=0.95)
+    points = points.encode(**axes, color=colour, shape=shape, tooltip=["head", "group", "layer"])
     told = "; ".join(f"{NAMES[group]}: {', '.join(map(str, heads))}" for group, heads in circuit.groups.items())
-    return alt.LayerChart(layer=[arrows, points]).properties(
-        width=280,
-        height=320,
-        description=f"The circuit as a graph over positions prev, query and last, heads at their layers. {told}.",
-    )
+    words = f"The circuit as a graph over positions prev, query and last, heads at their layers. {told}."
+    return drawn([arrows, points], 280, 320, words)
 
 
 def depths(table: pd.DataFrame) -> alt.Chart:
     """How deep the strongest heads of each group sit, ours beside the paper's."""
     middles = table.groupby(["group", "model"], sort=False)["depth"].median().reset_index()
-    return (
-        alt.Chart(table.assign(group=table["group"].map(NAMES)))
-        .mark_point(filled=True, size=70, opacity=0.8)
-        .encode(
-            x=alt.X("depth:Q", title="layer / number of layers", scale=alt.Scale(domain=[0, 1])),
-            y=alt.Y("model:N", title=None),
-            row=alt.Row("group:N", title=None, header=alt.Header(labelAngle=0, labelAnchor="start", labelOrient="top")),
-            color=alt.Color("model:N", scale=alt.Scale(range=[BLUE, VERMILLION]), legend=None),
-            tooltip=["head", "model", alt.Tooltip("depth:Q", format=".2f")],
-        )
-        .properties(
-            width=240,
-            height=50,
-            description="Depth of the strongest heads as a share of all layers. Medians: "
-            + "; ".join(f"{row.group} {row.model} {row.depth:.2f}" for row in middles.itertuples())
-            + ".",
-        )
+    words = "; ".join(f"{row.group} {row.model} {row.depth:.2f}" for row in middles.itertuples())
+    chart = alt.Chart(table.assign(group=table["group"].map(NAMES))).mark_point(filled=True, size=70, opacity=0.8)
+    chart = chart.encode(
+        x=alt.X("depth:Q", title="layer / number of layers", scale=alt.Scale(domain=[0, 1])),
+        y=alt.Y("model:N", title=None),
+        row=alt.Row("group:N", title=None, header=heading()),
+        color=alt.Color("model:N", scale=alt.Scale(range=[BLUE, VERMILLION]), legend=None),
+        tooltip=["head", "model", *numbers("depth")],
     )
+    words = f"Depth of the strongest heads as a share of all layers. Medians: {words}."
+    return chart.properties(width=240, height=50, description=words)
 
 
 def scatter(table: pd.DataFrame, x: str, y: str, what: str) -> alt.LayerChart:
     """Two scores of the same heads against each other, with the diagonal. Columns `head`, `score`, `other`."""
     both = table.dropna(subset=["score", "other"])
-    ends = [float(both[["score", "other"]].min().min()), float(both[["score", "other"]].max().max())]
-    ranks = both[["score", "other"]].rank().to_numpy()
-    rank = float(np.corrcoef(ranks.T)[0, 1])
-    diagonal = (
-        alt.Chart(pd.DataFrame({"score": ends, "other": ends}))
-        .mark_line(strokeDash=[4, 4], color=NEUTRAL)
-        .encode(x="score:Q", y="other:Q", tooltip=alt.value(None))
+    scores = both[["score", "other"]]
+    line = diagonal("score", "other", [float(scores.min().min()), float(scores.max().max())]).encode(**QUIET)
+    points = alt.Chart(both).mark_point(filled=True, size=40, opacity=0.6)
+    points = points.encode(
+        x=alt.X("score:Q", title=x),
+        y=alt.Y("other:Q", title=y),
+        tooltip=["head", *numbers("score", "other", form=".3f")],
     )
-    points = (
-        alt.Chart(both)
-        .mark_point(filled=True, size=40, opacity=0.6)
-        .encode(
-            x=alt.X("score:Q", title=x),
-            y=alt.Y("other:Q", title=y),
-            tooltip=["head", alt.Tooltip("score:Q", format=".3f"), alt.Tooltip("other:Q", format=".3f")],
-        )
-    )
-    return alt.LayerChart(layer=[diagonal, points]).properties(
-        width=260,
-        height=260,
-        description=f"{what}: {y} against {x} for {len(both)} heads, with the diagonal. Rank correlation {rank:.2f}.",
-    )
+    rank = float(np.corrcoef(scores.rank().to_numpy().T)[0, 1])
+    words = f"{what}: {y} against {x} for {len(both)} heads, with the diagonal. Rank correlation {rank:.2f}."
+    return drawn([line, points], 260, 260, words)
 
 
 def cost_ratio(table: pd.DataFrame) -> alt.LayerChart:
     """How many times faster replay is, round by round. Columns of `cost.rounds`."""
+    seconds = [*numbers("ratio", form=".0f"), *numbers("replay_s", form=".1f"), *numbers("definition_s", form=".0f")]
     base = alt.Chart(table).encode(
         y=alt.Y("round:N", title="round", sort=None),
         x=alt.X("ratio:Q", title="definition / replay, seconds"),
-        tooltip=[
-            "round",
-            alt.Tooltip("ratio:Q", format=".0f"),
-            alt.Tooltip("replay_s:Q", format=".1f"),
-            alt.Tooltip("definition_s:Q", format=".0f"),
-        ],
+        tooltip=["round", *seconds],
     )
     text = base.mark_text(align="left", dx=4, color=INK).encode(text=alt.Text("ratio:Q", format=".0f"))
     words = ", ".join(f"{row.round} {row.ratio:.0f}" for row in table.itertuples())
-    return alt.LayerChart(layer=[base.mark_bar(), text]).properties(
-        width=260, height=120, description=f"Times faster than the definition, by round: {words}."
-    )
+    return drawn([base.mark_bar(), text], 260, 120, f"Times faster than the definition, by round: {words}.")

@@ -1,39 +1,39 @@
 """The figures of mean ablation: a tidy table in, an Altair chart with its description in words out."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import altair as alt
 import pandas as pd
 from entity_circuits.heads import GROUPS, LETTERS, Circuit
 from entity_circuits.methods.knockout import READS
 
-from .charts import BLUE, GREEN, INK, NEUTRAL, PURPLE, VERMILLION
+from .charts import BLUE, GREEN, INK, NEUTRAL, PURPLE, VERMILLION, coloured, marked
 from .discovery import COLOURS, NAMES
+from .parts import PERCENT, QUIET, bands, bars, by_name, diagonal, drawn, estimates, numbers, spoken
 
-WIDTH, HEIGHT = 280, 220
+WIDTH, HEIGHT = 290, 250
 KINDS = {"ranking": (BLUE, "circle"), "same layers": (VERMILLION, "square"), "random": (NEUTRAL, "triangle-up")}
 """Circuits off the top of the rankings, and their two baselines of equal size: colour and shape."""
 
 GROUP_COLOURS = {"A": BLUE, "B": VERMILLION, "C": GREEN, "D": PURPLE}
-_PERCENT = alt.Axis(format=".0%")
 
 
 def places(table: pd.DataFrame) -> alt.LayerChart:
     """What keeping all heads at one more place adds, a bar a place: the first round of `evaluation.scan_positions`."""
     start = table[table["round"] == 0].iloc[0]
     first = table[table["round"] == 1].sort_values("gain", ascending=False)
-    base = alt.Chart(first).encode(
-        y=alt.Y("place:N", title=None, sort=list(first["place"])),
-        tooltip=["place", *[alt.Tooltip(name, format="+.2f") for name in ("gain", "gain_low", "gain_high")], "n"],
-    )
-    bars = base.mark_bar(color=BLUE).encode(x=alt.X("gain:Q", title="accuracy gained", axis=alt.Axis(format="+.0%")))
-    ends = base.mark_rule(color=INK, strokeWidth=1.5).encode(x="gain_low:Q", x2="gain_high:Q")
+    ends = ("gain_low", "gain_high")
+    tips = ["place", *numbers("gain", *ends, form="+.2f"), "n"]
+    base = alt.Chart(first).encode(y=by_name("place", first["place"]), tooltip=tips)
+    x = alt.X("gain:Q", title="accuracy gained", axis=alt.Axis(format="+.0%"))
     best = first.iloc[0]
-    return alt.LayerChart(layer=[bars, ends]).properties(
-        width=WIDTH - 60,
-        height=18 * len(first),
-        description=f"Accuracy gained over {start.accuracy:.2f} when all heads are kept at one more place, with 95% "
-        f"intervals. Most: {best.place}, {best.gain:+.2f} (from {best.gain_low:+.2f} to {best.gain_high:+.2f}).",
+    return drawn(
+        bars(base, x, ends, {"color": BLUE}),
+        WIDTH - 60,
+        18 * len(first),
+        f"Accuracy gained over {start.accuracy:.2f} when all heads are kept at one more place, with 95% "
+        f"intervals. Most: {best.place}, {spoken(best.gain, best.gain_low, best.gain_high, '+.2f')}.",
     )
 
 
@@ -42,31 +42,23 @@ def growth(table: pd.DataFrame, lines: Mapping[str, float]) -> alt.LayerChart:
 
     Rows of `criteria.growth`.
     """
-    kinds = [kind for kind in KINDS if kind in set(table["kind"])]
-    legend = alt.Legend(orient="top", title=None)
-    colours = alt.Scale(domain=kinds, range=[KINDS[kind][0] for kind in kinds])
-    colour = alt.Color("kind:N", scale=colours, legend=legend)
-    shapes = alt.Scale(domain=kinds, range=[KINDS[kind][1] for kind in kinds])
-    shape = alt.Shape("kind:N", scale=shapes, legend=legend)
+    here = set(table["kind"])
+    colour, shape = marked("kind:N", {kind: style for kind, style in KINDS.items() if kind in here}, orient="top")
     base = alt.Chart(table).encode(
         x=alt.X("heads:Q", title="heads kept (all groups)"),
-        tooltip=["kind", "heads", *[alt.Tooltip(name, format=".2f") for name in ("accuracy", "low", "high")], "n"],
+        tooltip=["kind", "heads", *numbers("accuracy", "low", "high"), "n"],
     )
-    y = alt.Y("accuracy:Q", title="accuracy (top-1)", axis=_PERCENT)
+    y = alt.Y("accuracy:Q", title="accuracy (top-1)", axis=PERCENT)
     curve = base.mark_line(strokeWidth=1.5).encode(y=y, color=colour)
-    bars = base.mark_rule(strokeWidth=1.5).encode(y="low:Q", y2="high:Q", color=colour)
-    points = base.mark_point(filled=True, size=50, opacity=1).encode(y=y, color=colour, shape=shape)
+    points = estimates(base, y, 50, stroke=1.5, color=colour, shape=shape)
     levels = pd.DataFrame({"name": list(lines), "level": list(lines.values()), "x": float(table["heads"].max())})
     rules = alt.Chart(levels).mark_rule(strokeDash=[4, 4]).encode(y="level:Q")
     names = alt.Chart(levels).mark_text(align="right", dy=-7, color=INK).encode(x="x:Q", y="level:Q", text="name")
     top = table[table["kind"] == "ranking"].sort_values("heads").iloc[[0, -1]]
     said = "; ".join(f"{row.accuracy:.2f} with {row.heads} heads" for row in top.itertuples())
     levels_said = ", ".join(f"{name} {value:.2f}" for name, value in lines.items())
-    return alt.LayerChart(layer=[rules, names, curve, bars, points]).properties(
-        width=WIDTH,
-        height=HEIGHT,
-        description=f"Accuracy against the number of heads kept. From the rankings: {said}. Lines: {levels_said}.",
-    )
+    words = f"Accuracy against the number of heads kept. From the rankings: {said}. Lines: {levels_said}."
+    return drawn([rules, names, curve, *points], WIDTH, HEIGHT, words)
 
 
 def completeness(table: pd.DataFrame) -> alt.LayerChart:
@@ -77,32 +69,22 @@ def completeness(table: pd.DataFrame) -> alt.LayerChart:
     table = table.assign(kind=["random set" if name.startswith("random") else "group" for name in table["removed"]])
     top = float(max(table["circuit"].max(), table["full"].max(), 0.1))
     scale = alt.Scale(domain=[0, top])
-    line = alt.Chart(pd.DataFrame({"a": [0.0, top], "b": [0.0, top]})).mark_line(strokeDash=[4, 4], color=NEUTRAL)
-    diagonal = line.encode(x=alt.X("a:Q", scale=scale), y=alt.Y("b:Q", scale=scale))
+    line = diagonal("a", "b", [0.0, top]).encode(x=alt.X("a:Q", scale=scale), y=alt.Y("b:Q", scale=scale))
     base = alt.Chart(table).encode(
-        x=alt.X("circuit:Q", title="accuracy of the circuit without K", axis=_PERCENT, scale=scale),
-        y=alt.Y("full:Q", title="accuracy of the model without K", axis=_PERCENT, scale=scale),
-        tooltip=[
-            "removed",
-            "heads",
-            *[alt.Tooltip(name, format=".2f") for name in ("circuit", "full", "incompleteness", "low", "high")],
-            "n",
-        ],
+        x=alt.X("circuit:Q", title="accuracy of the circuit without K", axis=PERCENT, scale=scale),
+        y=alt.Y("full:Q", title="accuracy of the model without K", axis=PERCENT, scale=scale),
+        tooltip=["removed", "heads", *numbers("circuit", "full", "incompleteness", "low", "high"), "n"],
     )
-    legend = alt.Legend(orient="top", title=None)
-    kinds = ["group", "random set"]
-    points = base.mark_point(filled=True, size=55, opacity=0.9).encode(
-        color=alt.Color("kind:N", scale=alt.Scale(domain=kinds, range=[VERMILLION, BLUE]), legend=legend),
-        shape=alt.Shape("kind:N", scale=alt.Scale(domain=kinds, range=["square", "circle"]), legend=legend),
-    )
-    names = (
-        base.transform_filter("datum.kind == 'group'").mark_text(dx=9, align="left", color=INK).encode(text="removed")
-    )
+    styles = {"group": (VERMILLION, "square"), "random set": (BLUE, "circle")}
+    colour, shape = marked("kind:N", styles, orient="top")
+    points = base.mark_point(filled=True, size=55, opacity=0.9).encode(color=colour, shape=shape)
+    names = base.transform_filter("datum.kind == 'group'").mark_text(dx=9, align="left", color=INK)
     gap = table[table["kind"] == "random set"]["incompleteness"].abs()
-    return alt.LayerChart(layer=[diagonal, points, names]).properties(
-        width=WIDTH - 40,
-        height=WIDTH - 40,
-        description="Accuracy of the model against that of the circuit, each without a set of heads K. "
+    return drawn(
+        [line, points, names.encode(text="removed")],
+        WIDTH - 40,
+        WIDTH - 40,
+        "Accuracy of the model against that of the circuit, each without a set of heads K. "
         f"Mean distance over {len(gap)} random sets: {gap.mean():.2f}.",
     )
 
@@ -110,37 +92,23 @@ def completeness(table: pd.DataFrame) -> alt.LayerChart:
 def minimality(table: pd.DataFrame) -> alt.LayerChart:
     """What each head costs once its stand-ins are gone, a bar a head. Rows of `criteria.Minimality.table`."""
     table = table.assign(letter=table["part"].map(LETTERS).fillna(table["part"]))
-    table = table.assign(name=table["letter"] + " " + table["head"]).sort_values(
-        ["letter", "loss"], ascending=[True, False]
-    )
+    table = table.assign(name=table["letter"] + " " + table["head"])
+    table = table.sort_values(["letter", "loss"], ascending=[True, False])
     letters = list(dict.fromkeys(table["letter"]))
-    colours = [GROUP_COLOURS.get(letter, NEUTRAL) for letter in letters]
-    base = alt.Chart(table).encode(
-        y=alt.Y("name:N", title=None, sort=list(table["name"])),
-        tooltip=[
-            "head",
-            "stand_ins",
-            "before",
-            "after",
-            *[alt.Tooltip(x, format="+.3f") for x in ("loss", "low", "high")],
-            "n",
-        ],
-    )
-    bars = base.mark_bar().encode(
-        x=alt.X("loss:Q", title="accuracy lost with the head", axis=alt.Axis(format="+.0%")),
-        color=alt.Color("letter:N", title="group", scale=alt.Scale(domain=letters, range=colours)),
-    )
-    ends = base.mark_rule(color=INK, strokeWidth=1.5).encode(x="low:Q", x2="high:Q")
+    colours = alt.Scale(domain=letters, range=[GROUP_COLOURS.get(letter, NEUTRAL) for letter in letters])
+    tips = ["head", "stand_ins", "before", "after", *numbers("loss", "low", "high", form="+.3f"), "n"]
+    base = alt.Chart(table).encode(y=by_name("name", table["name"]), tooltip=tips)
+    x = alt.X("loss:Q", title="accuracy lost with the head", axis=alt.Axis(format="+.0%"))
     (best,) = table.nlargest(1, "loss").to_dict("records")
-    return alt.LayerChart(layer=[bars, ends]).properties(
-        width=WIDTH - 60,
-        height=18 * len(table),
-        description="Accuracy lost when each head is taken away after its stand-ins, with 95% intervals. "
+    return drawn(
+        bars(base, x, ("low", "high"), color=alt.Color("letter:N", title="group", scale=colours)),
+        WIDTH - 60,
+        18 * len(table),
+        "Accuracy lost when each head is taken away after its stand-ins, with 95% intervals. "
         f"Most: {best['name']}, {best['loss']:+.2f}; {int((table['loss'] <= 0).sum())} of {len(table)} cost nothing.",
     )
 
 
-WIDTH, HEIGHT = 290, 250
 LINE = 0.07  # of the accuracy axis: the height of a line of letters below the curves
 
 
@@ -154,29 +122,21 @@ def knockout_curves(frame: pd.DataFrame, circuit: Circuit | None = None) -> alt.
     table = frame.assign(path=frame["condition"].map(names))
     first, end = (int(place) for place in (frame["start"].min(), frame["start"].max()))
     held = {group: circuit.groups[group] for group in GROUPS if circuit.groups.get(group)} if circuit else {}
-    legend = alt.Legend(orient="bottom", columns=2, title=None, symbolStrokeWidth=3, symbolOpacity=1)
-    colours = [COLOURS[READS[name]] if name in READS else NEUTRAL for name in names]
+    look = {"orient": "bottom", "columns": 2, "symbolStrokeWidth": 3, "symbolOpacity": 1}
+    paths = {path: COLOURS[READS[name]] if name in READS else NEUTRAL for name, path in names.items()}
     dashes = [[1, 0] if name.startswith("last") else [5, 3] for name in names]
-    domain = list(names.values())
-    scale = alt.Scale(domain=domain, range=colours)
-    dash = alt.StrokeDash("path:N", scale=alt.Scale(domain=domain, range=dashes), legend=legend)
-    axis = alt.Axis(format="d", tickMinStep=1)
-    x = alt.X(
-        "start:Q", title="cut in this layer and all above it", scale=alt.Scale(domain=[-0.5, end + 0.5]), axis=axis
+    colour, domain = coloured("path:N", paths, **look), list(paths)
+    dash = alt.StrokeDash("path:N", scale=alt.Scale(domain=domain, range=dashes), legend=colour["legend"])
+    span: dict[str, Any] = {"scale": alt.Scale(domain=[-0.5, end + 0.5]), "axis": alt.Axis(format="d", tickMinStep=1)}
+    height = alt.Scale(domain=[-LINE * len(held) - LINE / 2, 1], nice=False)
+    base = alt.Chart(table).encode(
+        x=alt.X("start:Q", title="cut in this layer and all above it", **span),
+        y=alt.Y("value:Q", title="accuracy", scale=height, axis=alt.Axis(values=[0, 0.2, 0.4, 0.6, 0.8, 1])),
+        color=colour,  # one legend: Vega warns of two
+        tooltip=["path:N", "start:Q", *numbers(), "n:Q"],
     )
-    below = -LINE * len(held) - LINE / 2
-    y = alt.Y(
-        "value:Q",
-        title="accuracy",
-        scale=alt.Scale(domain=[below, 1], nice=False),
-        axis=alt.Axis(values=[0, 0.2, 0.4, 0.6, 0.8, 1]),
-    )
-    tips = [alt.Tooltip(f"{name}:Q", format=".2f") for name in ("value", "low", "high")]
-    base = alt.Chart(table).encode(x=x, y=y, tooltip=["path:N", "start:Q", *tips, "n:Q"])
-    base = base.encode(color=alt.Color("path:N", scale=scale, legend=legend))  # one legend: Vega warns of two
-    lines = base.mark_line(strokeWidth=2).encode(strokeDash=dash)
-    band = base.mark_area(opacity=0.15).encode(y=alt.Y("low:Q"), y2="high:Q", tooltip=alt.value(None))
-    layers = [lines, band, base.mark_point(filled=True, size=20, opacity=1)]
+    lines, band, points = bands(base)
+    layers = [lines.encode(strokeDash=dash), band, points]
     for line, (group, members) in enumerate(held.items(), start=1):
         marks = [
             {"start": layer, "value": -LINE * line, "group": NAMES[group]}
@@ -189,10 +149,11 @@ def knockout_curves(frame: pd.DataFrame, circuit: Circuit | None = None) -> alt.
     words = "; ".join(f"{path} {ends[0][path]:.2f} and {ends[1][path]:.2f}" for path in domain)
     spans = [(LETTERS[group], sorted(head.layer for head in members)) for group, members in held.items()]
     where = ", ".join(f"{letter} in layers {layers[0]} to {layers[-1]}" for letter, layers in spans)
-    return alt.LayerChart(layer=layers).properties(
-        width=WIDTH,
-        height=HEIGHT,
-        description="Attention knockout: accuracy, with 95% bands, over the layer from which on a path is cut. "
+    return drawn(
+        layers,
+        WIDTH,
+        HEIGHT,
+        "Attention knockout: accuracy, with 95% bands, over the layer from which on a path is cut. "
         f"Cut from layer {first} and from layer {end} on: {words}. n = {int(frame['n'].iloc[0])}."
         + (f" Heads of the circuit: {where}." if where else ""),
     )
@@ -212,36 +173,34 @@ def mirrored_impact(frame: pd.DataFrame, names: tuple[str, str] = ("one", "the o
         parts.append(part.assign(sense=(part["effect"] > 0).map({True: "raises", False: "lowers"})))
     table = pd.concat(parts, ignore_index=True).dropna(subset=["effect"])
     bound = (float(table["height"].abs().max()) if len(table) else 0.0) or 1.0
-    domain = [*[NAMES[group] for group in GROUPS], grey]
-    legend = alt.Legend(orient="bottom", columns=2, title=None)
-    scale = alt.Scale(domain=domain, range=[*[COLOURS[group] for group in GROUPS], NEUTRAL])
-    bars = (
-        alt.Chart(table)
-        .mark_bar(strokeWidth=1)
-        .encode(
-            x=alt.X("rank:O", title="heads, strongest first", axis=alt.Axis(labels=False, ticks=False)),
-            y=alt.Y(
-                "height:Q",
-                title=f"{names[1]}  \u2190  size of effect  \u2192  {names[0]}",
-                scale=alt.Scale(domain=[-bound, bound]),
-                axis=alt.Axis(labelExpr="format(abs(datum.value), '.2f')"),
-                stack=None,
-            ),
-            color=alt.Color("what:N", scale=scale, legend=legend),
-            stroke=alt.Stroke("what:N", scale=scale, legend=legend),
-            fillOpacity=alt.condition("datum.sense == 'raises'", alt.value(0.1), alt.value(1.0)),
-            tooltip=["head", "group", "model", alt.Tooltip("effect:Q", format=".3f"), "what", "sense"],
-        )
+    colours = {NAMES[group]: COLOURS[group] for group in GROUPS} | {grey: NEUTRAL}
+    colour = coloured("what:N", colours, orient="bottom", columns=2)
+    y = alt.Y(
+        "height:Q",
+        title=f"{names[1]}  \u2190  size of effect  \u2192  {names[0]}",
+        scale=alt.Scale(domain=[-bound, bound]),
+        axis=alt.Axis(labelExpr="format(abs(datum.value), '.2f')"),
+        stack=None,
     )
-    zero = alt.Chart(pd.DataFrame({"height": [0.0]})).mark_rule(color=INK).encode(y="height:Q", tooltip=alt.value(None))
+    both_ways = alt.Chart(table).mark_bar(strokeWidth=1)
+    both_ways = both_ways.encode(
+        x=alt.X("rank:O", title="heads, strongest first", axis=alt.Axis(labels=False, ticks=False)),
+        y=y,
+        color=colour,
+        stroke=alt.Stroke("what:N", scale=colour["scale"], legend=colour["legend"]),
+        fillOpacity=alt.condition("datum.sense == 'raises'", alt.value(0.1), alt.value(1.0)),
+        tooltip=["head", "group", "model", *numbers("effect", form=".3f"), "what", "sense"],
+    )
+    zero = alt.Chart(pd.DataFrame({"height": [0.0]})).mark_rule(color=INK).encode(y="height:Q", **QUIET)
     beside = ["no path" if pd.isna(score) else f"{score:.2f}" for score in frame["other"][:3]]
     strongest = zip(frame["head"], frame["score"], beside, strict=False)
     best = ", ".join(f"{head} {score:.2f} ({other})" for head, score, other in strongest) or "none"
     both = int((frame["in_one"] & frame["in_other"]).sum())
-    return alt.LayerChart(layer=[bars, zero]).properties(
-        width=WIDTH + 20,
-        height=HEIGHT,
-        description=f"Causal impact of the {len(frame)} heads that act most strongly in {names[0]}, upwards, and their "
+    return drawn(
+        [both_ways, zero],
+        WIDTH + 20,
+        HEIGHT,
+        f"Causal impact of the {len(frame)} heads that act most strongly in {names[0]}, upwards, and their "
         f"impact in {names[1]}, downwards. Strongest, with the score in {names[1]} in brackets: {best}. "
         f"{int(frame['in_one'].sum())} are in the circuit of {names[0]}, {int(frame['in_other'].sum())} in that of "
         f"{names[1]}, {both} in both.",

@@ -6,8 +6,8 @@ import altair as alt
 import pandas as pd
 from entity_circuits.heads import LETTERS
 
-from . import charts
-from .charts import BLUE, GREEN, INK, NEUTRAL, PALETTE, PURPLE, VERMILLION
+from .charts import BLUE, GREEN, INK, NEUTRAL, PURPLE, VERMILLION, coloured, marked, palette
+from .parts import QUIET, bands, by_name, drawn, estimates, heading, interval, numbers, plane, streams, unique
 
 WIDTH = 200
 HEIGHT = 230
@@ -28,7 +28,7 @@ _STYLE = {
     BASE: (NEUTRAL, "stroke"),
     TUNED: (PURPLE, "stroke"),
 }
-_NUMBERS = [alt.Tooltip(f"{name}:Q", format=".2f") for name in ("accuracy", "low", "high")]
+_NUMBERS = numbers("accuracy", "low", "high")
 
 
 def drawing() -> alt.LayerChart:
@@ -50,45 +50,35 @@ def drawing() -> alt.LayerChart:
             for letter, (x, y) in groups.items()
         ]
     )
-    streams = pd.DataFrame(
-        [
-            {"x": x + side, "y": y, "place": place, "line": x + side}
-            for side in (0, right)
-            for x, place in enumerate(places)
-            for y in (0.0, 4.4)
-        ]
-    )
+    ends = [
+        {"x": x + side, "y": y, "place": place, "line": x + side}
+        for side in (0, right)
+        for x, place in enumerate(places)
+        for y in (0.0, 4.4)
+    ]
     names = pd.DataFrame({"x": [1, right + 1], "y": 4.8, "model": ["fine-tuned model", "base model"]})
     over = pd.DataFrame({"x": [2.3, right + 2.3], "y": groups["B"][1], "order": [0, 1]})
     above = pd.DataFrame({"x": [right + 2.3, right + 2, right + 2], "y": [2.4, 2.4, 4.4], "order": range(3)})
-    quiet = {"tooltip": alt.value(None)}
-    axes = {
-        "x": alt.X("x:Q", scale=alt.Scale(domain=[-0.5, right + 3]), axis=None),
-        "y": alt.Y("y:Q", scale=alt.Scale(domain=[-0.5, 5]), axis=None),
-    }
-    colour, shape = charts.marked("what:N", kinds, alt.Legend(title=None, orient="bottom", columns=2, symbolOpacity=1))
-    line = {"order": alt.Order("order:Q"), **quiet}
-    layer = [
-        alt.Chart(streams).mark_line(strokeWidth=2, color=NEUTRAL).encode(**axes, detail="line:N", **quiet),
-        alt.Chart(streams[streams["y"] == 0]).mark_text(dy=14, color=INK).encode(**axes, text="place:N", **quiet),
-        alt.Chart(names).mark_text(fontWeight="bold", color=INK).encode(**axes, text="model:N", **quiet),
-        alt.Chart(nodes).mark_rule(strokeWidth=1.5, color=NEUTRAL).encode(**axes, x2="stream:Q", **quiet),
-        alt.Chart(over).mark_line(strokeWidth=3, strokeDash=[6, 4], color=VERMILLION).encode(**axes, **line),
-        alt.Chart(above).mark_line(strokeWidth=6, opacity=0.6, color=BLUE).encode(**axes, **line),
-        alt.Chart(nodes)
-        .mark_point(filled=True, size=220, opacity=1)
-        .encode(
-            **axes,
-            color=colour,
-            shape=shape,
-            tooltip=["group", "what"],
-        ),
-        alt.Chart(nodes).mark_text(dx=12, dy=-13, color=INK).encode(**axes, text="group:N", **quiet),
+    axes = plane([-0.5, right + 3], [-0.5, 5])
+    colour, shape = marked("what:N", kinds, orient="bottom", columns=2, symbolOpacity=1)
+    stream, place_names = streams(pd.DataFrame(ends), axes, dy=14)
+    crossing = alt.Chart(over).mark_line(strokeWidth=3, strokeDash=[6, 4], color=VERMILLION)
+    onward = alt.Chart(above).mark_line(strokeWidth=6, opacity=0.6, color=BLUE)
+    points = alt.Chart(nodes).mark_point(filled=True, size=220, opacity=1)
+    layers = [
+        stream,
+        place_names,
+        alt.Chart(names).mark_text(fontWeight="bold", color=INK).encode(**axes, text="model:N", **QUIET),
+        alt.Chart(nodes).mark_rule(strokeWidth=1.5, color=NEUTRAL).encode(**axes, x2="stream:Q", **QUIET),
+        *(line.encode(**axes, order=alt.Order("order:Q"), **QUIET) for line in (crossing, onward)),
+        points.encode(**axes, color=colour, shape=shape, tooltip=["group", "what"]),
+        alt.Chart(nodes).mark_text(dx=12, dy=-13, color=INK).encode(**axes, text="group:N", **QUIET),
     ]
-    return alt.LayerChart(layer=layer).properties(
-        width=330,
-        height=230,
-        description="Drawing of cross-model patching: the residual streams of two models side by side, at prev, query "
+    return drawn(
+        layers,
+        330,
+        230,
+        "Drawing of cross-model patching: the residual streams of two models side by side, at prev, query "
         "and last. The output of group B at the last token is read in the fine-tuned model's own run and put in its "
         "place in the base model; what stands above it there, group A and the answer, is computed anew, and all else "
         "stays as in the base model's own run.",
@@ -108,7 +98,7 @@ def bars(table: pd.DataFrame, into: str = "base") -> alt.FacetChart:
     return _panels(
         table,
         "model",
-        alt.Y("condition:N", title=None, sort=list(dict.fromkeys(table["condition"]))),
+        by_name("condition", table["condition"]),
         f"Accuracy when outputs of heads are patched into the {_named(into)} model, with 95% intervals. "
         + " ".join(words),
     )
@@ -132,7 +122,7 @@ def inputs(table: pd.DataFrame, into: str = "base") -> alt.FacetChart:
     return _panels(
         table,
         "group",
-        alt.Y("inputs:N", title=None, sort=list(dict.fromkeys(table["inputs"]))),
+        by_name("inputs", table["inputs"]),
         f"Accuracy when inputs of heads are patched into the {_named(into)} model, with 95% intervals. Base model "
         f"{table['base'].iloc[0]:.2f}, fine-tuned {table['tuned'].iloc[0]:.2f}. " + " ".join(words),
     )
@@ -146,73 +136,60 @@ def scan(table: pd.DataFrame, layer: str = "final", title: str | None = None) ->
     where everything from one on is.
     """
     table = table if "series" in table else table.assign(series="patched")
-    names = list(dict.fromkeys(table["series"]))
-    if len(names) > len(PALETTE):
-        raise ValueError(f"{len(names)} lines cannot be told apart: {len(PALETTE)} at most, or several figures")
+    names = unique(table["series"])
     title = title or {"final": "all layers up to this one", "first": "all layers from this one on"}.get(layer, layer)
-    colours = alt.Scale(domain=names, range=list(PALETTE[: len(names)]))
-    legend = alt.Legend(orient="bottom", title=None, columns=3, symbolOpacity=1) if len(names) > 1 else None
-    colour = alt.Color("series:N", scale=colours, legend=legend)
-    x = alt.X(f"{layer}:Q", title=title, axis=alt.Axis(format="d", tickMinStep=1))
-    y = alt.Y("accuracy:Q", title="accuracy", scale=alt.Scale(domain=[0, 1]))
-    base = alt.Chart(table).encode(x=x, y=y, color=colour, tooltip=["series:N", f"{layer}:Q", *_NUMBERS, "n:Q"])
-    band = base.mark_area(opacity=0.15).encode(y=alt.Y("low:Q"), y2="high:Q", tooltip=alt.value(None))
+    colour = coloured("series:N", palette(names), orient="bottom", columns=3, symbolOpacity=1)
+    base = alt.Chart(table).encode(
+        x=alt.X(f"{layer}:Q", title=title, axis=alt.Axis(format="d", tickMinStep=1)),
+        y=alt.Y("accuracy:Q", title="accuracy", scale=alt.Scale(domain=[0, 1])),
+        color=colour if len(names) > 1 else colour.legend(None),
+        tooltip=["series:N", f"{layer}:Q", *_NUMBERS, "n:Q"],
+    )
+    line, band, points = bands(base)
     own = [("base", float(table["base"].iloc[0])), ("fine-tuned", float(table["tuned"].iloc[0]))]
     levels = alt.Chart(pd.DataFrame(own, columns=["model", "accuracy"])).encode(y="accuracy:Q", tooltip=["model"])
     rules = levels.mark_rule(strokeDash=[4, 4], color=NEUTRAL)
     texts = levels.mark_text(align="left", dx=3, color=NEUTRAL).encode(x=alt.value(WIDTH + 60), text="model:N")
     words = []
     for name, part in table.groupby("series", sort=False):
-        ends = part.sort_values(layer).iloc[[0, -1]]
+        ends = part.sort_values(layer).iloc[[0, -1]].itertuples()
+        told = ", ".join(f"{row.accuracy:.2f} at layer {getattr(row, layer)}" for row in ends)
         best = part.nlargest(1, "accuracy").iloc[0]
-        words.append(
-            f"{name}: {', '.join(f'{row.accuracy:.2f} at layer {getattr(row, layer)}' for row in ends.itertuples())}, "
-            f"most {best['accuracy']:.2f} at layer {best[layer]}"
-        )
-    return alt.LayerChart(
-        layer=[rules, texts, band, base.mark_line(strokeWidth=2), base.mark_point(filled=True, size=20, opacity=1)]
-    ).properties(
-        width=WIDTH + 60,
-        height=HEIGHT,
-        description=f"Accuracy over layers whose heads are patched ({title}), with 95% bands. Base model "
+        words.append(f"{name}: {told}, most {best['accuracy']:.2f} at layer {best[layer]}")
+    return drawn(
+        [rules, texts, band, line, points],
+        WIDTH + 60,
+        HEIGHT,
+        f"Accuracy over layers whose heads are patched ({title}), with 95% bands. Base model "
         f"{own[0][1]:.2f}, fine-tuned {own[1][1]:.2f}. {'; '.join(words)}. n = {int(table['n'].iloc[0])}.",
     )
 
 
 def _panels(table: pd.DataFrame, panel: str, y: alt.Y, words: str) -> alt.FacetChart:
     """A panel for each value of a column, a line for each value of y: points or bars, intervals, controls, models."""
-    present = [name for name in _STYLE if name in {*table["what"], BASE, TUNED}]
-    legend: Any = alt.Legend(orient="bottom", title=None, columns=1, symbolOpacity=1)
-    colour, shape = charts.marked("what:N", {name: _STYLE[name] for name in present}, legend)
+    present = {*table["what"], BASE, TUNED}
+    styles = {name: style for name, style in _STYLE.items() if name in present}
+    colour, shape = marked("what:N", styles, orient="bottom", columns=1, symbolOpacity=1)
     x = alt.X("accuracy:Q", title="accuracy", scale=alt.Scale(domain=[0, 1]))
-    tips: list[Any] = [
-        "condition:N",
-        "sites:N",
-        "origin:N",
-        *_NUMBERS,
-        alt.Tooltip("share:Q", format=".2f"),
-        "heads:Q",
-        "n:Q",
-    ]
+    tips = ["condition:N", "sites:N", "origin:N", *_NUMBERS, *numbers("share"), "heads:Q", "n:Q"]
     base = alt.Chart().encode(x=x, y=y, color=colour, tooltip=tips)
-    apart: dict[str, Any] = {"yOffset": alt.YOffset("line:N", sort=list(ORIGINS.values()))} if "line" in table else {}
-    own = base.transform_filter("datum.what != '" + RANDOM + "'").encode(**apart)
-    ends = own.mark_rule(strokeWidth=1.5).encode(x="low:Q", x2="high:Q")
-    random = base.transform_filter("datum.what == '" + RANDOM + "'").mark_point(filled=True, size=35, opacity=0.7)
-    layers = [random.encode(shape=shape, **apart)]
+    if apart := "line" in table:
+        base = base.encode(yOffset=alt.YOffset("line:N", sort=list(ORIGINS.values())))
+    own, random = (base.transform_filter(f"datum.what {sign} '{RANDOM}'") for sign in ("!=", "=="))
+    controls = random.mark_point(filled=True, size=35, opacity=0.7).encode(shape=shape)
     if apart:
-        layers = [*layers, ends, own.mark_point(filled=True, size=55, opacity=1).encode(shape=shape)]
+        layers = [controls, *estimates(own, x, 55, stroke=1.5, shape=shape)]
     else:
-        layers = [own.mark_bar(opacity=0.55), ends.encode(color=alt.value(INK)), *layers]
+        ends = interval(own, x, stroke=1.5).encode(color=alt.value(INK))
+        layers = [own.mark_bar(opacity=0.55), ends, controls]
     for name, column in ((BASE, "base"), (TUNED, "tuned")):
         level = f"{column} level"  # two names: Vega-Lite takes equal ones for one
         given: Any = {"op": "mean", "field": column, "as": level}
         model = alt.Chart().transform_aggregate([alt.AggregatedFieldDef(**given)], groupby=[panel])
         line = model.transform_calculate(what=f"'{name}'").mark_rule(strokeWidth=2, strokeDash=[5, 3])
-        layers.append(line.encode(x=alt.X(f"{level}:Q"), color=colour, tooltip=alt.Tooltip(f"{level}:Q", format=".2f")))
+        layers.append(line.encode(x=alt.X(f"{level}:Q"), color=colour, tooltip=numbers(level)[0]))
     inner = alt.LayerChart(layer=layers).properties(width=WIDTH, height=alt.Step(STEP / 2 if apart else STEP))
-    header = alt.Header(labelAngle=0, labelAnchor="start", labelOrient="top", labelPadding=4)
-    row = alt.Row(f"{panel}:N", title=None, header=header, sort=list(dict.fromkeys(table[panel])))
+    row = alt.Row(f"{panel}:N", title=None, header=heading(labelPadding=4), sort=unique(table[panel]))
     return inner.facet(row=row, data=table, spacing=12).properties(description=words)
 
 
@@ -229,12 +206,12 @@ def _chosen(table: pd.DataFrame, into: str, outputs: bool) -> pd.DataFrame:
 
 def _told(part: pd.DataFrame) -> str:
     """The numbers of one panel in words."""
-    own, drawn = part[part["draw"].isna()], part[part["draw"].notna()]
+    own, random = part[part["draw"].isna()], part[part["draw"].notna()]
     told = ", ".join(f"{row.condition} {row.accuracy:.2f}" for row in own.itertuples())
     first = part.iloc[0]
     words = f"base model {first['base']:.2f}, fine-tuned {first['tuned']:.2f}; {told}"
-    if len(drawn):
-        words += f"; random heads {drawn['accuracy'].min():.2f} to {drawn['accuracy'].max():.2f}"
+    if len(random):
+        words += f"; random heads {random['accuracy'].min():.2f} to {random['accuracy'].max():.2f}"
     return words + "."
 
 

@@ -1,6 +1,5 @@
 """The figures about what heads carry: a tidy table in, an Altair chart with its description in words out."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
@@ -9,8 +8,8 @@ from entity_circuits.heads import LETTERS
 from entity_circuits.tasks import boxes
 from entity_circuits.tasks.desiderata import HYPOTHESES, Hypothesis, Triples
 
-from ..paper import Masked
-from .charts import BLUE, GREEN, INK, NEUTRAL, PURPLE, VERMILLION
+from .charts import BLUE, GREEN, INK, NEUTRAL, PURPLE, VERMILLION, coloured, marked, palette
+from .parts import PERCENT, QUIET, by_name, drawn, estimates, heading, level, numbers, plane, stacked, unique
 
 ELSEWHERE = "another place"
 COLOURS = {
@@ -25,7 +24,6 @@ COLOURS = {
 
 TITLES = {"llama": "Llama-7B", "goat": "Goat-7B", "float": "FLoat-7B"}
 _SHARE = alt.Axis(format=".0%", values=[0, 0.25, 0.5, 0.75, 1])
-_TIPS = [alt.Tooltip(f"{name}:Q", format=".2f") for name in ("value", "low", "high")]
 
 
 def hypotheses(triples: Triples, row: int = 0) -> alt.VConcatChart:
@@ -62,33 +60,28 @@ def _hypothesis(triples: Triples, row: int, name: Hypothesis) -> alt.LayerChart:
             cells.append({"x": float(column), "y": place, "text": f"{word} in {label}", "what": what})
     heading = [{"x": float(i), "y": -1, "text": text, "what": ""} for i, text in enumerate(("base", "source"))]
     table = pd.DataFrame(cells + heading)
-    wide, tall = alt.Scale(domain=[-0.55, 1.55]), alt.Scale(domain=[len(ids) - 0.5, -1.5])
-    axes: dict[str, Any] = {"x": alt.X("x:Q", scale=wide, axis=None), "y": alt.Y("y:Q", scale=tall, axis=None)}
-    quiet = {"tooltip": alt.value(None)}
-    chart = alt.Chart(table).encode(**axes)
-    words = chart.mark_text(color=INK, fontSize=12).encode(
-        text="text", tooltip=["text", "what"], opacity=alt.condition("datum.y < 0", alt.value(0.7), alt.value(1))
-    )
+    ends = [-0.55, 1.55], [len(ids) - 0.5, -1.5]
+    axes = plane(*ends)
+    words = alt.Chart(table).mark_text(color=INK, fontSize=12)
+    opacity = alt.condition("datum.y < 0", alt.value(0.7), alt.value(1))
+    words = words.encode(**axes, text="text", tooltip=["text", "what"], opacity=opacity)
     colour = COLOURS[name]
-    sides = {"x2": "right:Q", "y2": "bottom:Q"}
     framed = table[table["what"] != ""].assign(
-        left=lambda t: t["x"] - 0.42, right=lambda t: t["x"] + 0.42, top=lambda t: t["y"] - 0.45
+        left=lambda t: t["x"] - 0.42,
+        right=lambda t: t["x"] + 0.42,
+        top=lambda t: t["y"] - 0.45,
+        bottom=lambda t: t["top"] + 0.9,
     )
-    framed["bottom"] = framed["top"] + 0.9
-    box = alt.Chart(framed).encode(
-        x=alt.X("left:Q", scale=wide, axis=None), y=alt.Y("top:Q", scale=tall, axis=None), **sides, **quiet
-    )
-    dashed = box.transform_filter("datum.what == 'asked'").mark_rect(
-        filled=False, stroke=NEUTRAL, strokeWidth=1.5, strokeDash=[4, 3], cornerRadius=4
-    )
-    full = box.transform_filter("datum.what == 'predicted'").mark_rect(
-        filled=False, stroke=colour, strokeWidth=3, cornerRadius=4
-    )
+    box = alt.Chart(framed).encode(**plane(*ends, ("left", "top")), x2="right:Q", y2="bottom:Q", **QUIET)
+    asked_for, predicted = (box.transform_filter(f"datum.what == '{what}'") for what in ("asked", "predicted"))
+    frame: dict[str, Any] = {"filled": False, "cornerRadius": 4}
+    dashed = asked_for.mark_rect(**frame, stroke=NEUTRAL, strokeWidth=1.5, strokeDash=[4, 3])
+    full = predicted.mark_rect(**frame, stroke=colour, strokeWidth=3)
     layers = [dashed, full, words]
     if end[1] >= 0:
         line = pd.DataFrame([{"x": 0.58, "y": float(wanted), "x2": 0.42, "y2": float(end[1])}])
         arrow = alt.Chart(line).mark_rule(strokeWidth=3, color=colour)
-        layers.append(arrow.encode(**axes, x2="x2:Q", y2="y2:Q", **quiet))
+        layers.append(arrow.encode(**axes, x2="x2:Q", y2="y2:Q", **QUIET))
     taken = {"position": "the place in the list", "object": "the object itself", "label": "the letter"}[name]
     return alt.LayerChart(layer=layers).properties(
         width=290,
@@ -104,44 +97,29 @@ def distribution(table: pd.DataFrame) -> alt.FacetChart:
     bars = table.assign(bar=first.where(table["patched"] == "group", "no patch"), answer=table["answer"].astype(str))
     bars = bars.drop_duplicates(["model", "bar", "answer"])
     order = ["no patch", *[letter for letter in LETTERS.values() if letter in set(bars["bar"])]]
+    kinds = [kind for kind in COLOURS if kind != ELSEWHERE]
     words = []
     for model, part in bars.groupby("model", sort=False):
         for bar in order:
-            some = part[part["bar"] == bar].set_index("answer")["share"]
-            if len(some):
-                shown = some.reindex([kind for kind in COLOURS if kind != ELSEWHERE], fill_value=0)
-                words.append(f"{model}, {bar}: " + ", ".join(f"{kind} {share:.2f}" for kind, share in shown.items()))
-    kinds = [kind for kind in COLOURS if kind != ELSEWHERE]
-    panels = alt.Row("model:N", title=None, sort=list(bars["model"].unique()), header=_header())
-    return (
-        _stacked(bars, "bar", order, kinds, 230)
-        .facet(row=panels)
-        .properties(description="Answers when a group's outputs come from the source prompt. " + "; ".join(words) + ".")
+            share = part[part["bar"] == bar].set_index("answer")["share"]
+            if len(share):
+                told = share.reindex(kinds, fill_value=0).items()
+                words.append(f"{model}, {bar}: " + ", ".join(f"{kind} {value:.2f}" for kind, value in told))
+    row = alt.Row("model:N", title=None, sort=unique(bars["model"]), header=heading(labelFontWeight="bold"))
+    chart = _answers(bars, "bar", order, kinds, 230).facet(row=row)
+    return chart.properties(
+        description=f"Answers when a group's outputs come from the source prompt. {'; '.join(words)}."
     )
 
 
-def _stacked(bars: pd.DataFrame, row: str, order: list[str], kinds: list[str], width: int) -> alt.Chart:
-    place = {kind: index for index, kind in enumerate(kinds)}
-    return (
-        alt.Chart(bars.assign(order=bars["answer"].map(place)))
-        .mark_bar()
-        .encode(
-            x=alt.X("share:Q", title="share of the answers", axis=_SHARE, scale=alt.Scale(domain=[0, 1])),
-            y=alt.Y(f"{row}:N", sort=order, title=None),
-            color=alt.Color(
-                "answer:N",
-                scale=alt.Scale(domain=kinds, range=[COLOURS[kind] for kind in kinds]),
-                legend=alt.Legend(orient="bottom", columns=3 if width > 200 else 2, title=None),
-            ),
-            order="order:Q",
-            tooltip=[f"{row}:N", "answer", alt.Tooltip("share:Q", format=".2f"), "n"],
-        )
-        .properties(width=width, height=22 * len(order))
-    )
-
-
-def _header() -> alt.Header:
-    return alt.Header(labelAngle=0, labelAnchor="start", labelOrient="top", labelFontWeight="bold")
+def _answers(bars: pd.DataFrame, row: str, order: list[str], kinds: list[str], width: int) -> alt.Chart:
+    """A bar a row, divided by kinds of answers."""
+    table = bars.assign(order=bars["answer"].map({kind: index for index, kind in enumerate(kinds)}))
+    x = alt.X("share:Q", title="share of the answers", axis=_SHARE, scale=alt.Scale(domain=[0, 1]))
+    colours = {kind: COLOURS[kind] for kind in kinds}
+    colour = coloured("answer:N", colours, orient="bottom", columns=3 if width > 200 else 2)
+    tips = [f"{row}:N", "answer", *numbers("share"), "n"]
+    return stacked(table, x, row, order, colour, tips).properties(width=width)
 
 
 def additional(table: pd.DataFrame) -> alt.Chart:
@@ -160,37 +138,34 @@ def additional(table: pd.DataFrame) -> alt.Chart:
         f"{name} " + ", ".join(f"{kind} {shares.get((name, kind), 0):.2f}" for kind in ("position", ELSEWHERE))
         for name in order
     )
-    return _stacked(share, "desideratum", order, kinds, 140).properties(
+    return _answers(share, "desideratum", order, kinds, 140).properties(
         description=f"Answers by how the source is written, n = {share['n'].min()} each or more. {words}."
     )
 
 
 def learning(table: pd.DataFrame) -> alt.FacetChart:
     """Masks while they are learned: a line a head, from 1 (left alone) to 0 (patched). Rows of `mask_tables.traces`."""
-    names = {True: "selected", False: "left alone"}
-    table = table.assign(end=table["selected"].map(names))
-    domain, colours = list(names.values()), [BLUE, NEUTRAL]
-    legend = alt.Legend(orient="bottom", title=None)
-    panels = list(table["mask"].unique()) if "mask" in table else list(table["desideratum"].unique())
     column = "mask" if "mask" in table else "desideratum"
-    chosen = table[table["selected"]].groupby(column, sort=False)["head"].nunique().reindex(panels, fill_value=0)
+    table = table.assign(end=table["selected"].map({True: "selected", False: "left alone"}))
+    chosen = table[table["selected"]].groupby(column, sort=False)["head"].nunique()
+    chosen = chosen.reindex(unique(table[column]), fill_value=0)
+    told = "; ".join(f"{name} {count} of {table['head'].nunique()}" for name, count in chosen.items())
+    y = alt.Y("keep:Q", title="keep", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(values=[0, 0.5, 1]))
+    lines = alt.Chart(table).mark_line(strokeWidth=1.5, opacity=0.8)
+    lines = lines.encode(
+        x=alt.X("step:Q", title="step"),
+        y=y,
+        color=coloured("end:N", {"selected": BLUE, "left alone": NEUTRAL}, orient="bottom"),
+        detail="head:N",
+        tooltip=["head", "step", *numbers("keep"), "end"],
+    )
+    panel = alt.Facet(f"{column}:N", title=None, sort=unique(table[column]))
     return (
-        alt.Chart(table)
-        .mark_line(strokeWidth=1.5, opacity=0.8)
-        .encode(
-            x=alt.X("step:Q", title="step"),
-            y=alt.Y("keep:Q", title="keep", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(values=[0, 0.5, 1])),
-            color=alt.Color("end:N", scale=alt.Scale(domain=domain, range=colours), legend=legend),
-            detail="head:N",
-            tooltip=["head", "step", alt.Tooltip("keep:Q", format=".2f"), "end"],
-        )
-        .properties(width=128, height=90)
-        .facet(facet=alt.Facet(f"{column}:N", title=None, sort=panels), columns=2)
+        lines.properties(width=128, height=90)
+        .facet(facet=panel, columns=2)
         .properties(
             description="The weight of every head over the steps of learning, from 1, left alone, to 0, patched. "
-            + "Selected in the end: "
-            + "; ".join(f"{name} {count} of {table['head'].nunique()}" for name, count in chosen.items())
-            + "."
+            f"Selected in the end: {told}."
         )
     )
 
@@ -199,32 +174,27 @@ def sparsity(table: pd.DataFrame, source: float) -> alt.LayerChart:
     """Accuracy on test pairs against the number of patched heads. Rows of `mask_tables.along`; `source`: a line."""
     kinds = {"mask": (BLUE, "circle"), "random": (NEUTRAL, "triangle-up"), "whole group": (VERMILLION, "square")}
     kinds["no patch"] = (PURPLE, "diamond")
-    domain, colours, shapes = list(kinds), [c for c, _ in kinds.values()], [s for _, s in kinds.values()]
-    legend = alt.Legend(orient="bottom", columns=2, title=None)
-    colour = alt.Color("kind:N", scale=alt.Scale(domain=domain, range=colours), legend=legend)
-    shape = alt.Shape("kind:N", scale=alt.Scale(domain=domain, range=shapes), legend=legend)
+    colour, shape = marked("kind:N", kinds, orient="bottom", columns=2)
     base = alt.Chart(table).encode(
         x=alt.X("heads:Q", title="heads patched", axis=alt.Axis(tickMinStep=1, format="d")),
-        tooltip=["kind", "heads", "penalty", "seed", *_TIPS, "n"],
-        color=colour,
+        tooltip=["kind", "heads", "penalty", "seed", *numbers(), "n"],
     )
-    y = alt.Y("value:Q", title="answers that are the target", axis=alt.Axis(format=".0%"), scale=alt.Scale(zero=True))
-    rules = base.mark_rule(strokeWidth=1.5).encode(y="low:Q", y2="high:Q")
-    points = base.mark_point(filled=True, size=60, opacity=0.9).encode(y=y, shape=shape)
-    line = alt.Chart(pd.DataFrame({"level": [source]})).mark_rule(strokeDash=[4, 4], color=NEUTRAL)
+    y = alt.Y("value:Q", title="answers that are the target", axis=PERCENT, scale=alt.Scale(zero=True))
+    points = estimates(base, y, 60, stroke=1.5, opacity=0.9, color=colour, shape=shape)
     words = "; ".join(
         f"{kind} " + ", ".join(f"{row.value:.2f} with {row.heads}" for row in part.itertuples())
         for kind, part in table.groupby("kind", sort=False)
     )
-    return alt.LayerChart(layer=[line.encode(y="level:Q"), rules, points]).properties(
-        width=290,
-        height=240,
-        description=f"Accuracy for the target against the number of heads patched, with 95% intervals: {words}. "
+    return drawn(
+        [level("level", source, color=NEUTRAL), *points],
+        290,
+        240,
+        f"Accuracy for the target against the number of heads patched, with 95% intervals: {words}. "
         f"Dashed: the source prompts' own accuracy, {source:.2f}.",
     )
 
 
-def beside_paper(table: pd.DataFrame, published: Sequence[Masked], floor: float) -> alt.FacetChart:
+def beside_paper(table: pd.DataFrame, published: pd.DataFrame, floor: float) -> alt.FacetChart:
     """Masks of our models beside the paper's: target accuracy by group, a panel a desideratum. Rows of `table`.
 
     A point is the accuracy of the selected heads (of the whole group where no mask was learned), a tick the floor: our
@@ -236,47 +206,39 @@ def beside_paper(table: pd.DataFrame, published: Sequence[Masked], floor: float)
         ends = {"value": row[name], "low": row[f"{name}_low"], "high": row[f"{name}_high"], "floor": row["floor"]}
         rows.append({"model": row["model"], "group": row["group"], "desideratum": row["desideratum"]} | ends)
     ours = list(dict.fromkeys(row["model"] for row in rows))
-    theirs = [TITLES[name] for name in TITLES if any(one.model == name for one in published)]
-    for one in published:
-        if one.desideratum in HYPOTHESES:
-            model = "void (paper)" if one.void else TITLES[one.model]
-            below = floor if one.desideratum == "position" else None
-            ends = {"value": one.accuracy, "low": one.accuracy, "high": one.accuracy, "floor": below}
-            rows.append({"model": model, "group": one.group, "desideratum": one.desideratum} | ends)
+    theirs = [TITLES[name] for name in TITLES if name in set(published["model"])]
+    for one in published[published["desideratum"].isin(HYPOTHESES)].to_dict("records"):
+        ends = dict.fromkeys(("value", "low", "high"), one["accuracy"])
+        ends |= {"floor": floor if one["desideratum"] == "position" else None}
+        model = "void (paper)" if one["void"] else TITLES[one["model"]]
+        rows.append({"model": model, "group": one["group"], "desideratum": one["desideratum"]} | ends)
     frame = pd.DataFrame(rows).drop_duplicates()
     frame["letter"] = frame["group"].map(LETTERS)
-    domain = [*ours, *theirs, "void (paper)"]
-    colours = [*(BLUE, VERMILLION, GREEN)[: len(ours)], *[NEUTRAL] * len(theirs), NEUTRAL]
-    shapes = [*("circle", "square", "diamond")[: len(ours)], *("triangle-up", "triangle-down", "triangle-right")]
-    shapes = [*shapes[: len(ours) + len(theirs)], "cross"]
-    legend = alt.Legend(orient="bottom", columns=3, title=None)
-    colour = alt.Color("model:N", scale=alt.Scale(domain=domain, range=colours), legend=legend)
-    shape = alt.Shape("model:N", scale=alt.Scale(domain=domain, range=shapes), legend=legend)
-    offset = alt.YOffset("model:N", sort=domain)
+    styles = dict(zip(ours, ((BLUE, "circle"), (VERMILLION, "square"), (GREEN, "diamond")), strict=False))
+    triangles = ("triangle-up", "triangle-down", "triangle-right")
+    styles |= {name: (NEUTRAL, shape) for name, shape in zip(theirs, triangles, strict=False)}
+    styles["void (paper)"] = (NEUTRAL, "cross")
+    colour, shape = marked("model:N", styles, orient="bottom", columns=3)
     base = alt.Chart().encode(
-        y=alt.Y("letter:N", title=None, sort=list(LETTERS.values())),
-        yOffset=offset,
-        tooltip=["model", "letter", "desideratum", *_TIPS, alt.Tooltip("floor:Q", format=".2f")],
+        y=by_name("letter", LETTERS.values()),
+        yOffset=alt.YOffset("model:N", sort=list(styles)),
+        tooltip=["model", "letter", "desideratum", *numbers("value", "low", "high", "floor")],
     )
     axis = alt.Axis(values=[0, 0.25, 0.5], format=".0%")
     x = alt.X("value:Q", title=None, scale=alt.Scale(domain=[0, max(0.6, float(frame["high"].max()))]), axis=axis)
     ticks = base.mark_tick(thickness=2, size=9, color=INK).encode(x="floor:Q")
-    rules = base.mark_rule(strokeWidth=2).encode(x="low:Q", x2="high:Q", color=colour)
-    points = base.mark_point(filled=True, size=40, opacity=1).encode(x=x, color=colour, shape=shape)
-    means, own = [], frame[frame["model"].isin(ours)]
+    said = []
+    own, paper = (frame[frame["model"].isin(models)] for models in (ours, theirs))
     for (desideratum, letter), part in own.groupby(["desideratum", "letter"], sort=False):
         values = ", ".join(f"{row.model} {row.value:.2f} (floor {row.floor:.2f})" for row in part.itertuples())
-        beside = frame[
-            (frame["desideratum"] == desideratum) & (frame["letter"] == letter) & frame["model"].isin(theirs)
-        ]
-        said = ", ".join(f"{row.model} {row.value:.2f}" for row in beside.itertuples()) or "void"
-        means.append(f"{letter} {desideratum}: {values}; paper {said}")
-    panel = alt.LayerChart(layer=[ticks, rules, points], data=frame).properties(width=82, height=230)
-    return panel.facet(column=alt.Column("desideratum:N", title=None, sort=list(HYPOTHESES))).properties(
-        description="Answers that are the target when selected heads are patched, ours beside the paper's. "
-        + ". ".join(means)
-        + "."
-    )
+        same = paper[(paper["desideratum"] == desideratum) & (paper["letter"] == letter)]
+        beside = ", ".join(f"{row.model} {row.value:.2f}" for row in same.itertuples()) or "void"
+        said.append(f"{letter} {desideratum}: {values}; paper {beside}")
+    layers = [ticks, *estimates(base, x, 40, color=colour, shape=shape)]
+    panel = alt.LayerChart(layer=layers, data=frame).properties(width=82, height=230)
+    words = f"Answers that are the target when selected heads are patched, ours beside the paper's. {'. '.join(said)}."
+    column = alt.Column("desideratum:N", title=None, sort=list(HYPOTHESES))
+    return panel.facet(column=column).properties(description=words)
 
 
 def crossed(table: pd.DataFrame) -> alt.FacetChart:
@@ -284,24 +246,22 @@ def crossed(table: pd.DataFrame) -> alt.FacetChart:
 
     Columns `selection`, `model`, `value`, `low`, `high`, `n`, and `floor`: the same answers with no patch.
     """
-    models = list(table["model"].unique())
-    colours = [BLUE, VERMILLION, GREEN, PURPLE][: len(models)]
-    legend = alt.Legend(orient="bottom", title=None)
-    colour = alt.Color("model:N", scale=alt.Scale(domain=models, range=colours), legend=legend)
+    models = unique(table["model"])
+    colour = coloured("model:N", palette(models), orient="bottom")
     base = alt.Chart().encode(
-        y=alt.Y("model:N", title=None, sort=models, axis=alt.Axis(labels=False, ticks=False)),
-        tooltip=["selection", "model", *_TIPS, alt.Tooltip("floor:Q", format=".2f"), "n"],
+        y=by_name("model", models, axis=alt.Axis(labels=False, ticks=False)),
+        tooltip=["selection", "model", *numbers("value", "low", "high", "floor"), "n"],
     )
-    x = alt.X("value:Q", title="answers that are the target", axis=alt.Axis(format=".0%"))
+    x = alt.X("value:Q", title="answers that are the target", axis=PERCENT)
     ticks = base.mark_tick(thickness=2, size=12, color=INK).encode(x="floor:Q")
-    rules = base.mark_rule(strokeWidth=2).encode(x="low:Q", x2="high:Q", color=colour)
-    points = base.mark_point(filled=True, size=55, opacity=1).encode(x=x, color=colour)
     words = "; ".join(
         f"{name}: " + ", ".join(f"{row.model} {row.value:.2f} (floor {row.floor:.2f})" for row in part.itertuples())
         for name, part in table.groupby("selection", sort=False)
     )
-    panel = alt.LayerChart(layer=[ticks, rules, points], data=table).properties(width=270, height=16 * len(models))
-    order = list(table["selection"].unique())
-    return panel.facet(row=alt.Row("selection:N", title=None, sort=order, header=_header())).properties(
-        description=f"Heads selected in one model, patched in each model, with 95% intervals. {words}."
+    panel = alt.LayerChart(layer=[ticks, *estimates(base, x, 55, color=colour)], data=table)
+    row = alt.Row("selection:N", title=None, sort=unique(table["selection"]), header=heading(labelFontWeight="bold"))
+    return (
+        panel.properties(width=270, height=16 * len(models))
+        .facet(row=row)
+        .properties(description=f"Heads selected in one model, patched in each model, with 95% intervals. {words}.")
     )

@@ -136,9 +136,9 @@ def depth_table(circuit: Circuit, layers: int, paper: "Paper", strongest: int = 
             {
                 "group": group,
                 "model": "Llama-7B (paper)",
-                "head": str(Head(*ranked.head)),
-                "depth": ranked.head[0] / LLAMA_LAYERS,
-                "score": ranked.score,
+                "head": str(Head(*ranked["head"])),
+                "depth": ranked["head"][0] / LLAMA_LAYERS,
+                "score": ranked["score"],
             }
             for ranked in theirs
         ]
@@ -161,7 +161,7 @@ def strongest_table(tables: dict[Group, pd.DataFrame], paper: "Paper", n: int = 
     for group, table in tables.items():
         ours = table.nsmallest(n, "score").to_dict("records")
         for theirs, row in zip(paper.ranking("llama", group).strongest, ours, strict=False):
-            there = {"Llama-7B": str(Head(*theirs.head)), "its score": theirs.score}
+            there = {"Llama-7B": str(Head(*theirs["head"])), "its score": theirs["score"]}
             rows.append({"group": LETTERS[group], **there, "this model": row["head"], "score": row["score"]})
     return pd.DataFrame(rows)
 
