@@ -217,14 +217,17 @@ def discover(
     """Find a circuit in rounds: the heads of each are the most negative ones, and the receivers of the next.
 
     Args:
-        subject: the model. base: n base prompts, or an `Experiment` (prompts, their sources, rounds); drawn by the
-        default task unless given. source: n source prompts, from which the senders' outputs come. rounds: what is asked
-        in which order; needed with prompts of your own. k: how many heads each round hands on; by default the `share`
-        of each round of all heads, at least one. statistic: what ranks the heads. metric: what is read at the end, by
-        name or a `metrics.Metric`. reach: "all" lets changed keys and values be heard everywhere in all rounds, as the
-        official protocol does. method: "replay", or "definition": the same numbers from whole runs. store: keeps
-        finished layers of senders. **drawn: to the default task's `experiment` (`n`, `seed`, ...), where no prompts are
-        given.
+        subject: the model.
+        base: n base prompts, or an `Experiment` (prompts, sources, rounds); the default task draws one unless given.
+        source: n source prompts, from which the senders' outputs come.
+        rounds: what is asked in which order; needed with prompts of your own.
+        k: how many heads each round hands on; by default the `share` of each round of all heads, at least one.
+        statistic: what ranks the heads.
+        metric: what is read at the end, by name or a `metrics.Metric`.
+        reach: "all" lets changed keys and values be heard everywhere in all rounds, as the official protocol does.
+        method: "replay", or "definition": the same numbers from whole runs.
+        store: keeps finished layers of senders.
+        **drawn: to the default task's `experiment` (`n`, `seed`, ...), where no prompts are given.
 
     Groups keep their order of precedence: nothing is dropped here. Raises `ValueError` before any model runs. Paper:
     section 4.2.

@@ -72,7 +72,10 @@ class Scores:
         """One row a head that has a path, the most negative first: `head`, the mean `change` of the metric with `low`
         and `high` (95%, over contexts), and `n`.
 
-            print(path_patching.sweep(subject, base, source, position="last").table(5))
+            from entity_circuits import models, path_patching
+
+            found = path_patching.discover(models.load("qwen2.5-coder-0.5b"), n=7)
+            print(found.scores["value_fetcher"].table(5))
         """
         cells = statistics.intervals(self.change, self.contexts)
         parts = (cells.value, cells.low, cells.high)

@@ -8,14 +8,24 @@ from ..statistics import DRAWS, Estimate, Values, as_array, counts, difference, 
 def recovered(
     patched: Values, base: Values, tuned: Values, contexts: Values | None = None, *, draws: int = DRAWS, seed: int = 0
 ) -> Estimate:
-    """The share (patched - base) / (tuned - base) of mean correctness, of values (n,) for the same n prompts.
+    """The share (patched - base) / (tuned - base) of mean correctness.
+
+    Args:
+        patched: (n,) whether the patched model is right on each of n prompts.
+        base: (n,) likewise of the base model.
+        tuned: (n,) likewise of the tuned one.
+        contexts: (n,) which prompts belong together; each by itself unless given.
+        draws: of the bootstrap.
+        seed: of the draws.
 
     Below 0 if patching makes the model worse, above 1 if better than the tuned one. All three are resampled together,
     over contexts. Raises `ValueError` if the 95% interval of the gap contains 0, or if there is a single context: then
     the share would be one noise divided by another. A tuned model that is surely worse has a gap, too.
 
+        from entity_circuits import cmap
+
         base, patched, tuned = [0, 0, 0, 1] * 10, [1, 0, 0, 1] * 10, [1, 1, 0, 1] * 10
-        print(recovered(patched, base, tuned))   # 0.50 [0.23, 0.77], n = 40
+        print(cmap.recovered(patched, base, tuned))  # 0.50 [0.23, 0.77], n = 40
     """
     if reason := no_gap(base, tuned, contexts, draws, seed):
         raise ValueError(f"no share can be given: {reason}")
@@ -28,7 +38,15 @@ def recovered(
 
 
 def no_gap(base: Values, tuned: Values, contexts: Values | None, draws: int = DRAWS, seed: int = 0) -> str:
-    """Why no share of the gap between two models can be given, or nothing."""
+    """Why no share of the gap between two models can be given, or nothing.
+
+    Args:
+        base: (n,) whether the base model is right on each of n prompts.
+        tuned: (n,) likewise of the tuned one.
+        contexts: (n,) which prompts belong together.
+        draws: of the bootstrap.
+        seed: of the draws.
+    """
     gap = difference(as_array(tuned), as_array(base), contexts, draws=draws, seed=seed)
     if gap.low > 0 or gap.high < 0:
         return ""
@@ -39,7 +57,15 @@ def no_gap(base: Values, tuned: Values, contexts: Values | None, draws: int = DR
 def shares(
     gained: np.ndarray, gap: np.ndarray, contexts: np.ndarray, draws: int = DRAWS, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The ratio of means of gained (conditions, n) and of gap (n,), with its bounds; contexts are resampled."""
+    """The ratio of two means with its bounds, each (conditions,).
+
+    Args:
+        gained: (conditions, n) what each condition changes, prompt by prompt.
+        gap: (n,) what it is a share of.
+        contexts: (n,) which prompts belong together; they are resampled.
+        draws: of the bootstrap.
+        seed: of the draws.
+    """
     groups, picked = resampled(contexts, draws, seed)
     times = counts(picked)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -303,9 +303,11 @@ EXECUTORS: dict[Method, Executor] = {"replay": replay, "definition": definition.
 def executor(method: str) -> Executor:
     """The way to carry out edits that has this name. Raises `ValueError` that names both for another.
 
-    from entity_circuits import replay
+    For example:
 
-    print(replay.executor("definition").__name__)
+        from entity_circuits import replay
+
+        print(replay.executor("definition").__name__)
     """
     if method not in EXECUTORS:
         raise ValueError(f"no method called {method!r}: one of {', '.join(map(repr, EXECUTORS))}")
