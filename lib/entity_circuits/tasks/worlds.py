@@ -80,7 +80,15 @@ def worlds(tokenizer: Any, boxes: int, seed: int, split: Split) -> Iterator[Worl
 
 
 def draw_world(draw: random.Random, words: list[str], letters: list[str], boxes: int, split: Split) -> World:
-    """The next world of the split, out of these words and letters."""
+    """The next world of a split.
+
+    Args:
+        draw: the generator of random numbers.
+        words: the objects to draw from.
+        letters: the labels to draw from.
+        boxes: how many of each.
+        split: which split it has to belong to.
+    """
     while True:
         world = World(tuple(draw.sample(words, boxes)), tuple(draw.sample(letters, boxes)))
         if world.split == split:
