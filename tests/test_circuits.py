@@ -256,7 +256,10 @@ def test_impact_sorts_by_size_in_the_one_and_knows_the_groups_apart():
 def test_the_report_names_both_models_their_commands_and_every_group(pair):
     text = circuits.report(*pair)
     table = circuits.compare(*pair).set_index("group")
-    assert "tiny-qwen2-0 (6 prompts" in text and "another (6 prompts, 3 boxes, seed 1, by ratio_of_means)" in text
+    assert (
+        "tiny-qwen2-0 (6 prompts" in text
+        and "another (6 prompts, boxes 3, seed 1, reach query, by ratio_of_means)" in text
+    )
     assert text.count(COMMAND) == 2
     lines = {line.split("  ")[0]: line for line in text.splitlines() if line}
     for letter, group in zip("ABCD", GROUPS, strict=True):

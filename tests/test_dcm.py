@@ -308,7 +308,7 @@ def test_hypotheses_share_recordings(pairs):
         interchange.record(SUBJECT, drawn("position", seed=1), like=pairs)
 
 
-NOWHERE: Any = "object"
+NOWHERE: Any = "nowhere"
 
 
 @pytest.mark.parametrize(
@@ -318,7 +318,7 @@ NOWHERE: Any = "object"
             lambda t: interchange.patch(SUBJECT, [Head(9, 0)], t, position="last"),
             "L9H0 to be patched: this model has 4 layers",
         ),
-        (lambda t: interchange.patch(SUBJECT, GROUP, t, position=NOWHERE), "no position called 'object'"),
+        (lambda t: interchange.patch(SUBJECT, GROUP, t, position=NOWHERE), "no place called 'nowhere'"),
         (lambda t: dcm.learn(SUBJECT, [Head(0, 8)], t, t, position="last"), "L0H8 to be patched"),
         (lambda t: dcm.learn(SUBJECT, [], t, t, position="last"), "a mask needs heads"),
         (lambda t: dcm.learn(SUBJECT, GROUP, t, t, position="last", penalty=-1), "a penalty of 0 or more"),

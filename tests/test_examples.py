@@ -19,7 +19,6 @@ from entity_circuits import models, places
 from entity_circuits.models import loading, weights
 
 ENGINE = places.ROOT / "lib" / "entity_circuits"
-SKIPPED = {"methods", "tasks"}  # folders whose docstrings do not have this form yet
 MANY = 4
 """A function with more parameters than these lists them."""
 
@@ -28,7 +27,7 @@ SEEDS = {"qwen2.5-coder-0.5b": 0, "arithmetic": 1, "code": 2}
 
 def modules() -> list[str]:
     files = [path.relative_to(ENGINE.parent).with_suffix("") for path in sorted(ENGINE.rglob("*.py"))]
-    return [".".join(file.parts) for file in files if file.name != "__init__" and file.parts[1] not in SKIPPED]
+    return [".".join(file.parts) for file in files if file.name != "__init__"]
 
 
 def public() -> Iterator[tuple[str, Any]]:

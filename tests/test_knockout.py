@@ -83,7 +83,7 @@ def test_the_random_key_is_never_special_relevant_or_in_the_query():
     end = subject.tokenizer(".")["input_ids"][0]
     rows, seen = torch.arange(len(prompts)), set()
     for seed in range(40):
-        keys = knockout.random_keys(subject, prompts, seed)
+        keys = prompts.random_keys(subject.tokenizer, seed)
         assert ((keys > 0) & (keys < prompts.query - 1)).all()
         assert (prompts.input_ids[rows, keys] != end).all()
         assert ((keys != prompts.object) & (keys != prompts.prev)).all()
@@ -94,10 +94,10 @@ def test_the_random_key_is_never_special_relevant_or_in_the_query():
 
 def test_the_random_key_depends_on_the_seed_and_its_own_prompt_alone():
     subject, prompts = setting(n=12)
-    keys = knockout.random_keys(subject, prompts, seed=3)
+    keys = prompts.random_keys(subject.tokenizer, seed=3)
     order = torch.tensor([7, 2, 11])
-    assert torch.equal(knockout.random_keys(subject, prompts.select(order), seed=3), keys[order])
-    assert not torch.equal(knockout.random_keys(subject, prompts, seed=4), keys)
+    assert torch.equal(prompts.select(order).random_keys(subject.tokenizer, seed=3), keys[order])
+    assert not torch.equal(prompts.random_keys(subject.tokenizer, seed=4), keys)
 
 
 def test_parts_order_and_a_given_recording_change_nothing():
@@ -142,9 +142,11 @@ def test_finished_parts_are_not_run_again(tmp_path, monkeypatch):
 def test_impossible_requests_are_refused_before_anything_runs(monkeypatch):
     subject, prompts = setting()
     other = runs.record(subject, boxes.prompts(subject, 6, boxes=3, seed=1))
-    monkeypatch.setattr(runs, "record", lambda *given: pytest.fail("a model ran"))
-    with pytest.raises(ValueError, match="no condition called 'last->prev'"):
-        knockout.sweep(subject, prompts, conditions=["last->prev"])
+    monkeypatch.setattr(runs, "record", lambda *given, **_: pytest.fail("a model ran"))
+    with pytest.raises(ValueError, match="no condition called 'last prev'"):
+        knockout.sweep(subject, prompts, conditions=["last prev"])
+    with pytest.raises(ValueError, match="no place called 'nowhere'"):
+        knockout.sweep(subject, prompts, conditions=["last->nowhere"])
     with pytest.raises(ValueError, match="0 to 4 are there"):
         knockout.sweep(subject, prompts, starts=[5])
     with pytest.raises(ValueError, match="no right answer"):

@@ -180,13 +180,16 @@ def test_a_sweep_that_is_interrupted_and_started_again_ends_with_the_same_scores
         ({"position": "query"}, "read at `last`"),
         ({"position": "last", "receivers": [Head(1, 0)]}, "given together"),
         ({"position": "last", "receivers": [], "composition": "q"}, "empty"),
-        ({"position": "query", "receivers": [Head(1, 0)], "composition": "v", "reach": "query"}, "changed at `prev`"),
+        ({"position": "query", "receivers": [Head(1, 0)], "composition": "v", "reach": "prev"}, "comes before it"),
+        ({"position": "query", "receivers": [Head(1, 0)], "composition": "q", "reach": "last"}, "keys and values"),
+        ({"position": "query", "receivers": [Head(1, 0)], "composition": "z"}, "through q, k or v"),
+        ({"position": "nowhere", "receivers": [Head(1, 0)], "composition": "v"}, "no place called 'nowhere'"),
         ({"position": "last", "receivers": [Head(9, 0)], "composition": "q"}, "L9H0"),
     ],
 )
 def test_bad_requests_fail_before_any_model_runs(given, message, monkeypatch):
     subject, base, source = pair(n=3)
-    monkeypatch.setattr(runs, "record", lambda *_: pytest.fail("a model was run"))
+    monkeypatch.setattr(runs, "record", lambda *_, **__: pytest.fail("a model was run"))
     with pytest.raises(ValueError, match=message):
         path_patching.sweep(subject, base, source, **given)
 

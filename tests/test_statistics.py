@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from entity_circuits.agreement import overlap, spearman
 from entity_circuits.statistics import (
     Estimate,
     by,
@@ -13,9 +14,7 @@ from entity_circuits.statistics import (
     estimate,
     in_cells,
     intervals,
-    overlap,
     ratio,
-    spearman,
     wilson,
 )
 from hypothesis import given, settings

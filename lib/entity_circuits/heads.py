@@ -128,6 +128,20 @@ def every(layers: int, heads: int) -> tuple[Head, ...]:
     return tuple(Head(layer, head) for layer in range(layers) for head in range(heads))
 
 
+def of(some: "Iterable[Head | str] | Head | str") -> tuple[Head, ...]:
+    """Heads in their order, whether given as heads or as text; one by itself is a list of one.
+
+    Raises `ValueError` for what is neither.
+
+        from entity_circuits import heads
+        from entity_circuits.heads import Head
+
+        assert heads.of([Head(3, 5), "L2H1"]) == (Head(3, 5), Head(2, 1))
+    """
+    several = (some,) if isinstance(some, Head | str) else some
+    return tuple(one if isinstance(one, Head) else Head.parse(str(one)) for one in several)
+
+
 def require(chosen: Iterable[Head], layers: int, heads: int, where: str) -> None:
     """Raise `ValueError` for a head that a model of this shape does not have; `where` says what it was meant for.
 

@@ -79,8 +79,13 @@ def writing(path: Path) -> Iterator[Path]:
     Folders above it are made. It has the rights of any new file of this user, whatever the program that fills it gave
     it. Its name is its own on every machine that shares the folder. A failure leaves the file that was there.
 
-        with places.writing(Path("x.safetensors")) as part:
-            save_file(tensors, part)
+        from pathlib import Path
+
+        from entity_circuits import places
+
+        with places.writing(Path("notes.txt")) as part:
+            part.write_text("whole, or not at all")
+        print(Path("notes.txt").read_text())
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}.part")

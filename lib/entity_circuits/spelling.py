@@ -7,8 +7,11 @@ from collections.abc import Iterable
 def meant(wrong: str, known: Iterable[str]) -> str:
     """` Did you mean 'X'?` for the known name that is most like a wrong one, with the space before it; or nothing.
 
-    >>> meant("qwen2.5-codr-0.5b", ["qwen2.5-coder-0.5b", "llama-7b"])
-    " Did you mean 'qwen2.5-coder-0.5b'?"
+    For example:
+
+        from entity_circuits.spelling import meant
+
+        print(meant("qwen2.5-codr-0.5b", ["qwen2.5-coder-0.5b", "llama-7b"]))
     """
     names = {name.lower(): name for name in known}
     close = difflib.get_close_matches(wrong.lower(), names, n=1)

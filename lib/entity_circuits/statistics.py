@@ -1,6 +1,5 @@
 """Intervals for accuracies, scores and shares. Prompts of a context are not independent: contexts are resampled."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -77,11 +76,11 @@ def estimate(
         correct = [1, 1, 0, 0, 1, 0]
         print(statistics.estimate(correct, contexts=[0, 0, 1, 1, 2, 2]))  # 0.50 [0.00, 1.00], n = 6
     """
-    numbers = _array(values)
+    numbers = as_array(values)
     if numbers.ndim != 1 or not np.isfinite(numbers).all():
         raise ValueError("an estimate needs one finite value a prompt; for a table of scores use `intervals`")
     cells = intervals(numbers, contexts, statistic=statistic, draws=draws, seed=seed)
-    clusters = len(numbers) if contexts is None else len(np.unique(_array(contexts)))
+    clusters = len(numbers) if contexts is None else len(np.unique(as_array(contexts)))
     return Estimate(float(cells.value), float(cells.low), float(cells.high), len(numbers), clusters)
 
 
@@ -104,7 +103,7 @@ def difference(
         before, after = [0, 1, 0, 1], [1, 1, 0, 1]
         print(statistics.difference(after, before, contexts=[0, 0, 1, 1]))  # 0.25 [0.00, 0.50], n = 4
     """
-    one, other = _array(first), _array(second)
+    one, other = as_array(first), as_array(second)
     if one.shape != other.shape:
         raise ValueError(f"a paired difference needs the same prompts twice, not {one.shape} and {other.shape}")
     return estimate(one - other, contexts, draws=draws, seed=seed)
@@ -130,56 +129,13 @@ def ratio(first: Values, second: Values, contexts: Values, *, draws: int = DRAWS
     """
     groups, picked = resampled(contexts, draws, seed)
     clusters = picked.shape[1]
-    totals = np.stack([np.bincount(groups, _array(values), clusters) for values in (first, second)])
+    totals = np.stack([np.bincount(groups, as_array(values), clusters) for values in (first, second)])
     if not totals[1].sum():
         raise ValueError("a ratio to a mean of zero")
     above, below = totals[0][picked].sum(1), totals[1][picked].sum(1)
     low, high = np.quantile(above[below > 0] / below[below > 0], [0.025, 0.975])
     low, high = (low, high) if clusters > 1 else (np.nan, np.nan)
     return Estimate(float(totals[0].sum() / totals[1].sum()), float(low), float(high), len(groups), clusters)
-
-
-def recovered(
-    patched: Values, base: Values, tuned: Values, contexts: Values | None = None, *, draws: int = DRAWS, seed: int = 0
-) -> Estimate:
-    """The share (patched - base) / (tuned - base) of mean correctness, of values (n,) for the same n prompts.
-
-    Below 0 if patching makes the model worse, above 1 if better than the tuned one. All three are resampled together,
-    over contexts. Raises `ValueError` if the 95% interval of the gap contains 0, or if there is a single context: then
-    the share would be one noise divided by another. A tuned model that is surely worse has a gap, too.
-
-        base, patched, tuned = [0, 0, 0, 1] * 10, [1, 0, 0, 1] * 10, [1, 1, 0, 1] * 10
-        print(recovered(patched, base, tuned))   # 0.50 [0.23, 0.77], n = 40
-    """
-    if reason := no_gap(base, tuned, contexts, draws, seed):
-        raise ValueError(f"no share can be given: {reason}")
-    low, middle, high = (_array(values) for values in (base, patched, tuned))
-    if middle.shape != low.shape:
-        raise ValueError(f"a share needs the same prompts three times, not {middle.shape} and {low.shape}")
-    groups = np.arange(len(low)) if contexts is None else _array(contexts)
-    value, lower, upper = shares((middle - low)[None], high - low, groups, draws, seed)
-    return Estimate(float(value[0]), float(lower[0]), float(upper[0]), len(low), len(np.unique(groups)))
-
-
-def no_gap(base: Values, tuned: Values, contexts: Values | None, draws: int = DRAWS, seed: int = 0) -> str:
-    """Why no share of the gap between two models can be given, or nothing."""
-    gap = difference(_array(tuned), _array(base), contexts, draws=draws, seed=seed)
-    if gap.low > 0 or gap.high < 0:
-        return ""
-    why = "one context gives it no interval" if np.isnan(gap.low) else "its 95% interval contains 0"
-    return f"the gap between the two models is {gap}: {why}. Take more contexts, or a pair that differs more"
-
-
-def shares(
-    gained: np.ndarray, gap: np.ndarray, contexts: np.ndarray, draws: int = DRAWS, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The ratio of means of gained (conditions, n) and of gap (n,), with its bounds; contexts are resampled."""
-    groups, picked = resampled(contexts, draws, seed)
-    times = counts(picked)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        drawn = sums(gained, groups, times) / sums(gap, groups, times)
-    low, high = np.nanquantile(drawn, [0.025, 0.975], axis=1)
-    return gained.mean(axis=1) / gap.mean(), low, high
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> Estimate:
@@ -199,33 +155,6 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Estimate:
     middle = (share + z**2 / (2 * n)) / scale
     half = z / scale * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
     return Estimate(share, max(middle - half, 0.0), min(middle + half, 1.0), n, n)
-
-
-def spearman(one: np.ndarray, other: np.ndarray) -> float:
-    """The rank correlation of two series (n,); NaN for fewer than three numbers or where all of one rank alike.
-
-    >>> spearman(np.array([1, 2, 4]), np.array([10, 30, 20]))
-    0.5
-    """
-    ranks = [pd.Series(values).rank().to_numpy() for values in (one, other)]
-    if len(one) < 3 or any(np.ptp(rank) == 0 for rank in ranks):
-        return float("nan")
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
-
-
-def overlap(first: int, second: int, common: int, one: int, other: int) -> np.ndarray:
-    """Probabilities of sharing 0, 1, ... if `one` and `other` are drawn from pools of `first` and `second`, of which
-    `common` are the same; exact.
-
-    >>> overlap(4, 4, 4, 2, 1).tolist()
-    [0.5, 0.5]
-    """
-    shared = np.zeros(min(one, other) + 1)
-    # Of the one set, so many are such as the other could draw; of these, the other then draws so many.
-    for marked, probability in enumerate(_hypergeometric(first, common, one)):
-        part = _hypergeometric(second, marked, other)
-        shared[: len(part)] += probability * part
-    return shared
 
 
 def spoken(value: float, low: float | None, high: float | None, form: str = ".2f") -> str:
@@ -308,13 +237,13 @@ def intervals(
         scores = torch.randn(4, 8, 21)  # layers, heads, n
         print(statistics.intervals(scores, statistic="median").high < 0)  # surely negative?
     """
-    values = _array(per_example)
+    values = as_array(per_example)
     if values.ndim == 0 or values.size == 0:
         raise ValueError("there is nothing to estimate from: no examples")
     if statistic not in ("mean", "median"):
         raise ValueError(f"no statistic called {statistic!r}: mean or median")
     n = values.shape[-1]
-    names = np.arange(n) if contexts is None else _array(contexts)
+    names = np.arange(n) if contexts is None else as_array(contexts)
     if len(names) != n:
         raise ValueError(f"{n} examples, but {len(names)} context numbers")
     cells = values.reshape(-1, n)
@@ -354,9 +283,13 @@ def resampled(contexts: Values, draws: int = DRAWS, seed: int = 0) -> tuple[np.n
 
     `groups` (n,) numbers the contexts from 0; `picked` (draws, contexts) are such numbers, with replacement.
 
-        groups, picked = resampled(p.contexts, draws=300)
+        import torch
+        from entity_circuits import statistics
+
+        groups, picked = statistics.resampled(torch.tensor([0, 0, 1, 1, 2]), draws=300)
+        print(picked.shape)  # 300 draws of 3 contexts
     """
-    names, groups = np.unique(_array(contexts), return_inverse=True)
+    names, groups = np.unique(as_array(contexts), return_inverse=True)
     return groups, np.random.default_rng(seed).integers(len(names), size=(draws, len(names)))
 
 
@@ -375,12 +308,6 @@ def means(values: np.ndarray, groups: np.ndarray, times: np.ndarray) -> np.ndarr
     return sums(values, groups, times) / sums(np.ones(len(groups)), groups, times)
 
 
-def _hypergeometric(all_: int, marked: int, drawn: int) -> np.ndarray:
-    """Probabilities of 0, 1, ... marked ones among `drawn` of `all_`, of which `marked` are marked."""
-    most, ways = min(marked, drawn), math.comb(all_, drawn)
-    return np.array([math.comb(marked, k) * math.comb(all_ - marked, drawn - k) / ways for k in range(most + 1)])
-
-
 def _medians(cells: np.ndarray, groups: np.ndarray, picked: np.ndarray) -> np.ndarray:
     """(cells, draws): each draw's median. Draws differ in length where contexts do, so they go one by one."""
     members = [np.flatnonzero(groups == cluster) for cluster in range(picked.shape[1])]
@@ -391,7 +318,7 @@ def _medians(cells: np.ndarray, groups: np.ndarray, picked: np.ndarray) -> np.nd
     return np.concatenate([np.median(cells[i : i + step][:, rows], axis=2) for i in range(0, len(cells), step)])
 
 
-def _array(values: Values) -> np.ndarray:
+def as_array(values: Values) -> np.ndarray:
     """Any of tensor, array or sequence as float64 in memory."""
     if isinstance(values, Tensor):
         values = values.detach().cpu().double().numpy()

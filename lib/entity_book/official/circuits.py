@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import torch
-from entity_circuits import runs, statistics
+from entity_circuits import agreement, runs, statistics
 from entity_circuits.circuits import criteria
 from entity_circuits.circuits.criteria import Minimality
 from entity_circuits.heads import Circuit, Head
@@ -125,7 +125,7 @@ def rank_agreement(one: Scores, other: Scores, *, draws: int = 300, seed: int = 
         for scores in (one, other):
             weights = torch.as_tensor(times[groups], dtype=torch.float64) * scores.logprob.double().exp()
             weighted.append((scores.per_example[path].double() @ weights).numpy())
-        return statistics.spearman(*weighted)
+        return agreement.spearman(*weighted)
 
     found = [correlation(times) for times in statistics.counts(picked).T]
     low, high = np.quantile(found, [0.025, 0.975]) if n > 1 else (math.nan, math.nan)

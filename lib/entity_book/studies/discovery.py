@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 from entity_circuits import statistics
+from entity_circuits.agreement import spearman
 from entity_circuits.heads import GROUPS, LETTERS, POSITIONS, Circuit, Group, Head
 from entity_circuits.methods import path_patching
 from entity_circuits.methods.path_patching import Discovery, Scores, Statistic
@@ -109,7 +110,7 @@ def agreement(tables: dict[str, pd.DataFrame], top: dict[str, int]) -> pd.DataFr
             {
                 "group": name,
                 "heads": len(both),
-                "spearman": statistics.spearman(both["score"].to_numpy(), both["other"].to_numpy()),
+                "spearman": spearman(both["score"].to_numpy(), both["other"].to_numpy()),
                 "top": k,
                 "shared": len(best[0] & best[1]),
                 "chance": k * k / max(len(both), 1),

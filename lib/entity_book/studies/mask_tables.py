@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from entity_circuits import statistics
+from entity_circuits import agreement, statistics
 from entity_circuits.heads import LETTERS, POSITIONS, Group, Head, by_layer
 from entity_circuits.methods.dcm import Mask
 from entity_circuits.methods.interchange import Position
@@ -29,7 +29,7 @@ def overlap(masks: Masks, one: str, other: str) -> pd.DataFrame:
         if model != one or twin is None:
             continue
         common, shared = set(mask.heads) & set(twin.heads), set(mask.selected) & set(twin.selected)
-        chances = statistics.overlap(
+        chances = agreement.overlap(
             len(mask.heads), len(twin.heads), len(common), len(mask.selected), len(twin.selected)
         )
         row: dict[str, object] = {
@@ -60,7 +60,7 @@ def recovered(mask: Mask, groups: Mapping[Group, Sequence[Head]], draws: int = 1
         if POSITIONS[group] != mask.position:
             continue
         shared, layers = set(mask.selected) & set(heads), by_layer(heads)
-        chances = statistics.overlap(len(mask.heads), len(heads), len(heads), len(mask.selected), len(heads))
+        chances = agreement.overlap(len(mask.heads), len(heads), len(heads), len(mask.selected), len(heads))
         drawn = np.zeros(draws)
         for layer, numbers in by_layer(mask.selected).items():
             members = len(layers.get(layer, ()))

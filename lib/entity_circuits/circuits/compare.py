@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .. import statistics
+from .. import agreement
 from ..heads import LETTERS, Group, Head
 from ..methods.path_patching import Statistic
 from .files import Finding
@@ -42,7 +42,7 @@ def compare(one: Finding, other: Finding, statistic: Statistic | None = None) ->
         distributions.append((free, reduce(np.convolve, layers)))
         both = known[0] & known[1]
         sizes = (int(sets[0].sum()), int(sets[1].sum()), int((sets[0] & sets[1]).sum()))
-        rank = statistics.spearman(tables[0][group][both], tables[1][group][both])
+        rank = agreement.spearman(tables[0][group][both], tables[1][group][both])
         rows.append(
             {"group": group, **_shared(*sizes, *distributions[-1]), "spearman": rank, "ranked": int(both.sum())}
         )
@@ -149,7 +149,7 @@ def _shared(one: int, other: int, shared: int, free: np.ndarray, bound: np.ndarr
 def _overlap(sets: Sequence[np.ndarray], pools: Sequence[np.ndarray]) -> np.ndarray:
     """Probabilities of sharing 0, 1, ... heads if two sets of these sizes are drawn, each from its own pool (masks)."""
     one, other, first, second = (int(mask.sum()) for mask in (*sets, *pools))
-    return statistics.overlap(first, second, int((pools[0] & pools[1]).sum()), one, other)
+    return agreement.overlap(first, second, int((pools[0] & pools[1]).sum()), one, other)
 
 
 def _members(found: Finding, group: Group) -> np.ndarray:

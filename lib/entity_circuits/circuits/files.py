@@ -194,7 +194,7 @@ def _parsed(text: str, path: Path) -> Finding:
             if not isinstance(circuit.about.get(name), kind) or isinstance(circuit.about[name], bool):
                 raise ValueError(f"`about` must say {name!r}, as {kind.__name__}, not {circuit.about.get(name)!r}")
         scores = {
-            kind: {group: np.array(tables[group], dtype=float) for group in circuit.groups}
+            kind: {group: np.array(tables[group], dtype=float) for group in dict.fromkeys((*circuit.groups, *tables))}
             for kind, tables in content["scores"].items()
         }
         found = Finding(circuit, scores)

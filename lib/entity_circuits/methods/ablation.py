@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .. import results, runs, statistics, tasks
+from .. import heads, results, runs, statistics, tasks
 from ..heads import Circuit, Head, every
 from ..models.subject import Subject
 from ..results import Store
 from ..runs import edits, mean_replay
 from ..runs.answers import evaluate
 from ..runs.mean_replay import Means
-from ..runs.replay import EXECUTORS, Method
+from ..runs.replay import Method, executor
 from ..statistics import Estimate
 from ..tasks.prompts import Prompts
 from . import kept as places
@@ -38,12 +38,19 @@ def means(
 ) -> Means:
     """Every head's mean output at every position, over prompts that are not evaluated, of one length.
 
-    Without `prompts`, the default task draws them as its `for_means` says (`n`, `seed`, ...). `batch` prompts are run
-    at a time. Sums are kept in float64, so that the order of the prompts does not matter. Raises
-    `ValueError` for prompts of different lengths. Paper: section 4 and its appendix.
+    Args:
+        subject: the model.
+        prompts: drawn by the default task unless given.
+        batch: prompts that are run at a time.
+        store: keeps the means.
+        **drawn: to the default task's `for_means` (`n`, `seed`, ...), where no prompts are given.
 
-        m = ablation.means(subject, n=200)
-        print(m.z.shape)   # (layers, T, heads, head_size)
+    Returns `Means` with `z` (layers, T, heads, head_size). Sums are kept in float64, so that the order of the prompts
+    does not matter. Raises `ValueError` for prompts of different lengths. Paper: section 4 and its appendix.
+
+        from entity_circuits import ablation, models
+
+        print(ablation.means(models.load("qwen2.5-coder-0.5b"), n=20).z.shape)
     """
     if prompts is None:
         prompts = tasks.default.for_means(subject, **drawn)
@@ -68,10 +75,18 @@ def means(
 def kept(circuit: Circuit | Kept) -> dict[str, tuple[Head, ...]]:
     """A circuit as places and heads: each group's where it acts. Other mappings pass, in order.
 
-    Add places where the evidence says so: `{**kept(circuit), "prev+1": heads}`.
+    Heads may be written as text. Raises `ValueError` for heads without a place.
+
+        from entity_circuits import ablation
+        from entity_circuits.heads import Circuit, Head
+
+        circuit = Circuit({"value_fetcher": (Head(3, 5),)})
+        print({**ablation.kept(circuit), "prev+1": ["L2H1"]})
     """
+    if isinstance(circuit, Mapping):
+        return {place: tuple(sorted(set(heads.of(some)))) for place, some in circuit.items()}
     if not isinstance(circuit, Circuit):
-        return {place: tuple(sorted(set(some))) for place, some in circuit.items()}
+        raise ValueError(f"a circuit is a Circuit, or heads by place as in {{'last': ['L3H5']}}, not {circuit!r}")
     found: dict[str, set[Head]] = {}
     for group, some in circuit.groups.items():
         found.setdefault(circuit.position(group), set()).update(some)
@@ -80,7 +95,7 @@ def kept(circuit: Circuit | Kept) -> dict[str, tuple[Head, ...]]:
 
 def without(circuit: Circuit | Kept, removed: Kept) -> dict[str, tuple[Head, ...]]:
     """A circuit without some of its heads at some of its places."""
-    gone = {place: set(some) for place, some in removed.items()}
+    gone = {place: set(some) for place, some in kept(removed).items()}
     return {place: tuple(h for h in some if h not in gone.get(place, ())) for place, some in kept(circuit).items()}
 
 
@@ -139,20 +154,32 @@ def circuit_accuracy(
 ) -> Answers:
     """What is right when each circuit's heads keep their own output and all others are at their means, everywhere.
 
-    Accuracy is top-1 over the whole vocabulary at `last`, unless the `metric` says otherwise. A circuit keeps the heads
-    of each group where they act; any other places and heads are a mapping (see `kept.positions`). Both methods give the
-    same numbers. Circuits are evaluated 128 at a time and each such part is kept in `store`, so that an interrupted run
-    goes on from there. Raises `ValueError` for prompts of another length than those of the means, and as `kept.live`
-    does. Paper: section 4.1.
+    Args:
+        subject: the model.
+        circuits: one or several, each a `Circuit` or a mapping of places to heads (see `kept.positions`).
+        prompts: n prompts of the length of those of the means.
+        means: what stands in place of every head that is not kept.
+        metric: what is read, and when it is right; by default top-1 over the whole vocabulary at `last`.
+        method: "replay", or "definition": the same numbers from whole runs.
+        store: keeps finished parts of 128 circuits.
+        memory: bytes that bound a batch.
+        name: what the progress bar says.
 
-        answers = ablation.circuit_accuracy(subject, circuit, p, means)
-        print(answers.estimate())
+    Returns `Answers`, a row a circuit. Raises `ValueError` for prompts of another length, and as `kept.live` does.
+    Paper: section 4.1.
+
+        from entity_circuits import ablation, models, tasks
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        p, means = tasks.default.prompts(subject, n=14), ablation.means(subject, n=20)
+        print(ablation.circuit_accuracy(subject, {"last": ["L3H5", "L2H1"]}, p, means).estimate())
     """
-    asked = [circuits] if isinstance(circuits, Circuit | Mapping) else list(circuits)
+    asked = [circuits] if isinstance(circuits, Circuit | Mapping | Head) else list(circuits)
+    executor(method)  # an unknown one is told before anything runs
     read = metrics.named(metric)
     targets = read.targets(prompts)
-    means.require(prompts)
     found = [kept(circuit) for circuit in asked]
+    means.require(prompts)
     alike: dict[tuple[str, ...], list[int]] = {}  # by places, so that no circuit carries the live tokens of others
     for index, circuit in enumerate(found):
         alike.setdefault(tuple(sorted(place for place, some in circuit.items() if some)), []).append(index)
@@ -220,12 +247,25 @@ def full_without(
 ) -> Answers:
     """F(M without K) for several K: only the heads of K are at their means, at K's places, in the unmodified model.
 
-    Everything after them is recomputed freely, so this costs far more than `circuit_accuracy`. `batch` prompts are
-    recorded at a time (10 MB each for the default model) and kept in `store`. Raises `ValueError` for a place that some
-    prompts do not have. Paper: section 4.1, completeness.
+    Args:
+        subject: the model.
+        removed: each K, a mapping of places to heads.
+        prompts: n prompts of the length of those of the means.
+        means: what stands in place of the heads of K.
+        method: "replay", or "definition": the same numbers from whole runs.
+        store: keeps finished batches.
+        batch: prompts that are recorded at a time, 10 MB each for the default model.
 
-        print(ablation.full_without(subject, [{"last": [Head(21, 11)]}], p, means).estimate())
+    Returns `Answers`, a row for each K. Everything after the heads is recomputed freely, so this costs far more than
+    `circuit_accuracy`. Raises `ValueError` for a place that some prompts do not have. Paper: section 4.1, completeness.
+
+        from entity_circuits import ablation, models, tasks
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        p, means = tasks.default.prompts(subject, n=14), ablation.means(subject, n=20)
+        print(ablation.full_without(subject, [{"last": ["L3H5"]}], p, means).estimate())
     """
+    execute = executor(method)
     means.require(prompts)
     asked = [kept(some) for some in removed]
     parts = []
@@ -237,7 +277,7 @@ def full_without(
                 places.removal(subject, part, k, means)  # a place that is missing is noticed before the model runs
             with torch.no_grad():
                 variants = [places.removal(subject, part, k, means) for k in asked]
-                outcome = EXECUTORS[method](runs.record(subject, part, share_context=True), variants)
+                outcome = execute(runs.record(subject, part, share_context=True), variants)
             return {"correct": outcome.top == part.answer_ids, "logprob": outcome.logprob}
 
         inputs = results.key(__name__, subject, prompts=part, means=means.z, method=method, removed=asked)

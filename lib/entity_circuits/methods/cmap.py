@@ -31,22 +31,23 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .. import results, runs, statistics
-from ..heads import Circuit, Head, by_layer
-from ..models.precision import fast_float32
+from ..heads import Circuit, Head
 from ..models.subject import Subject
 from ..results import Store
 from ..runs import blocks
-from ..runs.edits import Edit, Outcome
+from ..runs.edits import Outcome
 from ..runs.recording import Recording
-from ..runs.replay import EXECUTORS, Method
+from ..runs.replay import Method, executor
 from ..statistics import Estimate
-from ..statistics import recovered as recovered
 from ..tasks.prompts import Prompts
+from . import shares
 from .cmap_conditions import Condition, Into, Origin, Place, of_circuit, sites_of
 from .cmap_conditions import groups as groups
 from .cmap_conditions import inputs as inputs
 from .cmap_conditions import random_heads as random_heads
 from .cmap_conditions import scan as scan
+from .cmap_edits import edits_of as edits_of
+from .shares import recovered as recovered
 from .twins import require_twins as require_twins
 
 
@@ -93,17 +94,21 @@ class Patched:
         `share_high`, missing where there is no gap to divide by, and then `no_share` says why; `base` and `tuned`, the
         accuracies of both models as they are; mean `logprob` of the right answer; `n` and `contexts`.
 
-            print(cmap.sweep(base, tuned, cmap.groups(circuit), p).table()[["condition", "accuracy", "share"]])
+            from entity_circuits import cmap, models, tasks
+
+            base, tuned = models.load_pair("arithmetic")
+            p = tasks.default.prompts(base, n=14)
+            print(cmap.patch(base, tuned, {"last": ["L3H5"]}, p).table()[["accuracy", "share"]])
         """
         into_base = torch.tensor([condition.into == "base" for condition in self.conditions])[:, None]
         receiver = torch.where(into_base, self.base_correct, self.tuned_correct)
         change = self.correct.double() - receiver.double()
         cells = [statistics.intervals(values, self.contexts) for values in (self.correct, change)]
         parts = [(cell.value, cell.low, cell.high) for cell in cells]
-        reason = statistics.no_gap(self.base_correct, self.tuned_correct, self.contexts)
+        reason = shares.no_gap(self.base_correct, self.tuned_correct, self.contexts)
         gained, gap = torch.where(into_base, change, -change), self.tuned_correct.double() - self.base_correct.double()
         nothing = (np.full(len(self), np.nan),) * 3
-        parts.append(nothing if reason else statistics.shares(gained.numpy(), gap.numpy(), self.contexts.numpy()))
+        parts.append(nothing if reason else shares.shares(gained.numpy(), gap.numpy(), self.contexts.numpy()))
         rows = [
             {
                 "condition": condition.name,
@@ -144,19 +149,30 @@ def sweep(
 ) -> Patched:
     """Run both models on the prompts, and each condition: one model with some activations of the other's clean run.
 
-    `batch` prompts are recorded at a time, in both models (20 MB a prompt for the default model); every condition is a
-    variant of these two recordings. Finished batches are kept in `store` and not run again. `memory` bounds the bytes
-    of patched keys and values that are held at once. Both methods give the same numbers. Raises `ValueError`, before
-    any model runs, for models that are no twins, a head that they do not have, conditions of one name, prompts without
-    a right answer; and `NotImplementedError` for inputs of a model whose blocks are not of the Llama form. Paper:
-    section 6; the official code leaves out what artefacts B13 to B15 say.
+    Args:
+        base: the one model.
+        tuned: its fine-tuned twin.
+        conditions: what is patched, each by itself; no two alike.
+        prompts: n prompts with right answers.
+        method: "replay", or "definition": the same numbers from whole runs.
+        store: keeps finished batches.
+        batch: prompts that are recorded at a time, in both models: 20 MB a prompt for the default model.
+        memory: bytes of patched keys and values that are held at once.
+
+    Returns `Patched`, a row a condition. Raises `ValueError`, before any model runs, for models that are no twins, a
+    head that they do not have, conditions of one name, prompts without a right answer; and `NotImplementedError` for
+    inputs of a model whose blocks are not of the Llama form. Paper: section 6; the official code leaves out what
+    artefacts B13 to B15 say.
+
+        from entity_circuits import cmap, models, tasks
 
         base, tuned = models.load_pair("arithmetic")
-        found = cmap.sweep(base, tuned, cmap.groups(circuit), p)
-        print(found.table())
+        p = tasks.default.prompts(base, n=14)
+        print(cmap.sweep(base, tuned, cmap.scan(base, "last"), p).table()[["final", "accuracy"]])
     """
     conditions, store = tuple(conditions), Store(None) if store is None else store
-    _check(base, tuned, conditions, prompts, method, batch)
+    _check(base, tuned, conditions, prompts, batch)
+    execute = executor(method)
     subjects: dict[Into, Subject] = {"base": base, "tuned": tuned}
     asked = {"conditions": [condition.words for condition in conditions], "method": method, "memory": memory}
     parts = []
@@ -168,7 +184,7 @@ def sweep(
             recordings = {i: runs.record(one, part, share_context=shared) for i, one in subjects.items()}
             right = part.answer_ids.cpu()
             with torch.no_grad():
-                own = {into: EXECUTORS[method](recordings[into], [[]]) for into in recordings}
+                own = {into: execute(recordings[into], [[]]) for into in recordings}
                 found = _patched(conditions, recordings, method, memory)
             answers = {"correct": found.top.cpu() == right, "logprob": found.logprob.cpu()}
             for into, outcome in own.items():
@@ -193,57 +209,40 @@ def patch(
     method: Method = "replay",
     store: Store | None = None,
 ) -> Patched:
-    """One condition of `sweep`: these heads at these places; `site` is "z", or letters of "qkv" such as "qk".
+    """One condition of `sweep`.
 
-    print(cmap.patch(base, tuned, {"last": circuit.groups["value_fetcher"]}, p, site="q").estimate())
+    Args:
+        base: the one model.
+        tuned: its fine-tuned twin.
+        heads: a circuit, or a mapping of places to heads.
+        prompts: n prompts with right answers.
+        site: "z", or letters of "qkv" such as "qk".
+        origin: where inputs come from: the other model's "run", its "weights" alone, or the "inputs" of it alone.
+        into: the model that is patched, "base" or "tuned".
+        method: "replay" or "definition".
+        store: keeps finished batches.
+
+    Returns `Patched` of one condition. Raises `ValueError` as `sweep` does, and for heads without a place.
+
+        from entity_circuits import cmap, models, tasks
+
+        base, tuned = models.load_pair("arithmetic")
+        p = tasks.default.prompts(base, n=14)
+        print(cmap.patch(base, tuned, {"last": ["L3H5"]}, p, site="q").estimate())
     """
     chosen = of_circuit(heads) if isinstance(heads, Circuit) else heads
     one = Condition("these heads", chosen, sites_of(site), origin, into)
     return sweep(base, tuned, [one], prompts, method=method, store=store)
 
 
-def edits_of(
-    condition: Condition,
-    base: Recording,
-    tuned: Recording,
-    *,
-    literal: bool = False,
-    made: dict[tuple[Any, ...], Tensor] | None = None,
-) -> list[Edit]:
-    """A condition as edits of a run of the model that it patches, from recordings of both on the same prompts.
-
-    `made` keeps values for the next condition. `literal` projects queries of all tokens and takes one, as the model
-    does: the same numbers, to the last bit where only rounding would differ.
-
-        edits = cmap.edits_of(condition, runs.record(base, p), runs.record(tuned, p))
-        print(runs.run(base, p, edits).logprob)   # for a condition into "base"
-    """
-    made, order = {} if made is None else made, (base, tuned) if condition.into == "base" else (tuned, base)
-    prompts = order[0].prompts
-    found = []
-    for place, some in condition.heads.items():
-        position = None if place == "everywhere" else prompts.position(place)
-        for layer, numbers in by_layer(some).items():
-            for site in condition.sites:
-                near = place if site in "zq" else None  # keys and values are the same for every place
-                key = (condition.into, condition.origin, site, layer, numbers, near)
-                if key not in made:
-                    made[key] = _value(order, condition.origin, site, layer, numbers, position, literal)
-                if site in ("k", "v"):
-                    found.append(Edit(site, layer, numbers, None, made[key], seen_by=position))
-                else:
-                    found.append(Edit(site, layer, numbers, position, made[key]))
-    return found
-
-
-def _check(
-    base: Subject, tuned: Subject, conditions: tuple[Condition, ...], prompts: Prompts, method: str, batch: int
-) -> None:
+def _check(base: Subject, tuned: Subject, conditions: tuple[Condition, ...], prompts: Prompts, batch: int) -> None:
     """A `ValueError` for what cannot be patched, before any model runs."""
     require_twins(base, tuned, prompts)
-    if method not in EXECUTORS or batch < 1 or not conditions:
-        raise ValueError(f"{len(conditions)} conditions, batch {batch}, method {method!r}: one of {list(EXECUTORS)}")
+    if batch < 1 or not conditions:
+        raise ValueError(f"{len(conditions)} conditions, batch {batch}: at least one of each is needed")
     for condition in conditions:
+        for place in condition.heads.keys() - {"everywhere"}:
+            prompts.position(place)
         for head in (head for some in condition.heads.values() for head in some):
             if not (0 <= head.layer < base.layers and 0 <= head.head < base.heads):
                 raise ValueError(
@@ -272,7 +271,7 @@ def _patched(
             literal = method == "definition"
             variants = [edits_of(conditions[i], base, tuned, literal=literal, made=made) for i in chosen]
             if variants:
-                outcome = EXECUTORS[method](recording, variants)
+                outcome = executor(method)(recording, variants)
                 for row, index in enumerate(chosen):
                     found[index] = Outcome(*(getattr(outcome, name)[[row]] for name in Outcome.NUMBERS))
     return Outcome.joined([one for one in found if one is not None], dim=0)
@@ -291,35 +290,3 @@ def _chunks(conditions: Sequence[Condition], recording: Recording, memory: float
         chunk.append(index)
         held += size
     yield chunk
-
-
-def _value(
-    order: tuple[Recording, Recording],
-    origin: Origin,
-    site: str,
-    layer: int,
-    numbers: tuple[int, ...],
-    position: Tensor | None,
-    literal: bool,
-) -> Tensor:
-    """What takes the place of an activation of these heads: (n, heads, head_size), of all tokens (n, T, ...).
-
-    `order` is the recording of the model that is patched and that of the other. Keys and values are of all tokens, as
-    is z where there is no position.
-    """
-    receiver, donor = order
-    rows, heads = torch.arange(len(donor), device=donor.z.device), list(numbers)
-    if site == "z":
-        return donor.z[layer][:, :, heads] if position is None else donor.z[layer, rows, position][:, heads]
-    weights, arriving = {"run": (donor, donor), "weights": (donor, receiver), "inputs": (receiver, donor)}[origin]
-    shared = 1 if site == "q" else donor.subject.heads // donor.subject.kv_heads
-    heads = [number // shared for number in heads]
-    if site != "q" and origin == "run":
-        return getattr(donor, site)[layer][:, :, heads]
-    block, x = weights.subject.model.model.layers[layer], arriving.residual[layer]
-    at_once = site == "q" and not literal
-    x = x[rows, position] if at_once else x
-    with fast_float32(weights.subject):
-        slices = blocks.project(weights.subject, block.self_attn, site, block.input_layernorm(x), apart=False)
-    slices = slices[rows, position] if site == "q" and literal else slices
-    return slices[..., heads, :]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, cast, get_args
 
 from ..heads import Circuit, Group, Head, by_layer
+from ..heads import of as heads_of
 from ..models.subject import Subject
 
 Place = str
@@ -26,7 +27,9 @@ class Condition:
     never share a list (artefact B13). `sites` is "z", or any of "q", "k", "v". What these and `origin` mean stands in
     `cmap`. `draw` numbers random controls. Raises `ValueError` for anything else, or no heads at all.
 
-        a = cmap.Condition("A", {"last": circuit.groups["value_fetcher"]}, sites=("q", "v"))
+        from entity_circuits import cmap
+
+        a = cmap.Condition("A", {"last": ["L3H5", "L2H1"]}, sites=("q", "v"))
         print(a.size, a.layers)
     """
 
@@ -38,7 +41,10 @@ class Condition:
     draw: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "heads", {place: tuple(sorted(set(some))) for place, some in self.heads.items()})
+        if not isinstance(self.heads, Mapping):
+            raise ValueError(f"{self.name}: heads are given by place, as in {{'last': ['L3H5']}}, not {self.heads!r}")
+        chosen = {place: tuple(sorted(set(heads_of(some)))) for place, some in self.heads.items()}
+        object.__setattr__(self, "heads", chosen)
         object.__setattr__(self, "sites", tuple(sorted(set(self.sites), key="zqkv".find)))
         if self.sites != ("z",) and not (self.sites and set(self.sites) <= set("qkv")):
             raise ValueError(f"{self.name}: sites are 'z' alone, or some of 'q', 'k' and 'v', not {self.sites}")
@@ -75,6 +81,9 @@ def groups(circuit: Circuit, *, into: Into = "base", combined: Sequence[str] = (
     A head's output holds whatever the heads and MLPs before it did better. So A by itself, whose outputs are all that
     the answer needs, is bound to recover much, and is no evidence that A improved: compare `inputs`. Paper: section 6.
 
+        from entity_circuits import circuits, cmap
+
+        circuit = circuits.load("qwen2.5-coder-0.5b").circuit
         conditions = cmap.groups(circuit) + cmap.groups(circuit, into="tuned")
         print([condition.name for condition in conditions])
     """
@@ -101,6 +110,9 @@ def inputs(
     """Inputs: each group's queries, keys and values, alone and together, from the other model's run, its weights alone
     and what arrives in it alone. Paper: section 6 (queries of A, values of B) and the official history (10.3).
 
+        from entity_circuits import circuits, cmap
+
+        circuit = circuits.load("qwen2.5-coder-0.5b").circuit
         conditions = cmap.inputs(circuit, sites=("q", "v"))
         print([(condition.name, condition.sites, condition.origin) for condition in conditions])
     """
@@ -119,8 +131,10 @@ def random_heads(subject: Subject, condition: Condition, draws: int = 5, seed: i
     Where a layer has too few others, all of them are taken and some of its own beside. Everything else is as in the
     condition. Draws depend on the seed, the draw and the condition alone.
 
-        a = cmap.groups(circuit)[1]
-        found = cmap.sweep(base, tuned, (a,) + cmap.random_heads(base, a), p)
+        from entity_circuits import cmap, models
+
+        a = cmap.Condition("A", {"last": ["L3H5"]})
+        print([one.heads for one in cmap.random_heads(models.load("qwen2.5-coder-0.5b"), a, draws=2)])
     """
     made = []
     for number in range(draws):
@@ -148,11 +162,21 @@ def scan(
 ) -> tuple[Condition, ...]:
     """All heads of a layer at one place, layer by layer: where does the improvement first appear?
 
-    `reach="band"` patches `width` layers at a time, "up to" all layers from the lowest to each band, "from" each band
-    and all above it. The layers are the columns `first` and `final` of the table.
+    Args:
+        subject: the model whose layers are meant.
+        place: where they are patched.
+        reach: "band" patches `width` layers at a time, "up to" all from the lowest to each band, "from" each band and
+            all above it.
+        site: "z", or letters of "qkv".
+        origin: as in `Condition`.
+        into: the model that is patched.
+        width: layers of a band.
 
-        found = cmap.sweep(base, tuned, cmap.scan(base, "last"), p)
-        print(found.table()[["final", "accuracy"]])
+    The layers are the columns `first` and `final` of the table. Raises `ValueError` for another reach or width.
+
+        from entity_circuits import cmap, models
+
+        print([one.name for one in cmap.scan(models.load("qwen2.5-coder-0.5b"), "last", reach="band")])
     """
     if reach not in get_args(Reach) or width < 1:
         raise ValueError(f"reach {reach!r} is one of {', '.join(get_args(Reach))}, and width {width} at least 1")

@@ -14,8 +14,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..heads import Head
+from ..heads import of as heads_of
 from ..models.subject import Subject
-from ..runs.replay import EXECUTORS, Method
+from ..runs.replay import Method, executor
 from ..tasks.desiderata import Triples
 from . import interchange
 from .interchange import Pairs, Position
@@ -30,7 +31,7 @@ _ROWS = 512  # tokens of all masks together that are replayed at once with gradi
 
 def learn(
     subject: Subject,
-    heads: Sequence[Head] | None,
+    heads: Sequence[Head | str] | None,
     triples: Triples | Pairs,
     validation: Triples | Pairs,
     *,
@@ -42,20 +43,33 @@ def learn(
     tolerance: float = 0.05,
     method: Method = "replay",
 ) -> Mask:
-    """Learn which of these heads (None: all heads of the model) are enough to turn the answer into the target.
+    """Learn which of these heads are enough to turn the answer into the target.
 
-    Maximises the mean logit of the target minus `penalty` (logits a head) times the sum of 1 - keep, with Adam at the
-    given `rate`, one recorded batch a step, keep clamped to [0, 1] after each. Every window (whole rounds of the
-    batches, at least ten steps) the weights are averaged and rounded (exactly 0.5 is left alone), and the heads so
-    chosen are measured on `validation`. It has converged when no average differs from that of the window before by
-    more than `tolerance` and all round alike; it stops then, or after `steps`, in whole windows. With a `seed`, the
-    triples are drawn anew from those given, with replacement. Raises `ValueError` before any model runs. Paper:
-    section 5; the official code keeps the best of 16 snapshots, often unconverged, and more heads on ties (artefact
-    B9).
+    Args:
+        subject: the model.
+        heads: among which to choose; None: all of the model.
+        triples: to learn on.
+        validation: to choose among the sets of heads on the way.
+        position: where z is replaced by the source's.
+        penalty: logits a patched head.
+        seed: draws the triples anew from those given, with replacement; None: takes them as they are.
+        rate: of Adam.
+        steps: the most that are made, in whole windows.
+        tolerance: by how much averages of two windows may differ in a mask that has converged.
+        method: "replay" or "definition".
 
-        t, v = (desiderata.triples(subject, "object", split=split) for split in ("training", "pruning"))
-        mask = dcm.learn(subject, circuit.groups["value_fetcher"], t, v, position="last")
-        print(mask)
+    Maximises the mean logit of the target minus `penalty` times the sum of 1 - keep, one recorded batch a step, keep
+    clamped to [0, 1] after each. Every window (whole rounds of the batches, at least ten steps) the weights are
+    averaged and rounded (exactly 0.5 is left alone), and the heads so chosen are measured on `validation`. It has
+    converged, and stops, when all averages round as those of the window before, too. Raises `ValueError` before any
+    model runs. Paper: section 5; the official code keeps the best of 16 snapshots, often unconverged, and more heads on
+    ties (artefact B9).
+
+        from entity_circuits import dcm, desiderata, models
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        t, v = (desiderata.triples(subject, "object", n=7, split=split) for split in ("training", "pruning"))
+        print(dcm.learn(subject, ["L3H5", "L2H1"], t, v, position="last", steps=20))
     """
     return sweep(
         subject,
@@ -74,7 +88,7 @@ def learn(
 
 def sweep(
     subject: Subject,
-    heads: Sequence[Head] | None,
+    heads: Sequence[Head | str] | None,
     triples: Triples | Pairs,
     validation: Triples | Pairs,
     *,
@@ -88,10 +102,29 @@ def sweep(
 ) -> list[Mask]:
     """`learn` for every penalty and seed, all masks side by side.
 
-    masks = dcm.sweep(subject, heads, pairs, validation, position="last", seeds=[None, 0, 1, 2])
-    print(dcm.curve(masks), dcm.chosen(masks))
+    Args:
+        subject: the model.
+        heads: among which to choose; None: all of the model.
+        triples: to learn on.
+        validation: to choose among the sets of heads on the way.
+        position: where z is replaced by the source's.
+        penalties: logits a patched head, each.
+        seeds: each draws the triples anew; None: takes them as they are.
+        rate: of Adam.
+        steps: the most that are made, in whole windows.
+        tolerance: by how much averages of two windows may differ in a mask that has converged.
+        method: "replay" or "definition".
+
+    Returns a mask for each, seeds within penalties. Raises `ValueError` before any model runs.
+
+        from entity_circuits import dcm, desiderata, models
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        t, v = (desiderata.triples(subject, "object", n=7, split=split) for split in ("training", "pruning"))
+        masks = dcm.sweep(subject, ["L3H5"], t, v, position="last", penalties=[0.01], seeds=[None, 0], steps=20)
+        print(dcm.curve(masks), dcm.chosen(masks))
     """
-    group = None if heads is None else tuple(heads)
+    group = None if heads is None else heads_of(heads)
     asked = [Asked(group, position, penalty=penalty, seed=seed) for penalty in penalties for seed in seeds]
     return together(subject, asked, triples, validation, rate=rate, steps=steps, tolerance=tolerance, method=method)
 
@@ -109,12 +142,27 @@ def together(
 ) -> list[Mask]:
     """`learn` for each mask of a list, whatever it is asked: the same masks as one by one, several times faster.
 
+    Args:
+        subject: the model.
+        asked: what each mask is to be.
+        triples: to learn on.
+        validation: to choose among the sets of heads on the way.
+        rate: of Adam.
+        steps: the most that are made, in whole windows.
+        tolerance: by how much averages of two windows may differ in a mask that has converged.
+        method: "replay" or "definition".
+
     A step of one mask has few tokens, and most of its time goes into fetching the weights of the model. Masks learned
     side by side on the same pairs share that: those of one position and one lowest layer are rows of one product.
 
-        asked = [dcm.Asked(heads, "last", target) for target in ("position", "object", "label")]
-        masks = dcm.together(subject, asked, pairs, validation)
+        from entity_circuits import dcm, desiderata, models
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        t, v = (desiderata.triples(subject, "object", n=7, split=split) for split in ("training", "pruning"))
+        asked = [dcm.Asked(("L3H5", "L2H1"), "last", target) for target in ("position", "object")]
+        print(dcm.curve(dcm.together(subject, asked, t, v, steps=20)))
     """
+    executor(method)  # an unknown one is told before anything runs
     asked = [one.among(subject) for one in asked]
     for one in asked:
         interchange.check(subject, one.heads or (), one.position, triples, validation)
@@ -188,7 +236,7 @@ def _step(active: list[_Learner], batch: int, method: Method) -> None:
         for some in (here[i : i + size] for i in range(0, len(here), size)):
             variants = [interchange.edits(one.train, batch, one.heads, position, one.keep) for one in some]
             targets = torch.stack([one.train.triples.targets[rows] for one in some], dim=1)
-            logits = EXECUTORS[method](part, variants, targets=targets, vocabulary=False).logits
+            logits = executor(method)(part, variants, targets=targets, vocabulary=False).logits
             loss = torch.zeros((), dtype=logits.dtype, device=logits.device)
             for index, learner in enumerate(some):
                 gain = (logits[index, :, index] * learner.counts[rows]).mean()

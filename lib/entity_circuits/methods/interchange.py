@@ -16,11 +16,12 @@ from torch import Tensor
 
 from .. import runs
 from ..heads import Head, by_layer, require
+from ..heads import of as heads_of
 from ..models.subject import Subject
 from ..runs import replay
 from ..runs.edits import Edit, Outcome
 from ..runs.recording import Recording
-from ..runs.replay import EXECUTORS, Method
+from ..runs.replay import Method, executor
 from ..tasks.prompts import Prompts
 from ..tasks.triples import Triples
 
@@ -93,11 +94,19 @@ def record(
 ) -> Pairs:
     """Run base and source prompts once; every experiment on these pairs starts from here.
 
-    Takes 10 MB a triple for the default model in float32. The base runs are those of `like` if it is given: triples of
-    several desiderata and one seed have the same base prompts. The sources' z are kept at `positions`, all that both
-    prompts name unless given. Raises `ValueError` if they are others, or `batch` is 0.
+    Args:
+        subject: the model.
+        triples: n of them; 10 MB each for the default model in float32.
+        batch: triples that are run at a time.
+        like: pairs whose base runs are taken: triples of several desiderata and one seed have the same base prompts.
+        positions: where the sources' z is kept; all that both prompts name unless given.
 
-        pairs = interchange.record(subject, desiderata.triples(subject, "position"))
+    Returns `Pairs`. Raises `ValueError` if the base prompts of `like` are others, or `batch` is 0.
+
+        from entity_circuits import desiderata, interchange, models
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        pairs = interchange.record(subject, desiderata.triples(subject, "position", n=7))
         print((pairs.source_top == pairs.triples.source.answer_ids).float().mean())
     """
     if batch < 1:
@@ -127,9 +136,9 @@ def _run(subject: Subject, prompts: Prompts) -> Recording:
     return runs.record(subject, prompts, batch=len(prompts), share_context=True)
 
 
-def check(subject: Subject, chosen: Iterable[Head], position: Position, *given: Triples | Pairs) -> None:
+def check(subject: Subject, chosen: Iterable[Head | str], position: Position, *given: Triples | Pairs) -> None:
     """Raise `ValueError` for an unknown position, a head that the model has not, or pairs recorded with another one."""
-    require(chosen, subject.layers, subject.heads, "to be patched")
+    require(heads_of(chosen), subject.layers, subject.heads, "to be patched")
     for one in given:
         if isinstance(one, Pairs):
             if one.subject is not subject:
@@ -142,6 +151,7 @@ def check(subject: Subject, chosen: Iterable[Head], position: Position, *given: 
 
 
 def top(recording: Recording) -> Tensor:
+    """(n,): the most likely tokens of the recorded run itself."""
     with torch.no_grad():
         return replay.recorded_answers(recording).top[0]
 
@@ -149,7 +159,15 @@ def top(recording: Recording) -> Tensor:
 def edits(
     pairs: Pairs, batch: int, chosen: Sequence[Head], position: Position, keep: Tensor | None = None
 ) -> list[Edit]:
-    """The edits of one batch: z of these heads from the source, mixed by `keep` (heads,) with what it is in the run."""
+    """The edits of one batch: z of these heads from the source.
+
+    Args:
+        pairs: of n triples.
+        batch: its index.
+        chosen: the heads.
+        position: where, in each prompt its own.
+        keep: (heads,) from 1, what z is in the run, to 0, the source's; None: the source's.
+    """
     part, rows, place = pairs.batches[batch], pairs.rows[batch], {head: index for index, head in enumerate(chosen)}
     made = []
     for layer, numbers in by_layer(chosen).items():
@@ -166,13 +184,13 @@ def outcomes(pairs: Pairs, sets: Sequence[Sequence[Head]], position: Position, m
     with torch.no_grad():
         for batch, (part, rows) in enumerate(zip(pairs.batches, pairs.rows, strict=True)):
             variants = [edits(pairs, batch, chosen, position) for chosen in sets]
-            parts.append(EXECUTORS[method](part, variants, targets=targets[rows]))
+            parts.append(executor(method)(part, variants, targets=targets[rows]))
     return Outcome.joined(parts, dim=1)
 
 
 def patch(
     subject: Subject,
-    heads: Sequence[Head] | Mapping[str, Sequence[Head]],
+    heads: Sequence[Head | str] | Mapping[str, Sequence[Head | str]],
     triples: Triples | Pairs,
     *,
     position: Position,
@@ -180,19 +198,31 @@ def patch(
 ) -> pd.DataFrame:
     """Replace z of these heads at `position` of each base prompt by the source's, and see what the model answers.
 
-    Several named sets of heads are patched one by one, "no patch" always beside them. One row a set and triple:
-    `patched` and `size` (of the set), `desideratum`, `at`, `prompt`, `context`; what the task says of both prompts
-    (`base_asked` and `source_asked`); `base_right` and `source_right`, whether each prompt by itself is answered
-    rightly; the `answer` as the name of a candidate or `other`, whether it is the target (`hit`), and `target_logprob`.
-    `bystander` is 1/k where the answer is one of the k choices of the base that no hypothesis predicts, else 0: its
-    mean is how often one such answer is said, the floor of a patch that only confuses.
-    `statistics.by(table, "patched", "hit")` gives accuracies with intervals. Raises `ValueError` before any model
-    runs. Paper: section 5.
+    Args:
+        subject: the model.
+        heads: one set, or several by name: these are patched one by one, "no patch" always beside them.
+        triples: n of them, or `Pairs` recorded with this model.
+        position: its name in both prompts.
+        method: "replay", or "definition": the same numbers from whole runs.
 
-        table = interchange.patch(subject, circuit.groups["value_fetcher"], triples, position="last")
+    Returns one row a set and triple: `patched` and `size` (of the set), `desideratum`, `at`, `prompt`, `context`; what
+    the task says of both prompts (`base_asked` and `source_asked`); `base_right` and `source_right`, whether each
+    prompt by itself is answered rightly; the `answer` as the name of a candidate or `other`, whether it is the target
+    (`hit`), and `target_logprob`. `bystander` is 1/k where the answer is one of the k choices of the base that no
+    hypothesis predicts, else 0: its mean is how often one such answer is said, the floor of a patch that only confuses.
+    `statistics.by(table, "patched", "hit")` gives accuracies with intervals. Raises `ValueError` before any model runs.
+    Paper: section 5.
+
+        from entity_circuits import desiderata, interchange, models
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        triples = desiderata.triples(subject, "object", n=7)
+        table = interchange.patch(subject, ["L3H5", "L2H1"], triples, position="last")
         print(table.groupby("patched").answer.value_counts(normalize=True))
     """
-    sets = dict(heads) if isinstance(heads, Mapping) else {"these heads": heads}
+    executor(method)  # an unknown one is told before anything runs
+    given = heads if isinstance(heads, Mapping) else {"these heads": heads}
+    sets = {name: heads_of(chosen) for name, chosen in given.items()}
     check(subject, [head for chosen in sets.values() for head in chosen], position, triples)
     pairs = triples if isinstance(triples, Pairs) else record(subject, triples, positions=[position])
     sets = {"no patch": (), **sets}

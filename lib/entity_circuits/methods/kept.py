@@ -14,15 +14,12 @@ from ..runs.edits import Edit, Outcome
 from ..runs.mean_replay import Means
 from ..tasks.prompts import Prompts
 
-Kept = Mapping[str, Iterable[Head]]
+Kept = Mapping[str, Iterable[Head | str]]
 """Which heads keep their own output, by place (see `positions`); every other head is at its mean, everywhere."""
 
 
 def positions(prompts: Prompts, place: str) -> Tensor:
-    """(n, k): the tokens that a place names in each prompt, -1 where a prompt has none: `Prompts.places`.
-
-    print(kept.positions(p, "prev-1"), kept.positions(p, "later objects"))
-    """
+    """(n, k): the tokens that a place names in each prompt, -1 where a prompt has none: `Prompts.places`."""
     return prompts.places(place)
 
 
@@ -37,7 +34,7 @@ def live(subject: Subject, prompts: Prompts, circuits: Sequence[Kept]) -> tuple[
     for place in dict.fromkeys(place for circuit in circuits for place in [*circuit, "last"]):
         keep = torch.zeros(len(circuits), subject.layers, subject.heads, dtype=torch.bool, device=prompts.last.device)
         for index, circuit in enumerate(circuits):
-            some = tuple(circuit.get(place, ()))
+            some = heads.of(circuit.get(place, ()))
             heads.require(some, subject.layers, subject.heads, f"at {place}")
             for head in some:
                 keep[index, head.layer, head.head] = True
@@ -100,7 +97,7 @@ def removal(subject: Subject, prompts: Prompts, removed: Kept, means: Means) -> 
         for column in positions(prompts, place).unbind(1):
             if bool((column < 0).any()):
                 raise ValueError(f"{place!r} is missing in some of the prompts: heads cannot be removed there")
-            for layer, some in heads.by_layer(numbers).items():
+            for layer, some in heads.by_layer(heads.of(numbers)).items():
                 found.append(Edit("z", layer, some, column, means.z[layer, column][:, list(some)]))
     return found
 
@@ -108,7 +105,20 @@ def removal(subject: Subject, prompts: Prompts, removed: Kept, means: Means) -> 
 def ablate(subject: Subject, prompts: Prompts, circuits: Sequence[Kept], means: Means, **options: Any) -> Outcome:
     """`mean_replay.ablate` of circuits: the numbers of `runs.run` under `edits`, one variant a circuit, for less work.
 
-    outcome = kept.ablate(subject, p, [{"last": [Head(21, 11)]}], means)
-    print(outcome.logprob)   # (circuits, n)
+    Args:
+        subject: the model.
+        prompts: n prompts of the length of those of the means.
+        circuits: heads that are kept, by place.
+        means: what stands in place of all others.
+        **options: to `mean_replay.ablate`.
+
+    Returns an `Outcome` of (circuits, n).
+
+        from entity_circuits import ablation, models, tasks
+        from entity_circuits.methods import kept
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        p, means = tasks.default.prompts(subject, n=7), ablation.means(subject, n=20)
+        print(kept.ablate(subject, p, [{"last": ["L3H5"]}], means).logprob)
     """
     return mean_replay.ablate(subject, prompts, *live(subject, prompts, circuits), means, **options)

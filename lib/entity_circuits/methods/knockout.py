@@ -21,7 +21,7 @@ from ..models.subject import Subject
 from ..results import Store
 from ..runs.edits import Edit
 from ..runs.recording import Recording
-from ..runs.replay import EXECUTORS, Method
+from ..runs.replay import Method, executor
 from ..tasks.prompts import Prompts
 
 Condition = str
@@ -60,9 +60,15 @@ class Curves:
     contexts: Tensor
 
     def table(self) -> pd.DataFrame:
-        """One row a condition and start layer: accuracy as `value`, with `low` and `high` (95%, over contexts), `n`.
+        """One row a condition and start layer.
 
-        print(knockout.sweep(subject, p).table().query("condition == 'last->object'"))
+        `value` is the accuracy, with `low` and `high` (95%, over `contexts`), and `n`.
+
+            from entity_circuits import knockout, models, tasks
+
+            subject = models.load("qwen2.5-coder-0.5b")
+            p = tasks.default.prompts(subject, n=14)
+            print(knockout.sweep(subject, p, conditions=["last->object"]).table())
         """
         cells = statistics.intervals(self.correct, self.contexts)
         clusters = len(torch.unique(self.contexts))
@@ -90,21 +96,32 @@ def sweep(
 ) -> Curves:
     """Cut each condition's path in all heads of the layers from each start layer to the top, and read the answer.
 
-    `starts` are 0 to the number of layers, where nothing is cut; by default all of these. `seed` draws the random keys.
-    The prompts go through in parts of `batch`: finished parts are kept in `store` and not run again, and a part is
-    recorded (see `runs.record`) unless a `recording` of all these prompts is given. Both methods give the same numbers.
-    Raises `ValueError`, before the model runs, for an unknown condition or start layer, a prompt without a right
-    answer, or a recording of other prompts. Paper: the attention knockout experiment.
+    Args:
+        subject: the model.
+        prompts: n prompts with right answers.
+        conditions: which position may no longer attend to which.
+        starts: layers from 0 to their number, where nothing is cut; by default all of these.
+        seed: of the random keys.
+        batch: prompts that are recorded at a time.
+        method: "replay", or "definition": the same numbers from whole runs.
+        store: keeps finished batches.
+        recording: of all these prompts; made in batches unless given.
+
+    Returns `Curves`. Raises `ValueError`, before the model runs, for an unknown condition or start layer, a prompt
+    without a right answer, or a recording of other prompts. Paper: the attention knockout experiment.
 
     Cost, in tokens put through one layer, for L layers: start layer s takes L - s for a path from `last`, three times
     that for one from `query` (the tokens from there to `last`), so a condition L * (L + 1) / 2 times 1 or 3 a prompt,
     and one product with the vocabulary a start layer; by definition it is L * L times the length of the prompt. For
     24 layers and 53 tokens that is 300 or 900 against 30,528.
 
-        curves = knockout.sweep(subject, p, conditions=["last->object"], store=results.Store())
-        print(knockout.recovery(curves))
+        from entity_circuits import knockout, models, tasks
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        p = tasks.default.prompts(subject, n=14)
+        print(knockout.recovery(knockout.sweep(subject, p, conditions=["last->object"])))
     """
-    wanted = range(subject.layers + 1)
+    execute, wanted = executor(method), range(subject.layers + 1)
     starts = tuple(wanted) if starts is None else tuple(sorted(set(starts)))
     conditions, store = tuple(conditions), Store(None) if store is None else store
     if unknown := [name for name in conditions if name.count("->") != 1]:
@@ -129,7 +146,7 @@ def sweep(
             else:
                 recorded = recording if len(rows) == len(recording) else recording.select(rows)
             outcomes = [
-                EXECUTORS[method](recorded, [cut(subject, position, key, start) for position, key in here])
+                execute(recorded, [cut(subject, position, key, start) for position, key in here])
                 for start in tqdm(starts, desc="start layers", disable=None, leave=False)
             ]
             return {
@@ -148,8 +165,12 @@ def cut(subject: Subject, position: Tensor, key: Tensor, start: int) -> list[Edi
     A key after its position is masked anyway, so that cutting it changes nothing. Raises `ValueError` where `position`
     would be left with nothing to attend to: the first token sees only itself.
 
-        outcome = replay.replay(recording, [knockout.cut(subject, p.last, p.object, s) for s in (0, 12)])
-        print(outcome.top == p.answer_ids)
+        from entity_circuits import knockout, models, replay, runs, tasks
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        p = tasks.default.prompts(subject, n=7)
+        cuts = [knockout.cut(subject, p.last, p.object, start) for start in (0, 2)]
+        print(replay.replay(runs.record(subject, p), cuts).top == p.answer_ids)
     """
     if bool(((position == 0) & (key == 0)).any()):
         raise ValueError("the first token of a prompt attends only to itself: this cut would leave it nothing")
@@ -172,8 +193,11 @@ def recovery(
     With a circuit: the group that should attend along this path, its lowest and highest layer, and the share of its
     heads `inside` the range. Raises `ValueError` unless the curves hold a cut and the start layer that cuts nothing.
 
-        table = knockout.recovery(curves, circuit)
-        print(table[["condition", "first", "last", "group", "heads_first", "heads_last"]])
+        from entity_circuits import knockout, models, tasks
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        p = tasks.default.prompts(subject, n=14)
+        print(knockout.recovery(knockout.sweep(subject, p))[["condition", "lost", "first", "last"]])
     """
     if len(curves.starts) < 2 or curves.starts[-1] != curves.layers:
         raise ValueError("a recovery needs the lowest cut and, as last start layer, the one that cuts nothing")
@@ -216,7 +240,11 @@ def words(table: pd.DataFrame) -> list[str]:
 
     A path whose cut surely takes nothing from the accuracy is needed in none.
 
-        print("; ".join(knockout.words(knockout.recovery(curves))))
+        from entity_circuits import knockout, models, tasks
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        p = tasks.default.prompts(subject, n=14)
+        print("; ".join(knockout.words(knockout.recovery(knockout.sweep(subject, p)))))
     """
     rows = table[table["condition"].isin(READS)].to_dict("records")
     return [

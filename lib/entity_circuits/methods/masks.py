@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..heads import Head, every
+from ..heads import of as heads_of
 from ..models.subject import Subject
 from .interchange import Position
 
@@ -30,7 +31,7 @@ class Asked:
     def among(self, subject: Subject) -> "Asked":
         """The same with its heads written out, each once."""
         chosen = every(subject.layers, subject.heads) if self.heads is None else self.heads
-        return replace(self, heads=tuple(dict.fromkeys(chosen)))
+        return replace(self, heads=tuple(dict.fromkeys(heads_of(chosen))))
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +60,7 @@ class Mask:
 
     @property
     def settled(self) -> tuple[Head, ...]:
+        """The heads that the final weights patch."""
         return tuple(head for head, weight in zip(self.heads, self.keep.tolist(), strict=True) if weight < 0.5)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -100,7 +102,11 @@ def curve(masks: Sequence[Mask]) -> pd.DataFrame:
     """One row a mask: how many heads its converged weights patch (`settled`), how accurate that is on the validation
     triples, and the same for the heads `selected` on the way there.
 
-        print(dcm.curve(dcm.sweep(subject, heads, pairs, validation, position="last")))
+        from entity_circuits import dcm, desiderata, models
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        t, v = (desiderata.triples(subject, "object", n=7, split=split) for split in ("training", "pruning"))
+        print(dcm.curve(dcm.sweep(subject, ["L3H5"], t, v, position="last", penalties=[0.01], steps=20)))
     """
     rows = [
         {
@@ -121,9 +127,15 @@ def curve(masks: Sequence[Mask]) -> pd.DataFrame:
 
 
 def chosen(masks: Sequence[Mask]) -> pd.DataFrame:
-    """One row a penalty and head: the share of the masks (one a seed) that `selected` it, and that `settled` on it.
+    """One row a penalty and head: what share of the masks (one a seed) took it.
 
-    print(dcm.chosen(dcm.sweep(subject, heads, pairs, validation, position="last", seeds=range(5))))
+    `selected` and `settled` are these shares, from 0 to 1.
+
+        from entity_circuits import dcm, desiderata, models
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        t, v = (desiderata.triples(subject, "object", n=7, split=split) for split in ("training", "pruning"))
+        print(dcm.chosen(dcm.sweep(subject, ["L3H5"], t, v, position="last", penalties=[0.01], steps=20)))
     """
     rows = [
         {

@@ -22,7 +22,9 @@ class Metric:
     of a probability, so that relative changes are those of the probability. Without `vocabulary` the logits of the
     targets are all that it needs, which saves a replay half of the work.
 
-        first = metrics.Metric("logit", lambda p: p.answer_ids[:, None], lambda o, p: o.logits[..., 0], metrics.top)
+        from entity_circuits.methods import metrics
+
+        print(metrics.Metric("logit", lambda p: p.answer_ids[:, None], lambda o, p: o.logits[..., 0], metrics.top).name)
     """
 
     name: str
@@ -78,9 +80,13 @@ METRICS = {metric.name: metric for metric in (LOG_PROBABILITY, LOGIT_DIFFERENCE,
 
 
 def named(metric: str | Metric) -> Metric:
-    """A metric by its name, or itself. Raises `ValueError` that lists the names.
+    """A metric by its name, or itself.
 
-    print(metrics.named("logit_difference").name)
+    Raises `ValueError` that lists the names.
+
+        from entity_circuits.methods import metrics
+
+        print(metrics.named("logit_difference").name)
     """
     if isinstance(metric, Metric):
         return metric

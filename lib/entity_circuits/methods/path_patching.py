@@ -8,7 +8,7 @@ everything after it is recomputed (pass 2). A sender's score says how much of th
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,20 +18,19 @@ from .. import heads, results, runs, tasks
 from ..heads import POSITIONS, Circuit, Group, Head
 from ..models.subject import Subject
 from ..results import Store
-from ..runs import replay
-from ..runs.edits import Edit, Outcome, Read
+from ..runs.edits import Edit, Read
 from ..runs.recording import Recording
-from ..runs.replay import EXECUTORS, Method
+from ..runs.replay import Method, executor
 from ..tasks.prompts import Prompts
 from ..tasks.rounds import Composition, Experiment, Round
 from ..tasks.rounds import check as check_rounds
 from . import metrics
+from .checks import Reach as Reach
+from .checks import check
 from .metrics import LOG_PROBABILITY, Metric
 from .scores import Scores as Scores
 from .scores import Statistic as Statistic
-
-Reach = str
-"""Where changed keys and values are heard: "all", or the name of the one position."""
+from .screening import screen as screen
 
 
 def sweep(
@@ -40,9 +39,9 @@ def sweep(
     source: Prompts,
     *,
     position: str,
-    receivers: Sequence[Head] | None = None,
+    receivers: Sequence[Head | str] | None = None,
     composition: Composition | None = None,
-    senders: Sequence[Head] | None = None,
+    senders: Sequence[Head | str] | None = None,
     reach: Reach = "all",
     metric: str | Metric = LOG_PROBABILITY,
     method: Method = "replay",
@@ -51,24 +50,39 @@ def sweep(
 ) -> Scores:
     """Replace each sender's z at `position` of the base prompts by its z at that position of the source prompts.
 
-    Without `receivers` the answer is read directly (then `position` is "last"); with them, the change acts through
-    their q, k or v (`composition`) at that position alone. `reach` names the one position at which changed keys and
-    values are heard, instead of every later one. `metric` is what is read at the end. `senders` defaults to all heads.
-    Scores are NaN where no path exists. Both methods give the same numbers. Finished layers of senders are kept in
-    `store` and not run again; `recordings` of base and source are made unless given. Raises `ValueError` before any
-    model runs, also for recordings of other prompts or another model. Paper: section 4.1; the official protocol reads
-    round 4 with
+    Args:
+        subject: the model.
+        base: n prompts in which outputs are replaced.
+        source: n prompts from which they come, one a base prompt.
+        position: where, in each prompt; "last" without receivers.
+        receivers: the heads whose q, k or v at that position alone carry the change; None: the answer is read directly.
+        composition: which of "q", "k" and "v"; given together with receivers.
+        senders: defaults to all heads.
+        reach: the one position at which changed keys and values are heard, or "all": every later one.
+        metric: what is read at the end, by name or a `metrics.Metric`.
+        method: "replay", or "definition": the same numbers from whole runs.
+        store: keeps finished layers of senders.
+        recordings: of base and source; made unless given.
+
+    Returns `Scores` of (layers, heads, n), NaN where no path exists. Raises `ValueError` before any model runs, also
+    for recordings of other prompts or another model. Paper: section 4.1; the official protocol reads round 4 with
     `reach="all"`.
 
-        scores = path_patching.sweep(subject, base, source, position="last")
-        print(scores.ranking()[:5])
+        from entity_circuits import models, path_patching, tasks
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        drawn = tasks.default.experiment(subject, n=7)
+        scores = path_patching.sweep(subject, drawn.base, drawn.source, position="last", senders=["L3H5", "L2H1"])
+        print(scores.ranking())
     """
-    _check(subject, base, source, position, receivers, composition, reach)
+    receivers = None if receivers is None else heads.of(receivers)
+    execute = executor(method)
+    check(subject, base, source, position, receivers, composition, reach)
     for recording, prompts in zip(recordings or (), (base, source), strict=False):
         recording.require(subject, prompts)
     read = metrics.named(metric)
     read.targets(base)  # what it needs of the prompts is there, or this says what is not
-    wanted = heads.every(subject.layers, subject.heads) if senders is None else senders
+    wanted = heads.every(subject.layers, subject.heads) if senders is None else heads.of(senders)
     top = max((head.layer for head in receivers), default=0) if receivers is not None else subject.layers
     able = heads.by_layer(head for head in wanted if head.layer < top)
     store = Store(None) if store is None else store
@@ -92,7 +106,7 @@ def sweep(
         return made[0]
 
     def clean() -> dict[str, Tensor]:
-        outcome = EXECUTORS[method](recorded()[0], [[]], targets=read.targets(base), vocabulary=read.vocabulary)
+        outcome = execute(recorded()[0], [[]], targets=read.targets(base), vocabulary=read.vocabulary)
         return {"logprob": read.value(outcome, base)[0], "correct": read.correct(outcome, base)[0]}
 
     before = store.keep("clean", inputs, clean)
@@ -116,7 +130,15 @@ def _recorded(subject: Subject, base: Prompts, source: Prompts) -> tuple[Recordi
 
 
 def unchanged(base: Recording, source: Recording, layer: int, senders: tuple[int, ...], position: str) -> Tensor:
-    """(senders, n) bool: where the source's z is the base's own. Nothing is replaced there: exactly no effect."""
+    """(senders, n) bool: where the source's z is the base's own. Nothing is replaced there: exactly no effect.
+
+    Args:
+        base: the recording of n prompts.
+        source: that of n others.
+        layer: of the senders.
+        senders: head numbers.
+        position: where z is compared, each prompt's own.
+    """
     was = base.at("z", layer, base.prompts.position(position))
     given = source.at("z", layer, source.prompts.position(position))
     return (was == given).all(-1)[:, list(senders)].T.contiguous()
@@ -134,8 +156,21 @@ def patched(
     method: Method,
     metric: Metric = LOG_PROBABILITY,
 ) -> Tensor:
-    """(senders, n): the metric after replacing each sender of one layer, as `sweep` does for all layers."""
-    execute, whole = EXECUTORS[method], metric.vocabulary
+    """(senders, n): the metric after replacing each sender of one layer, as `sweep` does for all layers.
+
+    Args:
+        base: the recording of n prompts.
+        source: that of the n prompts from which outputs come.
+        layer: of the senders.
+        senders: head numbers.
+        position: where they are replaced.
+        receivers: as in `sweep`.
+        composition: as in `sweep`.
+        reach: as in `sweep`.
+        method: "replay" or "definition".
+        metric: what is read at the end.
+    """
+    execute, whole = executor(method), metric.vocabulary
     here, there = base.prompts.position(position), source.prompts.position(position)
     given, targets = source.at("z", layer, there), metric.targets(base.prompts)
     changed = [[Edit("z", layer, (head,), here, given[:, [head]])] for head in senders]
@@ -154,35 +189,6 @@ def patched(
         for index in range(len(senders))
     ]
     return metric.value(execute(base, variants, targets=targets, vocabulary=whole), base.prompts)
-
-
-def _check(
-    subject: Subject,
-    base: Prompts,
-    source: Prompts,
-    position: str,
-    receivers: Sequence[Head] | None,
-    composition: str | None,
-    reach: str,
-) -> None:
-    if len(base) != len(source):
-        raise ValueError(f"one source prompt a base prompt is needed: {len(base)} and {len(source)}")
-    if (receivers is None) != (composition is None):
-        raise ValueError("receivers and their composition (q, k or v) are given together, or neither")
-    if composition not in (None, *get_args(Composition)):
-        raise ValueError(f"heads receive through q, k or v, not {composition!r}")
-    if receivers is None and position != "last":
-        raise ValueError("without receivers the answer is read at `last`: position must be 'last'")
-    if receivers is not None and not receivers:
-        raise ValueError("the list of receivers is empty")
-    here = base.position(position)
-    source.position(position)
-    if reach != "all":
-        if composition not in ("k", "v"):
-            raise ValueError(f"reach={reach!r} says where changed keys and values are heard: composition='k' or 'v'")
-        if bool((base.position(reach) < here).any()):
-            raise ValueError(f"what is changed at {position!r} cannot be heard at {reach!r}, which comes before it")
-    heads.require(receivers or (), subject.layers, subject.heads, "as a receiver")
 
 
 @dataclass(frozen=True)
@@ -211,24 +217,25 @@ def discover(
     """Find a circuit in rounds: the heads of each are the most negative ones, and the receivers of the next.
 
     Args:
-        subject: the model.
-        base: n base prompts, or an `Experiment` (prompts, their sources, rounds); the default task draws its own unless
-            given, as its `experiment` says (`n`, `seed`, ...).
-        source: n source prompts, from which the senders' outputs come.
-        rounds: what is asked in which order; needed with prompts of your own.
-        k: how many heads each round hands on; by default the `share` of each round of all heads, at least one.
-        statistic: what ranks the heads.
-        metric: what is read at the end, by name or a `metrics.Metric`.
-        reach: "all" lets changed keys and values be heard everywhere in all rounds, as the official protocol does.
-        method: by "replay", or by "definition".
-        store: keeps finished layers of senders.
+        subject: the model. base: n base prompts, or an `Experiment` (prompts, their sources, rounds); drawn by the
+        default task unless given. source: n source prompts, from which the senders' outputs come. rounds: what is asked
+        in which order; needed with prompts of your own. k: how many heads each round hands on; by default the `share`
+        of each round of all heads, at least one. statistic: what ranks the heads. metric: what is read at the end, by
+        name or a `metrics.Metric`. reach: "all" lets changed keys and values be heard everywhere in all rounds, as the
+        official protocol does. method: "replay", or "definition": the same numbers from whole runs. store: keeps
+        finished layers of senders. **drawn: to the default task's `experiment` (`n`, `seed`, ...), where no prompts are
+        given.
 
     Groups keep their order of precedence: nothing is dropped here. Raises `ValueError` before any model runs. Paper:
     section 4.2.
 
-        found = path_patching.discover(subject, n=14)
+        from entity_circuits import models, path_patching
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        found = path_patching.discover(subject, n=7)
         print(found.circuit.groups["value_fetcher"])
     """
+    executor(method)  # an unknown one is told before anything runs
     given = _experiment(subject, base, source, rounds, drawn)
     base, source, rounds, read = given.base, given.source, given.rounds, metrics.named(metric)
     read.targets(base)
@@ -291,53 +298,3 @@ def _experiment(
         if one.heard_at:
             given.base.position(one.heard_at)
     return given
-
-
-def screen(
-    base: Recording,
-    source: Recording,
-    *,
-    position: str,
-    receivers: Sequence[Head] | None = None,
-    composition: Composition | None = None,
-    reach: Reach = "all",
-) -> Tensor:
-    """(layers, heads): a first-order estimate of every sender's mean change of log p(answer), from one backward pass.
-
-    Attribution patching along the same path as `sweep`: the gradient with respect to every head's z at `position`,
-    times the difference between source and base. It ranks heads before the exact sweep; it does not replace it.
-
-        estimate = path_patching.screen(recording, source_recording, position="last")
-        print(estimate.flatten().argsort()[:5])
-    """
-    subject = base.subject
-    _check(subject, base.prompts, source.prompts, position, receivers, composition, reach)
-    here, there = base.prompts.position(position), source.prompts.position(position)
-    every = tuple(range(subject.heads))
-    layers = range(subject.layers if receivers is None else max(head.layer for head in receivers))
-    leaves = [base.at("z", layer, here).clone().requires_grad_(True) for layer in layers]
-    senders = [Edit("z", layer, every, here, leaf) for layer, leaf in zip(layers, leaves, strict=True)]
-    if receivers is None:
-        effect = replay.replay(base, [senders], frozen=True).logprob.sum()
-    else:
-        assert composition is not None
-        groups = heads.by_layer(receivers)
-        read = [Read(composition, layer, here) for layer in groups]
-        values = [
-            replay.recorded(base, item)[:, list(numbers)] for item, numbers in zip(read, groups.values(), strict=True)
-        ]
-        values = [value.clone().requires_grad_(True) for value in values]
-        seen_by = None if reach == "all" else base.prompts.position(reach)
-        edits = [
-            Edit(composition, layer, numbers, here, value, seen_by=seen_by)
-            for (layer, numbers), value in zip(groups.items(), values, strict=True)
-        ]
-        slopes = torch.autograd.grad(replay.replay(base, [edits]).logprob.sum(), values)
-        reads: Outcome = replay.replay(base, [senders], frozen=True, read=read, answer=False)
-        parts = zip(reads.reads, groups.values(), slopes, strict=True)
-        effect = torch.stack([(value[0][:, list(numbers)] * slope).sum() for value, numbers, slope in parts]).sum()
-    estimate = torch.full((subject.layers, subject.heads), torch.nan)
-    for layer, slope in zip(layers, torch.autograd.grad(effect, leaves), strict=True):
-        step = source.at("z", layer, there) - base.at("z", layer, here)
-        estimate[layer] = (slope * step).sum(-1).mean(0).float().cpu()
-    return estimate

@@ -14,8 +14,10 @@ def require_twins(base: Subject, tuned: Subject, prompts: Prompts | None = None)
     Compared are layers, heads, key/value heads, head size, hidden size, dtype and device; and the tokenizers: on the
     tokens of the prompts and on their texts, or without prompts on all tokens that both have.
 
+        from entity_circuits import cmap, models
+
         base, tuned = models.load_pair("arithmetic")
-        cmap.require_twins(base, tuned)
+        assert cmap.require_twins(base, tuned) is None
     """
     kinds = ("layers", "heads", "kv_heads", "head_size", "dtype", "device")
     both = [{name: getattr(subject, name) for name in kinds} for subject in (base, tuned)]
@@ -34,10 +36,12 @@ def _tokens_apart(one: Any, other: Any, prompts: Prompts | None) -> str:
         return ""
     if prompts is None:
         first, second = one.get_vocab(), other.get_vocab()
-        apart = next((word for word, number in first.items() if second.get(word, number) != number), None)
+        apart = min(
+            (w for w, number in first.items() if second.get(w, number) != number), key=first.__getitem__, default=None
+        )
         if apart is None and list(one(SAMPLE)["input_ids"]) != list(other(SAMPLE)["input_ids"]):
             return "a prompt is other tokens in the one than in the other"
-        return "" if apart is None else f"{apart!r} is {first[apart]} and {second[apart]}"
+        return "" if apart is None else f"{one.decode([first[apart]]).strip()!r} is {first[apart]} and {second[apart]}"
     rows = [ids[: last + 1] for ids, last in zip(prompts.input_ids.tolist(), prompts.last.tolist(), strict=True)]
     used = sorted({token for ids in (*rows, prompts.answer_ids.tolist()) for token in ids if token >= 0})
     words = [tokenizer.convert_ids_to_tokens(used) for tokenizer in (one, other)]

@@ -79,9 +79,11 @@ def pairs() -> dict[str, tuple[str, str]]:
 def named(name: str) -> tuple[str, str]:
     """The two models of a pair of `pairs()`. Raises `ValueError` that lists the known pairs.
 
-    from entity_circuits.models.registry import named
+    For example:
 
-    print(named("goat-7b"))  # ('llama-7b', 'goat-7b')
+        from entity_circuits.models.registry import named
+
+        print(named("goat-7b"))  # ('llama-7b', 'goat-7b')
     """
     known = pairs()
     if name not in known:

@@ -56,11 +56,11 @@ def evaluate(subject: Subject, prompts: Prompts, *, share_context: bool = True, 
     prompts that are run together, but a context is never split. Raises `NotImplementedError` for a model that
     rescales its logits after the output matrix. Paper: section 3, and the full-model column of Table 1.
 
-        from entity_circuits import boxes, models, statistics
+        from entity_circuits import models, statistics, tasks
         from entity_circuits.runs import answers
 
         subject = models.load("qwen2.5-coder-0.5b")
-        p = boxes.prompts(subject, n=14, split="evaluation")
+        p = tasks.default.prompts(subject, n=14, split="evaluation")
         result = answers.evaluate(subject, p)
         print(statistics.estimate(result.correct, p.contexts))
     """

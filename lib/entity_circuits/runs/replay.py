@@ -298,3 +298,15 @@ Executor = Callable[..., Outcome]
 
 EXECUTORS: dict[Method, Executor] = {"replay": replay, "definition": definition.rerun}
 """Both ways to carry out edits, by name. They give the same numbers: a check of the one by the other is one word."""
+
+
+def executor(method: str) -> Executor:
+    """The way to carry out edits that has this name. Raises `ValueError` that names both for another.
+
+    from entity_circuits import replay
+
+    print(replay.executor("definition").__name__)
+    """
+    if method not in EXECUTORS:
+        raise ValueError(f"no method called {method!r}: one of {', '.join(map(repr, EXECUTORS))}")
+    return EXECUTORS[method]

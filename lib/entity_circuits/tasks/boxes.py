@@ -11,16 +11,16 @@ import itertools
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor
 
 from ..heads import GROUPS
 from ..models.subject import Subject
 from . import vocabulary
-from .prompts import Prompts as AnyPrompts
+from .questions import Prompts as Prompts
+from .questions import of as of
 from .rounds import Experiment, Round
 from .rows import dataset_of
 from .worlds import TEMPLATES as TEMPLATES
@@ -47,89 +47,6 @@ ROUNDS = (
 values of the last round be heard everywhere. Paper: section 4.2."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Prompts(AnyPrompts):
-    """n prompts about equally many boxes, tokenised, with their positions. Tensors are int64, one row a prompt.
-
-    `answer_ids` (n,) is the token of the queried object, -1 where the asked label belongs to no box. `object_ids` (n,
-    boxes) are the tokens of all objects in order of mention, the choices. Positions are indices into a row: `last` the
-    final token, `query` the asked label in the query, `prev` the label of box `queries[i]` in the context (the same
-    label, unless the asked one belongs to no box), `object` the object of that box. `contexts` numbers the worlds:
-    prompts with the same number share a world.
-    """
-
-    worlds: tuple[World, ...]
-    queries: tuple[int, ...]
-    asked: tuple[str, ...]
-    templates: tuple[Template, ...]
-    object_ids: Tensor
-    query: Tensor
-    prev: Tensor
-    object: Tensor
-
-    def __post_init__(self) -> None:
-        named = {"query": self.query, "prev": self.prev, "object": self.object}
-        vars(self).update(positions=named, choice_ids=self.object_ids)  # frozen: the same again, by the general names
-
-    @property
-    def boxes(self) -> int:
-        return len(self.worlds[0].objects)
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        rows = zip(self.templates, self.worlds, self.asked, strict=True)
-        return tuple(template.text(world, label) for template, world, label in rows)
-
-    def columns(self) -> dict[str, list[Any]]:
-        """`asked`: the queried boxes, counted from 1."""
-        return {"asked": [box + 1 for box in self.queries]}
-
-    def _named(self, name: str) -> Tensor | None:
-        """Beside single positions: `other labels` and `other objects`, those of the boxes that are not asked for;
-        `earlier` and `later` ones, mentioned before and after the queried box."""
-        which, _, kind = name.partition(" ")
-        if which not in ("other", "earlier", "later") or kind not in ("labels", "objects"):
-            return super()._named(name)
-        device = self.last.device
-        # The n-th object of the world stands before the query, once; its label stands as far from it as `prev` does.
-        inside = torch.arange(self.input_ids.shape[1], device=device) < self.query[:, None]
-        hits = (self.input_ids[:, None] == self.object_ids[:, :, None]) & inside[:, None]
-        found = hits.int().argmax(-1)
-        found = found + (self.prev - self.object)[:, None] if kind == "labels" else found
-        box, asked = torch.arange(self.boxes, device=device), torch.tensor(self.queries, device=device)[:, None]
-        chosen = {"other": box != asked, "earlier": box < asked, "later": box > asked}[which]
-        return found.masked_fill(~chosen, -1)
-
-    def random_keys(self, tokenizer: Any, seed: int = 0) -> Tensor:
-        """(n,) int64: for each prompt, a token of its statements drawn at random, but never one that may matter.
-
-        Left out are the first token of the prompt, the full stop, the query, and the queried box's own object and
-        label. A key depends only on the seed and its own prompt. The official code may draw any of these tokens.
-
-            assert (p.random_keys(subject.tokenizer) < p.query).all()
-        """
-        found = []
-        for row, (template, world) in enumerate(zip(self.templates, self.worlds, strict=True)):
-            statements = template.context(world).removesuffix(template.end)
-            ids = tokenizer(statements)["input_ids"]
-            if self.input_ids[row, : len(ids)].tolist() != list(ids):
-                raise ValueError(f"the tokenizer joins words at the end of the statements of prompt {row}")
-            relevant = {0, int(self.object[row]), int(self.prev[row])}
-            draw = random.Random(json.dumps(["knockout", seed, world.objects, world.labels, self.asked[row]]))
-            found.append(draw.choice([place for place in range(len(ids)) if place not in relevant]))
-        return torch.tensor(found, device=self.last.device)
-
-
-def of(some: AnyPrompts) -> Prompts:
-    """Prompts that are ones about boxes. Raises `ValueError` for those of another task.
-
-    print(boxes.of(recording.prompts).queries)
-    """
-    if not isinstance(some, Prompts):
-        raise ValueError(f"this is about boxes: it needs prompts of that task, not {type(some).__module__} ones")
-    return some
-
-
 def prompts(
     subject: Subject,
     n: int,
@@ -138,14 +55,23 @@ def prompts(
     split: Split = "discovery",
     template: str | Template = "object_first",
 ) -> Prompts:
-    """Draw `n` prompts for a model, all queries of a context together, from contexts of one split.
+    """Draw prompts for a model, all queries of a context together, from contexts of one split.
 
-    `boxes` is 2 to 10; `n` a multiple of it, so that every position of the queried box is asked equally often. The
-    first prompts for a larger `n` are those for a smaller one. Raises `ValueError` before any model runs when the
-    request cannot be met, or when the tokenizer splits too many objects or labels. Paper: section 3.
+    Args:
+        subject: the model whose tokenizer reads them.
+        n: a multiple of `boxes`, so that every position of the queried box is asked equally often.
+        boxes: 2 to 10.
+        seed: of the draws; the first prompts for a larger `n` are those for a smaller one.
+        split: of the contexts.
+        template: how they are written: a name of `TEMPLATES`, or a `Template`.
+
+    Raises `ValueError` before any model runs when the request cannot be met, or when the tokenizer splits too many
+    objects or labels. Paper: section 3.
+
+        from entity_circuits import boxes, models
 
         subject = models.load("qwen2.5-coder-0.5b")
-        p = boxes.prompts(subject, n=70, boxes=7, seed=0)
+        p = boxes.prompts(subject, n=14, boxes=7, seed=0)
         print(p.texts[0], p.answer_ids[0])
     """
     if not 2 <= boxes <= 10:
@@ -172,14 +98,22 @@ def from_worlds(
     asked: Sequence[str] | None = None,
     template: str | Template | Sequence[Template] = "object_first",
 ) -> Prompts:
-    """Write and tokenise one prompt a world: it asks for box `queries[i]`, or for the label `asked[i]` instead.
+    """Write and tokenise one prompt a world.
 
-    An asked label that no box has makes the answer -1; `prev` and `object` are then those of box `queries[i]`. With one
-    template a world, prompts may differ in length. Raises `ValueError` if the asked label is another box's, or if a
-    position cannot be found from the token ids.
+    Args:
+        subject: the model whose tokenizer reads them.
+        worlds: n worlds with equally many boxes.
+        queries: for each, the box that is asked for, from 0.
+        asked: for each, the label that is asked for instead; one that no box has makes the answer -1, and `prev` and
+            `object` are then those of box `queries[i]`.
+        template: one for all, by name or itself, or one a world: prompts may then differ in length.
 
-        world = boxes.World(("apple", "cup"), ("F", "Q"))
-        p = boxes.from_worlds(subject, [world], [0])
+    Raises `ValueError` if the asked label is another box's, or if a position cannot be found from the token ids.
+
+        from entity_circuits import boxes, models
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        p = boxes.from_worlds(subject, [boxes.World(("apple", "cup"), ("F", "Q"))], [0])
         assert p.texts[0].endswith("Box F contains the")
     """
     if isinstance(template, str):
@@ -258,8 +192,10 @@ def noise(subject: Subject, base: Prompts, seed: int = 0) -> Prompts:
     reordered. Raises `ValueError` if the tokenizer has too few words. Paper: section 4.1; the official code may repeat
     words and letters, and redraws the box for every head (artefact B5).
 
-        base = boxes.prompts(subject, n=70)
-        source = boxes.noise(subject, base)
+        from entity_circuits import boxes, models
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        source = boxes.noise(subject, boxes.prompts(subject, n=14))
         assert (source.answer_ids == -1).all()
     """
     tokenizer, count = subject.tokenizer, base.boxes
@@ -277,9 +213,14 @@ def noise(subject: Subject, base: Prompts, seed: int = 0) -> Prompts:
 
 
 def experiment(subject: Subject, n: int = 70, boxes: int = 7, seed: int = 0) -> Experiment:
-    """What the paper's circuit is looked for on: `n` prompts of the discovery split, their `noise`, the four rounds.
+    """What the paper's circuit is looked for on.
 
-    found = path_patching.discover(subject, boxes.experiment(subject, n=14))
+    `n` prompts of the discovery split, their `noise`, and the four rounds. Paper: section 4.2.
+
+        from entity_circuits import boxes, models
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        print(boxes.experiment(subject, n=7).source.texts[0])
     """
     base = prompts(subject, n, boxes, seed, split="discovery")
     return Experiment(
@@ -293,7 +234,10 @@ def for_means(subject: Subject, n: int = 200, boxes: int = 7, seed: int = 0) -> 
     So their mean holds the format and the position, but no object, label or question. Paper: section 4 and its
     appendix; the official code takes 500 contexts, those of its evaluation among them.
 
-        m = ablation.means(subject, boxes.for_means(subject, n=50))
+        from entity_circuits import boxes, models
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        print(boxes.for_means(subject, n=20).texts[0])
     """
     letters = sorted(vocabulary.require(subject.tokenizer, vocabulary.LABELS, boxes + 1, "box labels"))
     drawn = list(itertools.islice(worlds(subject.tokenizer, boxes, seed, "means"), n))
@@ -303,10 +247,7 @@ def for_means(subject: Subject, n: int = 200, boxes: int = 7, seed: int = 0) -> 
 
 
 def to_dataset(prompts: Prompts) -> "Dataset":
-    """The prompts as a Hugging Face dataset: worlds, text, answer and split. `from_dataset` undoes it.
-
-    boxes.to_dataset(p).to_json("prompts.jsonl")
-    """
+    """The prompts as a Hugging Face dataset: worlds, text, answer and split. `from_dataset` undoes it."""
     rows = zip(
         prompts.worlds,
         prompts.queries,

@@ -69,6 +69,7 @@ class Rewritten(Template):
     odd_statement: str = ""
 
     def context(self, world: World) -> str:
+        """As `Template.context`, with these words and this statement."""
         pairs = enumerate(zip(world.objects, world.labels, strict=True))
         written = [
             (self.odd_statement if index == self.odd else self.statement).format(object=word, label=label)
@@ -86,20 +87,30 @@ def triples(
     seed: int = 0,
     split: Split = "training",
 ) -> Triples:
-    """Draw `n` triples. Each context is asked about every box in turn, so that its tokens need to be run only once.
+    """Draw triples. Each context is asked about every box in turn, so that its tokens need to be run only once.
+
+    Args:
+        subject: the model whose tokenizer reads them.
+        desideratum: one of `HYPOTHESES` or `ADDITIONAL`.
+        n: how many; the first for a larger `n` are those for a smaller one.
+        boxes: 3 to 10.
+        seed: of the draws.
+        split: of all contexts, see `SPLITS`.
 
     The source is another context of the same split, one for each base context, and asks for another position than the
     base. No object is in both contexts. No label is either, except for `label`: there the source has the labels of the
     base in another order, so that the one it asks for is that of a third position in the base. `object` has the pairs
     of `position` and another target; the additional desiderata have the same contexts too, written otherwise, and the
     same pairs where their fifth candidate allows it. Only words inserted in the source are new, and they are in neither
-    context. The first triples for a larger `n` are those for a smaller one. Raises `ValueError` before any model runs
-    for an unknown desideratum, fewer than three boxes, or a tokenizer with too few words. Paper: section 5 and its
-    appendix; the official pairs do not separate the hypotheses (artefacts B1 and B4).
+    context. Raises `ValueError` before any model runs for an unknown desideratum, another number of boxes, or a
+    tokenizer with too few words. Paper: section 5 and its appendix; the official pairs do not separate the hypotheses
+    (artefacts B1 and B4).
 
-        t = desiderata.triples(subject, "position", n=98, split=desiderata.SPLITS["test"])
-        print(t.base.texts[0], t.source.texts[0])
-        print(subject.tokenizer.decode(t.targets[0]))
+        from entity_circuits import desiderata, models
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        t = desiderata.triples(subject, "position", n=7, split=desiderata.SPLITS["test"])
+        print(t.base.texts[0], t.source.texts[0], subject.tokenizer.decode(t.targets[0]))
     """
     if desideratum not in HYPOTHESES + ADDITIONAL:
         raise ValueError(f"no desideratum called {desideratum!r}: one of {', '.join(HYPOTHESES + ADDITIONAL)}")
@@ -198,10 +209,7 @@ def _written(desideratum: str, place: int, word: str, extra: list[str]) -> Templ
 
 
 def to_dataset(triples: Triples) -> "Dataset":
-    """The triples as a Hugging Face dataset: both prompts, their worlds and queries, the target and all candidates.
-
-    desiderata.to_dataset(t).to_json("position.jsonl")
-    """
+    """The triples as a Hugging Face dataset: both prompts, their worlds and queries, the target and all candidates."""
     rows = []
     for index in range(len(triples)):
         row: dict[str, object] = {"desideratum": triples.desideratum}

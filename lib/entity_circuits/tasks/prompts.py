@@ -140,7 +140,9 @@ def from_texts(
     Raises `ValueError`, naming the text, for a continuation that is not one token, a piece that is not there or stands
     there several times, and lists of other lengths.
 
-        texts = ["The cup is in Box F. Box F contains the"]
+        from entity_circuits import models, prompts
+
+        subject, texts = models.load("qwen2.5-coder-0.5b"), ["The cup is in Box F. Box F contains the"]
         p = prompts.from_texts(subject, texts, [" cup"], positions={"object": "cup"})
         print(p.position("object"), p.answer_ids)
     """

@@ -19,8 +19,10 @@ class Round:
     the only position at which changed keys and values are heard (None: at every later token). `share` of the model's
     heads, at least one, are handed to the next round, unless told otherwise. Paper: section 4.2.
 
+        from entity_circuits.tasks import rounds
+
         movers = rounds.Round("name movers", "last")
-        sources = rounds.Round("S-inhibition", "last", into="name movers", through="q")
+        print(movers, rounds.Round("S-inhibition", "last", into="name movers", through="q"))
     """
 
     name: str

@@ -38,11 +38,13 @@ class _Unrotated(nn.Module):
 
 
 def subject() -> Subject:
-    """The toy as a Subject in float64: 3 layers of 2 heads, 5 words. It needs no download and has no tokenizer.
+    """The toy as a Subject in float64: 3 layers of 2 heads, 5 words.
 
-    s = toy.subject()
-    p = toy.prompts("apple")
-    print(runs.run(s, p).logprob.exp())   # e^3 / (e^3 + 4) = 0.834
+    It needs no download and has no tokenizer.
+
+        from entity_circuits import runs, toy
+
+        print(runs.run(toy.subject(), toy.prompts("apple")).logprob.exp())  # e^3 / (e^3 + 4) = 0.834
     """
     config = LlamaConfig(
         vocab_size=len(WORDS),

@@ -28,8 +28,8 @@ class Triples:
     def __post_init__(self) -> None:
         if len(self.base) != len(self.source):
             raise ValueError(f"one source prompt a base prompt is needed: {len(self.base)} and {len(self.source)}")
-        if tuple(self.candidates.shape) != (len(self.base), len(self.names)) or len(self.targets) != len(self.base):
-            raise ValueError(f"each of {len(self.base)} pairs needs a target and an answer for each of {self.names}")
+        if not len(self.candidates) == len(self.targets) == len(self.base):
+            raise ValueError(f"each of {len(self.base)} pairs needs a target and candidate answers")
 
     def __len__(self) -> int:
         return len(self.base)
@@ -75,8 +75,13 @@ def between(base: Prompts, source: Prompts) -> Triples:
 
     Raises `ValueError` for a pair with one answer, or none.
 
-        pairs = triples.between(p, p.select([1, 0]))
-        print(pairs.targets)
+        from entity_circuits import models, prompts
+        from entity_circuits.tasks import triples
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        texts = ["The cup is in F. F contains the", "The apple is in F. F contains the"]
+        p = prompts.from_texts(subject, texts, [" cup", " apple"])
+        print(triples.between(p, p.select([1, 0])).targets)
     """
     candidates = torch.stack((base.answer_ids, source.answer_ids), dim=1)
     if bool((candidates < 0).any()) or bool((candidates[:, 0] == candidates[:, 1]).any()):
