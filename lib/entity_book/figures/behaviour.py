@@ -47,12 +47,8 @@ def tokens(prompts: Prompts, row: int, tokenizer: Any) -> alt.LayerChart:
     word = base.mark_text(dy=-6, fontSize=12, color=INK).encode(text="token")
     role = named.mark_text(dy=10, fontSize=12, fontWeight="bold", color=INK).encode(text="name")
     found = ", ".join(f"{name} at {index} ({table.token[index]})" for index, name in sorted(names.items()))
-    return drawn(
-        [frame, word, role],
-        CELL * int(table.column.max() + 1),
-        LINE * int(table.line.max() + 1),
-        f"A prompt of {len(ids)} tokens, one statement a line. The four positions: {found}.",
-    )
+    words = f"A prompt of {len(ids)} tokens, one statement a line. The four positions: {found}."
+    return drawn([frame, word, role], CELL * int(table.column.max() + 1), LINE * int(table.line.max() + 1), words)
 
 
 def accuracy_by_boxes(table: pd.DataFrame) -> alt.LayerChart:
@@ -86,14 +82,12 @@ def errors_by_distance(table: pd.DataFrame) -> alt.LayerChart:
     bars = base.mark_bar(color=BLUE).encode(y=alt.Y("share:Q", title="share of these errors", axis=PERCENT))
     ticks = base.mark_tick(color=VERMILLION, thickness=3, size=24, opacity=1).encode(y="guess:Q")
     (peak,) = table.nlargest(1, "share").itertuples()
-    return drawn(
-        [bars, ticks],
-        WIDTH,
-        HEIGHT,
+    words = (
         "Bars: how often the wrongly named object stands that many boxes after (negative: before) the "
         f"right one, in {table['n'].sum()} such errors. Ticks: the same for a guess among the other objects. The most "
-        f"frequent distance is {peak.distance}, in {peak.share:.0%} of them, against {peak.guess:.0%} for a guess.",
+        f"frequent distance is {peak.distance}, in {peak.share:.0%} of them, against {peak.guess:.0%} for a guess."
     )
+    return drawn([bars, ticks], WIDTH, HEIGHT, words)
 
 
 def template_control(table: pd.DataFrame, boxes: int) -> alt.LayerChart:

@@ -40,14 +40,12 @@ def path_drawing() -> alt.LayerChart:
     point = alt.Chart(nodes).mark_point(filled=True, size=200, opacity=1)
     point = point.encode(**axes, color=colour, shape=shape, tooltip=["what", "note"])
     upward = streams(pd.DataFrame(places), axes, dy=16, fontWeight="bold")
-    return drawn(
-        [*upward, arms, changed.encode(**axes, order="order:Q", **QUIET), point],
-        300,
-        250,
+    words = (
         "Drawing of pass 1 of path patching: four residual streams, one for each position, going up. At "
         "query, a sender head's output is replaced; the change goes up this stream alone, through the MLPs, past heads "
-        "that are held at their recorded outputs, to a receiver head in a higher layer at the same position.",
+        "that are held at their recorded outputs, to a receiver head in a higher layer at the same position."
     )
+    return drawn([*upward, arms, changed.encode(**axes, order="order:Q", **QUIET), point], 300, 250, words)
 
 
 def head_map(table: pd.DataFrame, group: Group) -> alt.LayerChart:
@@ -65,14 +63,13 @@ def head_map(table: pd.DataFrame, group: Group) -> alt.LayerChart:
     cells = base.mark_rect().encode(color=alt.Color("score:Q", scale=scale, legend=legend))
     best = known.nsmallest(3, "score")
     mark = base.transform_filter(alt.FieldOneOfPredicate("head", list(best["head"])))
-    words = ", ".join(f"{row.head} {row.score:.3f}" for row in best.itertuples())
-    return drawn(
-        [cells, mark.mark_rect(filled=False, stroke="black", strokeWidth=2)],
-        250,
-        14 * table["layer"].nunique(),
+    mark = mark.mark_rect(filled=False, stroke="black", strokeWidth=2)
+    strongest = ", ".join(f"{row.head} {row.score:.3f}" for row in best.itertuples())
+    words = (
         f"Head map of group {LETTERS[group]}: score of each of {len(known)} heads that have a path; "
-        f"{len(table) - len(known)} have none and are left empty. Most negative: {words}.",
+        f"{len(table) - len(known)} have none and are left empty. Most negative: {strongest}."
     )
+    return drawn([cells, mark], 250, 14 * table["layer"].nunique(), words)
 
 
 def attention(table: pd.DataFrame) -> alt.Chart:

@@ -13,6 +13,7 @@ from .discovery import COLOURS, NAMES
 from .parts import PERCENT, QUIET, bands, bars, by_name, diagonal, drawn, estimates, numbers, spoken
 
 WIDTH, HEIGHT = 290, 250
+LINE = 0.07  # of the accuracy axis: the height of a line of letters below the knockout curves
 KINDS = {"ranking": (BLUE, "circle"), "same layers": (VERMILLION, "square"), "random": (NEUTRAL, "triangle-up")}
 """Circuits off the top of the rankings, and their two baselines of equal size: colour and shape."""
 
@@ -28,13 +29,11 @@ def places(table: pd.DataFrame) -> alt.LayerChart:
     base = alt.Chart(first).encode(y=by_name("place", first["place"]), tooltip=tips)
     x = alt.X("gain:Q", title="accuracy gained", axis=alt.Axis(format="+.0%"))
     best = first.iloc[0]
-    return drawn(
-        bars(base, x, ends, {"color": BLUE}),
-        WIDTH - 60,
-        18 * len(first),
+    words = (
         f"Accuracy gained over {start.accuracy:.2f} when all heads are kept at one more place, with 95% "
-        f"intervals. Most: {best.place}, {spoken(best.gain, best.gain_low, best.gain_high, '+.2f')}.",
+        f"intervals. Most: {best.place}, {spoken(best.gain, best.gain_low, best.gain_high, '+.2f')}."
     )
+    return drawn(bars(base, x, ends, {"color": BLUE}), WIDTH - 60, 18 * len(first), words)
 
 
 def growth(table: pd.DataFrame, lines: Mapping[str, float]) -> alt.LayerChart:
@@ -80,13 +79,11 @@ def completeness(table: pd.DataFrame) -> alt.LayerChart:
     points = base.mark_point(filled=True, size=55, opacity=0.9).encode(color=colour, shape=shape)
     names = base.transform_filter("datum.kind == 'group'").mark_text(dx=9, align="left", color=INK)
     gap = table[table["kind"] == "random set"]["incompleteness"].abs()
-    return drawn(
-        [line, points, names.encode(text="removed")],
-        WIDTH - 40,
-        WIDTH - 40,
+    words = (
         "Accuracy of the model against that of the circuit, each without a set of heads K. "
-        f"Mean distance over {len(gap)} random sets: {gap.mean():.2f}.",
+        f"Mean distance over {len(gap)} random sets: {gap.mean():.2f}."
     )
+    return drawn([line, points, names.encode(text="removed")], WIDTH - 40, WIDTH - 40, words)
 
 
 def minimality(table: pd.DataFrame) -> alt.LayerChart:
@@ -100,16 +97,12 @@ def minimality(table: pd.DataFrame) -> alt.LayerChart:
     base = alt.Chart(table).encode(y=by_name("name", table["name"]), tooltip=tips)
     x = alt.X("loss:Q", title="accuracy lost with the head", axis=alt.Axis(format="+.0%"))
     (best,) = table.nlargest(1, "loss").to_dict("records")
-    return drawn(
-        bars(base, x, ("low", "high"), color=alt.Color("letter:N", title="group", scale=colours)),
-        WIDTH - 60,
-        18 * len(table),
+    layers = bars(base, x, ("low", "high"), color=alt.Color("letter:N", title="group", scale=colours))
+    words = (
         "Accuracy lost when each head is taken away after its stand-ins, with 95% intervals. "
-        f"Most: {best['name']}, {best['loss']:+.2f}; {int((table['loss'] <= 0).sum())} of {len(table)} cost nothing.",
+        f"Most: {best['name']}, {best['loss']:+.2f}; {int((table['loss'] <= 0).sum())} of {len(table)} cost nothing."
     )
-
-
-LINE = 0.07  # of the accuracy axis: the height of a line of letters below the curves
+    return drawn(layers, WIDTH - 60, 18 * len(table), words)
 
 
 def knockout_curves(frame: pd.DataFrame, circuit: Circuit | None = None) -> alt.LayerChart:
@@ -146,17 +139,15 @@ def knockout_curves(frame: pd.DataFrame, circuit: Circuit | None = None) -> alt.
         letters = alt.Chart(pd.DataFrame(marks)).mark_text(fontWeight="bold", color=COLOURS[group], text=LETTERS[group])
         layers.append(letters.encode(x="start:Q", y="value:Q", tooltip=["group:N", "heads:N"]))
     ends = [table[table["start"] == place].set_index("path")["value"] for place in (first, end)]
-    words = "; ".join(f"{path} {ends[0][path]:.2f} and {ends[1][path]:.2f}" for path in domain)
+    told = "; ".join(f"{path} {ends[0][path]:.2f} and {ends[1][path]:.2f}" for path in domain)
     spans = [(LETTERS[group], sorted(head.layer for head in members)) for group, members in held.items()]
     where = ", ".join(f"{letter} in layers {layers[0]} to {layers[-1]}" for letter, layers in spans)
-    return drawn(
-        layers,
-        WIDTH,
-        HEIGHT,
+    words = (
         "Attention knockout: accuracy, with 95% bands, over the layer from which on a path is cut. "
-        f"Cut from layer {first} and from layer {end} on: {words}. n = {int(frame['n'].iloc[0])}."
-        + (f" Heads of the circuit: {where}." if where else ""),
+        f"Cut from layer {first} and from layer {end} on: {told}. n = {int(frame['n'].iloc[0])}."
+        + (f" Heads of the circuit: {where}." if where else "")
     )
+    return drawn(layers, WIDTH, HEIGHT, words)
 
 
 def mirrored_impact(frame: pd.DataFrame, names: tuple[str, str] = ("one", "the other")) -> alt.LayerChart:
@@ -196,12 +187,10 @@ def mirrored_impact(frame: pd.DataFrame, names: tuple[str, str] = ("one", "the o
     strongest = zip(frame["head"], frame["score"], beside, strict=False)
     best = ", ".join(f"{head} {score:.2f} ({other})" for head, score, other in strongest) or "none"
     both = int((frame["in_one"] & frame["in_other"]).sum())
-    return drawn(
-        [both_ways, zero],
-        WIDTH + 20,
-        HEIGHT,
+    words = (
         f"Causal impact of the {len(frame)} heads that act most strongly in {names[0]}, upwards, and their "
         f"impact in {names[1]}, downwards. Strongest, with the score in {names[1]} in brackets: {best}. "
         f"{int(frame['in_one'].sum())} are in the circuit of {names[0]}, {int(frame['in_other'].sum())} in that of "
-        f"{names[1]}, {both} in both.",
+        f"{names[1]}, {both} in both."
     )
+    return drawn([both_ways, zero], WIDTH + 20, HEIGHT, words)

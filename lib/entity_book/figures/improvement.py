@@ -74,15 +74,13 @@ def drawing() -> alt.LayerChart:
         points.encode(**axes, color=colour, shape=shape, tooltip=["group", "what"]),
         alt.Chart(nodes).mark_text(dx=12, dy=-13, color=INK).encode(**axes, text="group:N", **QUIET),
     ]
-    return drawn(
-        layers,
-        330,
-        230,
+    words = (
         "Drawing of cross-model patching: the residual streams of two models side by side, at prev, query "
         "and last. The output of group B at the last token is read in the fine-tuned model's own run and put in its "
         "place in the base model; what stands above it there, group A and the answer, is computed anew, and all else "
-        "stays as in the base model's own run.",
+        "stays as in the base model's own run."
     )
+    return drawn(layers, 330, 230, words)
 
 
 def bars(table: pd.DataFrame, into: str = "base") -> alt.FacetChart:

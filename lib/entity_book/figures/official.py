@@ -54,14 +54,12 @@ def snapshots(looks: pd.DataFrame, selected: int, accuracy: float) -> alt.LayerC
     dots = every.mark_point(filled=True, size=35, color=NEUTRAL, opacity=0.8)
     chosen = alt.Chart(marks).mark_point(size=160, strokeWidth=3, opacity=1)
     chosen = chosen.encode(x=x, y=y, color=colour, shape=shape, tooltip=["kind:N", *tips])
-    return drawn(
-        [line, dots, chosen],
-        WIDTH,
-        HEIGHT,
+    words = (
         f"{len(looks)} snapshots of one mask, from {looks['heads'].min()} to {looks['heads'].max()} heads. The "
         f"official rule saves {int(saved['heads'])} heads (accuracy {float(saved['accuracy']):.2f}); the corrected "
-        f"one selects {selected} ({accuracy:.2f}).",
+        f"one selects {selected} ({accuracy:.2f})."
     )
+    return drawn([line, dots, chosen], WIDTH, HEIGHT, words)
 
 
 def two_runs(points: pd.DataFrame) -> alt.HConcatChart:

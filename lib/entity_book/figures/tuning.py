@@ -49,14 +49,12 @@ def by_position(table: pd.DataFrame, boxes: int) -> alt.LayerChart:
     )
     y = alt.Y("value:Q", title="accuracy (top-1)", axis=PERCENT, scale=alt.Scale(domain=[0, 1]))
     means = table.groupby("kind", sort=False)["value"].mean()
-    return drawn(
-        [level("chance", 1 / boxes), *estimates(base, y, 50, color=colour, shape=shape)],
-        WIDTH,
-        HEIGHT,
+    words = (
         f"Accuracy by place of the queried box among {boxes}, with 95% intervals. Means over places: "
         + ", ".join(f"{kind} {value:.2f}" for kind, value in means.items())
-        + ".",
+        + "."
     )
+    return drawn([level("chance", 1 / boxes), *estimates(base, y, 50, color=colour, shape=shape)], WIDTH, HEIGHT, words)
 
 
 def conditions(table: pd.DataFrame) -> alt.FacetChart:
