@@ -184,7 +184,7 @@ class ClaimsTable(SphinxDirective):
 
 
 class Quoted(SphinxRole):
-    """`` {finding}`accuracy/base` ``: a number of another chapter, as the chapter that sums up read it."""
+    """The role `finding`, around a key such as `accuracy/base`: a number of another chapter, as it was handed over."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         """The number with its interval; where there is none, because nothing was tested, the words that say so."""
