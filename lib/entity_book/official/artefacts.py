@@ -4,7 +4,7 @@ Every function takes what a chapter has made already (recordings, pairs, masks, 
 the same public functions (`inputs`), and gives rows: `artefact`, `what`, `quantity`, `official` and
 `corrected` with `_low` and `_high` where there is an interval, `n` and `touches`, the conclusion that is concerned.
 
-    rows = official.table([official.floor(pairs, groups), official.label_token(pairs, heads, "query")])
+    rows = artefacts.table([artefacts.floor(pairs, groups), artefacts.label_token(pairs, heads, "query")])
 """
 
 import math
@@ -59,7 +59,7 @@ COLUMNS = (
 def table(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
     """The rows of several artefacts in one table, in the order B1 to B19.
 
-    print(official.table([rows_of_b9, rows_of_b1])[["artefact", "quantity", "official", "corrected"]])
+    print(artefacts.table([rows_of_b9, rows_of_b1])[["artefact", "quantity", "official", "corrected"]])
     """
     whole = pd.concat(list(parts), ignore_index=True)
     return whole.sort_values("artefact", key=lambda x: x.map(list(ARTEFACTS).index), kind="stable", ignore_index=True)
@@ -68,7 +68,7 @@ def table(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
 def said(rows: pd.DataFrame, index: int = 0) -> str:
     """One row in words, for the text of a page.
 
-    print(official.said(official.label_token(pairs, {"C": heads}, "query"), 2))
+    print(artefacts.said(artefacts.label_token(pairs, {"C": heads}, "query"), 2))
     """
     row = rows.iloc[index]
     return f"{_cell(row, 'official')} officially, {_cell(row, 'corrected')} corrected"
@@ -77,7 +77,7 @@ def said(rows: pd.DataFrame, index: int = 0) -> str:
 def words(rows: pd.DataFrame) -> pd.DataFrame:
     """The same rows to be read: each side with its interval in one cell of text, a dash where there is no number.
 
-    print(official.words(official.table([rows_of_b1])))
+    print(artefacts.words(artefacts.table([rows_of_b1])))
     """
     sides = {kind: [_cell(row, kind) for _, row in rows.iterrows()] for kind in ("official", "corrected")}
     return rows[["artefact", "what", "quantity"]].assign(**sides, n=rows["n"], touches=rows["touches"])
@@ -123,7 +123,7 @@ def floor(pairs: Pairs, groups: Mapping[Group, Sequence[Head]], *, seed: int = 0
     them. A row for the share of equal positions (over `draws` of official pairs, which need not be run), one for the
     answers without any patch, and one a group.
 
-        official.floor(pairs, circuit.groups)
+        artefacts.floor(pairs, circuit.groups)
     """
     theirs, ours = official_pairs.borrowed(pairs, "position", seed), pairs.towards("position")
     base, source = boxes.of(ours.triples.base), boxes.of(ours.triples.source)
@@ -168,7 +168,7 @@ def label_token(pairs: Pairs, sets: Mapping[str, Sequence[Head]], position: Posi
 
     A row for the share of targets that are tokens of an answer, one for "no patch" and one for each set of heads.
 
-        official.label_token(pairs, {"position_detector": circuit.groups["position_detector"]}, "query")
+        artefacts.label_token(pairs, {"position_detector": circuit.groups["position_detector"]}, "query")
     """
     ours = official_pairs.borrowed(pairs, "label", seed)
     given = ours.triples
@@ -186,7 +186,7 @@ def padded(pairs: Pairs, heads: Sequence[Head], position: Position = "last") -> 
     """B3: sources of other lengths (the queried statement in another order), read at positions counted from the padded
     end and at each prompt's own. Runs the rewritten sources once, padding as text.
 
-        official.padded(pairs, circuit.groups["position_transmitter"])
+        artefacts.padded(pairs, circuit.groups["position_transmitter"])
     """
     given = official_pairs.altered_order(pairs.subject, pairs.triples)
     widened = replace(given, source=official_pairs.from_the_end(boxes.of(given.source)))
@@ -204,7 +204,7 @@ def padded(pairs: Pairs, heads: Sequence[Head], position: Position = "last") -> 
 def other_position(pairs: Pairs, heads: Sequence[Head]) -> pd.DataFrame:
     """B12: group D patched from the base's `prev` in the source, and from the source's own. Runs the sources again.
 
-    official.other_position(pairs, circuit.groups["structure_reader"])
+    artefacts.other_position(pairs, circuit.groups["structure_reader"])
     """
     given, base, source = pairs.triples, boxes.of(pairs.triples.base), boxes.of(pairs.triples.source)
     moved = replace(given, source=replace(source, prev=base.prev))
@@ -220,7 +220,7 @@ def other_position(pairs: Pairs, heads: Sequence[Head]) -> pd.DataFrame:
 def unseeded(pairs: Pairs, heads: Sequence[Head], position: Position, *, draws: int = 10) -> pd.DataFrame:
     """B11: official pairs drawn again and again from the same prompts. The spread is highest minus lowest accuracy.
 
-    official.unseeded(pairs, circuit.groups["position_transmitter"], "last")
+    artefacts.unseeded(pairs, circuit.groups["position_transmitter"], "last")
     """
 
     def accuracy(seed: int) -> float:
@@ -239,7 +239,7 @@ def training_positions(
     As there, row i takes that of row i modulo 32 of the training batch, and the validation rows begin `shift` rows
     later: with contexts asked about every box in turn, it is the right one in a seventh of the batches.
 
-        official.training_positions(train.triples.base, validation, circuit.groups["structure_reader"])
+        artefacts.training_positions(train.triples.base, validation, circuit.groups["structure_reader"])
     """
     ours = official_pairs.borrowed(validation, "position", seed)
     rows = (torch.arange(len(validation)) % 32 - shift) % len(train)
@@ -285,7 +285,7 @@ def snapshots(mask: Mask, validation: Pairs, *, every: int = 4, steps: int = 64)
 def best_of_snapshots(mask: Mask, looks: pd.DataFrame, test: Pairs) -> pd.DataFrame:
     """B9: the heads of the saved snapshot against those that `dcm.learn` selects, and both on other pairs.
 
-    official.best_of_snapshots(mask, official.snapshots(mask, validation), test)
+    artefacts.best_of_snapshots(mask, artefacts.snapshots(mask, validation), test)
     """
     saved = looks[looks["official"]].iloc[0]
     heads = [Head.parse(name) for name in saved["patched"].split(", ") if name]
@@ -303,7 +303,7 @@ def cross_model(base: Recording, tuned: Recording, groups: Mapping[Group, Sequen
     the base's own then). B15: queries of D, written for the whole batch at each example's `prev`, so that the last
     example's is what stays. A row for each, and one for how many heads or prompts are concerned. Paper: section 6.
 
-        official.cross_model(runs.record(base, p), runs.record(tuned, p), circuit.groups)
+        artefacts.cross_model(runs.record(base, p), runs.record(tuned, p), circuit.groups)
     """
     prompts = boxes.of(base.prompts)
     a, b, d = (tuple(groups[name]) for name in ("value_fetcher", "position_transmitter", "structure_reader"))

@@ -1,7 +1,6 @@
-"""Circuits as data: what was found in which model by which command, in one file each, and how two of them compare.
+"""Circuits as data: what was found in which model by which command, in one file each.
 
-A file holds a circuit and the score of every head in all four rounds. Two circuits are compared group by group: which
-heads they share, how many random sets of these sizes would share, and whether they rank all heads alike.
+A file holds a circuit and the score of every head in all rounds.
 """
 
 import json

@@ -38,7 +38,7 @@ def live(subject: Subject, prompts: Prompts, circuits: Sequence[Kept]) -> tuple[
             heads.require(some, subject.layers, subject.heads, f"at {place}")
             for head in some:
                 keep[index, head.layer, head.head] = True
-        for column in positions(prompts, place).unbind(1):
+        for column in prompts.places(place).unbind(1):
             for known, (other, there) in enumerate(columns):
                 same = (column == there) & (column >= 0)
                 if bool(same.all()):
@@ -94,7 +94,7 @@ def removal(subject: Subject, prompts: Prompts, removed: Kept, means: Means) -> 
     means.require(prompts)
     found = []
     for place, numbers in removed.items():
-        for column in positions(prompts, place).unbind(1):
+        for column in prompts.places(place).unbind(1):
             if bool((column < 0).any()):
                 raise ValueError(f"{place!r} is missing in some of the prompts: heads cannot be removed there")
             for layer, some in heads.by_layer(heads.of(numbers)).items():

@@ -5,13 +5,9 @@ import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from . import vocabulary
-
-if TYPE_CHECKING:
-    pass
-
 
 Split = Literal["discovery", "pruning", "means", "training", "evaluation"]
 
