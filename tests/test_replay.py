@@ -3,7 +3,9 @@
 import copy
 import gc
 import weakref
+from dataclasses import replace
 
+import families
 import pytest
 import tiny
 import torch
@@ -154,6 +156,27 @@ def test_a_model_of_an_unknown_type_that_does_not_do_what_edits_say_is_refused_b
     base = boxes.prompts(subject, n=3, boxes=3)
     with pytest.raises(RuntimeError, match="a cut leaks"):
         runs.run(subject, base, [Edit("score", 1, (0,), base.last, key=base.query)])
+
+
+def test_an_unknown_type_that_dies_of_an_edit_is_refused_by_name():
+    config = transformers.OlmoeConfig(**{**families.SHAPE, "num_experts": 2, "num_experts_per_tok": 1})
+    subject = wrap(transformers.OlmoeForCausalLM(config), tiny.tokenizer())
+    base = boxes.prompts(subject, n=3, boxes=3)
+    with pytest.raises(RuntimeError, match="is a OlmoeForCausalLM, which is not known here"):
+        runs.run(subject, base, [Edit("score", 1, (0,), base.last, key=base.query)])
+
+
+def test_prompts_that_do_not_fit_the_model_are_refused_before_it_runs():
+    base, _ = setting()
+    base.subject.model.config.max_position_embeddings = 10
+    foreign = replace(base.prompts, input_ids=base.prompts.input_ids + 10_000)
+    for run in (runs.run, runs.record):
+        with pytest.raises(ValueError, match="was made for 10 at most"):
+            run(base.subject, base.prompts)
+        base.subject.model.config.max_position_embeddings = 512
+        with pytest.raises(ValueError, match="make the prompts with its own tokenizer"):
+            run(base.subject, foreign)
+        base.subject.model.config.max_position_embeddings = 10
 
 
 class Deaf(Qwen2Attention):

@@ -22,7 +22,7 @@ from ..tasks.prompts import Prompts
 from .attention_inputs import require_something_heard
 from .edits import Edit, Outcome, Read, check, heard_together
 from .projected import projected_at, put_together, taken_apart
-from .recording import Recording, inputs_of, wrapped
+from .recording import Recording, inputs_of, require_room, wrapped
 
 GROUPED = ("num_key_value_groups", "num_key_value_heads")
 """What an attention is told about groups of query heads that share keys and values."""
@@ -62,6 +62,7 @@ def run(
     for edit in edits:
         check(edit, subject, prompts)
     heard_together(edits)
+    require_room(subject, prompts)
     require_something_heard(subject, prompts, edits)
     if edits and not forms.of(subject.model).replay:
         _check_once(subject, prompts)
@@ -195,7 +196,7 @@ def _forward(
     chosen = final.gather(1, targets.clamp(min=0)).masked_fill(targets < 0, torch.nan)
     total = final.logsumexp(-1, keepdim=True)
     reads = tuple(taken[index][None] for index in range(len(read)))
-    return Outcome(chosen[None], (chosen - total)[None], final.argmax(-1)[None], reads)
+    return Outcome(chosen[None], (chosen - total).clamp(max=0)[None], final.argmax(-1)[None], reads)
 
 
 def _edited(slices: Tensor, edits: Sequence[Edit], rows: Tensor) -> Tensor:
@@ -266,7 +267,7 @@ def _check_once(subject: Subject, prompts: Prompts) -> None:
     def forward(edits: list[Edit], read: list[Read]) -> Outcome:
         return _forward(subject, first, edits, read, targets)
 
-    with torch.no_grad():
+    with torch.no_grad(), _as_refusal(subject):
         places = [Read(site, layer, early) for layer in range(subject.layers) for site in ("k", "v")]
         clean = forward([], places)
         same = [Edit(at.site, at.layer, heads, early, value[0]) for at, value in zip(places, clean.reads, strict=True)]
@@ -276,11 +277,24 @@ def _check_once(subject: Subject, prompts: Prompts) -> None:
         leaked = float((forward([cut, other], z).reads[0] - forward([cut], z).reads[0]).abs().max())
     for what, by in (("its own keys and values in place of themselves move a logit", moved), ("a cut leaks", leaked)):
         if not by < tolerance(subject.dtype, clean.logits):
-            raise RuntimeError(
-                f"{subject.name} is a {type(subject.model).__name__}, which is not known here, and does not do what "
-                f"edits say: {what} by {by:.2g}. Choose a family of models.forms."
-            )
+            raise _refusal(subject, f"{what} by {by:.2g}")
     _CHECKED.add(subject.model)
+
+
+def _refusal(subject: Subject, what: str) -> RuntimeError:
+    kind = type(subject.model).__name__
+    return RuntimeError(
+        f"{subject.name} is a {kind}, which is not known here, and does not do what edits say: {what}. "
+        "Choose a model of a family of models.forms."
+    )
+
+
+@contextlib.contextmanager
+def _as_refusal(subject: Subject) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # whatever its code says of shapes that it does not expect
+        raise _refusal(subject, str(error).strip().splitlines()[-1]) from error
 
 
 def _chunks(n: int, size: int) -> list[slice]:

@@ -94,6 +94,7 @@ def record(subject: Subject, prompts: Prompts, *, batch: int = 32, share_context
         p = prompts.from_texts(subject, ["The cup is in F. F contains the"], [" cup"])
         print(runs.record(subject, p).z.shape)  # layers, n, tokens, heads, head size
     """
+    require_room(subject, prompts)
     n, width = prompts.input_ids.shape
     like: Any = {"dtype": subject.dtype, "device": subject.device}
     size = subject.head_size
@@ -140,6 +141,19 @@ def _seen(subject: Subject, inputs: dict[str, Any]) -> list[Any]:
         seen.append([layer.output])
         seen = nnsight.save(seen)
     return seen  # noqa: RET504 (nnsight fills the name when the trace ends)
+
+
+def require_room(subject: Subject, prompts: Prompts) -> None:
+    """Raise `ValueError` for prompts longer than the model was made for, or with tokens that it does not have."""
+    room = getattr(subject.model.config, "max_position_embeddings", None)
+    words = subject.model.get_input_embeddings().weight.shape[0]
+    length, highest = int(prompts.last.max()) + 1, int(prompts.input_ids.max())
+    if room is not None and length > room:
+        raise ValueError(f"a prompt has {length} tokens, and {subject.name} was made for {room} at most")
+    if highest >= words or int(prompts.input_ids.min()) < 0:
+        raise ValueError(
+            f"token {highest} is none of the {words} of {subject.name}: make the prompts with its own tokenizer"
+        )
 
 
 def inputs_of(prompts: Prompts) -> dict[str, Any]:
