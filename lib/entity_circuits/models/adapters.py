@@ -79,7 +79,7 @@ def require_base(adapter: str, path: Path, base: str) -> None:
 
         from entity_circuits.models import adapters
 
-        adapters.require_base("mine", adapters.folder("arithmetic"), "qwen2.5-coder-0.5b")
+        assert adapters.require_base("mine", adapters.folder("arithmetic"), "qwen2.5-coder-0.5b") is None
     """
     on = adapted(path)
     same = same_model(base, on) if on else True
@@ -93,17 +93,15 @@ def require_base(adapter: str, path: Path, base: str) -> None:
 
 
 def merge(model: Any, path: Path, name: str) -> Any:
-    """The model with a LoRA adapter merged into its weights.
+    """The model with a LoRA adapter merged into its weights, which are changed in place.
 
     Raises `ModelCheckError`, which names the model, for an adapter of another kind, for one that lacks a part or has
     one that no module takes, for all that PEFT warns of, and if merged and unmerged model give other logits: the
     largest difference may be 3 sqrt(eps) of the largest logit, 0.001 in float32.
 
         from entity_circuits import models
-        from entity_circuits.models import adapters
 
-        base = models.load("qwen2.5-coder-0.5b").model
-        print(type(adapters.merge(base, adapters.folder("arithmetic"), "mine")).__name__)
+        print(models.load("arithmetic").name)  # the base with its adapter merged by this function
     """
     from peft import PeftModel  # slow to import, as is the other
     from safetensors import SafetensorError
@@ -120,7 +118,7 @@ def merge(model: Any, path: Path, name: str) -> Any:
     except ModelCheckError:
         raise
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise ModelCheckError(name, "adapter", f"it does not fit this base model: {error}") from error
+        raise ModelCheckError(name, "adapter", f"it does not fit this base model: {_short(error)}") from error
     off, scale = float((_logits(merged) - expected).abs().max()), float(expected.abs().max())
     if not off <= 3 * torch.finfo(model.dtype).eps ** 0.5 * scale:  # also catches NaN
         what = f"merged and unmerged model differ by {off:.2g} in a logit (the largest is {scale:.2g}). "
@@ -157,6 +155,12 @@ def _logits(model: Any) -> torch.Tensor:
     with torch.no_grad():
         found: torch.Tensor = model(input_ids=ids, use_cache=False).logits
     return found.double()
+
+
+def _short(error: Exception) -> str:
+    """What an error says, in one line that can be read: PEFT lists every tensor."""
+    said = " ".join(str(error).split())
+    return said if len(said) <= 400 else f"{said[:400]} ..."
 
 
 def _known_as(name: str) -> tuple[str, set[str]]:

@@ -67,7 +67,7 @@ def require_known(told: Mapping[str, Any], file: str) -> None:
 
         from entity_circuits.models import conversion
 
-        conversion.require_known({"general.architecture": "qwen2", "qwen2.block_count": 24}, "mine.gguf")
+        assert conversion.require_known({"general.architecture": "qwen2", "qwen2.block_count": 24}, "mine.gguf") is None
     """
     architecture, kind = told.get("general.architecture"), told.get("general.type", "model")
     if architecture not in ARCHITECTURES or kind != "model":

@@ -129,7 +129,7 @@ def require_numbers(model: Any, name: str) -> None:
         from entity_circuits import models
         from entity_circuits.models import folders
 
-        folders.require_numbers(models.load("qwen2.5-coder-0.5b").model, "mine")
+        assert folders.require_numbers(models.load("qwen2.5-coder-0.5b").model, "mine") is None
     """
     for which, weight in model.named_parameters():
         low, high = (float(end) for end in torch.aminmax(weight.detach()))  # NaN, if there is one

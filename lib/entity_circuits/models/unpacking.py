@@ -32,7 +32,9 @@ def unpack(gguf: Path, folder: Path) -> None:
                 gguf.parent, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True), **options
             )
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
-    except (ValueError, KeyError, IndexError, NotImplementedError) as error:
+    except FetchError:
+        raise
+    except (ValueError, KeyError, IndexError, RuntimeError) as error:
         raise FetchError(f"{gguf.name} cannot be unpacked by transformers: {first_line(error)}") from error
     conversion.require_kept(told, held, model, tokenizer, gguf.name)
     tensors: dict[int, tuple[str, torch.Tensor]] = {}
