@@ -424,6 +424,29 @@ def test_an_adapter_on_the_same_base_under_another_name_is_accepted_and_an_unkno
             models.load(str(qwen), adapter=named(tmp_path / "adapter", base), check=False)
 
 
+def test_an_adapter_beside_a_config_of_its_own_is_held_to_the_base_that_it_names_too(qwen, tmp_path):
+    adapter(tmp_path / "adapter", tiny.model(layers=2))
+    shutil.copy(qwen / "config.json", tmp_path / "adapter")
+    with pytest.raises(ValueError, match=r"is an adapter on qwen2\.5-coder-0\.5b, not on"):
+        models.load(str(qwen), adapter=named(tmp_path / "adapter", "qwen2.5-coder-0.5b"))
+
+
+def test_a_damaged_adapter_is_refused_in_one_line(qwen, tmp_path):
+    adapter(tmp_path / "adapter", tiny.model(layers=2))
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    save_file({**tensors, next(iter(tensors)): torch.full_like(next(iter(tensors.values())), torch.nan)}, file)
+    with pytest.raises(ModelCheckError, match="'adapter'"):
+        models.load(str(qwen), adapter=str(tmp_path / "adapter"))
+    file.write_bytes(file.read_bytes()[:500])
+    with pytest.raises(ModelCheckError, match="'adapter'") as caught:
+        models.load(str(qwen), adapter=str(tmp_path / "adapter"))
+    assert "\n" not in str(caught.value)
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{")
+    with pytest.raises(FetchError, match="cannot be read"):
+        models.load(str(qwen), adapter=str(tmp_path / "adapter"))
+
+
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
@@ -620,7 +643,16 @@ def test_two_models_that_differ_in_an_epsilon_or_the_attention_alone_are_compare
 def test_a_longer_vocabulary_context_or_another_end_make_no_other_heads(tmp_path):
     one, two = tiny.model(layers=2), tiny.model(layers=2)
     two.resize_token_embeddings(len(tiny.words()) + 1)
-    two.config.update({"max_position_embeddings": 4096, "eos_token_id": 0, "max_window_layers": 3})
+    two.config.update(
+        {
+            "head_dim": 8,
+            "attention_bias": False,
+            "some_version": "2",
+            "max_position_embeddings": 4096,
+            "eos_token_id": 0,
+            "max_window_layers": 3,
+        }
+    )
     assert alike.apart(one.config, two.config) == ([], [])
     assert pair.ready(str(save(one, tmp_path / "one")), str(save(two, tmp_path / "two")))
 
@@ -642,5 +674,6 @@ def test_every_bookkeeping_field_leaves_the_logits_alone():
 
 
 def test_names_are_text_or_paths():
-    with pytest.raises(TypeError):
-        naming.text(3)
+    for name in (3, None, b"name"):
+        with pytest.raises(TypeError):
+            naming.text(name)

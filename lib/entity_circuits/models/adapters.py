@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from .. import places
 from ..spelling import meant
 from . import weights
 from .cached import folder_of
@@ -26,7 +27,7 @@ def adapted(folder: Path) -> str | None:
     config = folder / "adapter_config.json"
     if not config.is_file() or (folder / "config.json").exists():
         return None
-    return str(_config(config).get("base_model_name_or_path") or "")
+    return _base_of(folder)
 
 
 def folder(adapter: str) -> Path:
@@ -81,7 +82,7 @@ def require_base(adapter: str, path: Path, base: str) -> None:
 
         assert adapters.require_base("mine", adapters.folder("arithmetic"), "qwen2.5-coder-0.5b") is None
     """
-    on = adapted(path)
+    on = _base_of(path)
     same = same_model(base, on) if on else True
     if same is None:
         warnings.warn(f"{adapter} is an adapter on {on}; nothing here tells whether {base} is that model", stacklevel=3)
@@ -163,14 +164,18 @@ def _short(error: Exception) -> str:
     return said if len(said) <= 400 else f"{said[:400]} ..."
 
 
+def _base_of(path: Path) -> str:
+    return str(_config(path / "adapter_config.json").get("base_model_name_or_path") or "")
+
+
 def _known_as(name: str) -> tuple[str, set[str]]:
     """The kind of a name, and all that this model is called here; nothing for a folder that is not here."""
     entries = registry()
     if entry := entries.get(name):
-        places = {entry.source.repo, str(folder_of(name).resolve())}
-        if entry.source.path:
-            places.add(str(shipped(entry).resolve()))
-        return "entry", {name, *places} - {""}
+        found = {name, entry.source.repo, str(folder_of(name).resolve())}
+        if entry.source.path and places.checkout():
+            found.add(str(shipped(entry).resolve()))
+        return "entry", found - {""}
     if (path := path_of(name)).exists():
         return "folder", {str(path.resolve())}
     hub = HUB_ID.fullmatch(name)

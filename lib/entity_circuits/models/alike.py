@@ -38,11 +38,16 @@ def apart(one: Any, other: Any) -> tuple[list[str], list[str]]:
         base, tuned = models.load_pair("arithmetic")
         print(alike.apart(base.model.config, tuned.model.config))  # ([], [])
     """
-    first, second = dict(_fields(computing(one))), dict(_fields(computing(other)))
+    first, second = (dict(_fields(_stated(computing(config)))) for config in (one, other))
     found: tuple[list[str], list[str]] = ([], [])
+    lists = set()
     for name in sorted(first.keys() | second.keys()):
-        if name not in UNIMPORTANT and first.get(name) != second.get(name):
-            found[name in SHIFTING].append(f"{name} ({first.get(name)} and {second.get(name)})")
+        field, _, index = name.partition("[")
+        if field in UNIMPORTANT or field in lists or first.get(name) == second.get(name):
+            continue
+        if index:
+            lists.add(field)  # of a list the first difference is enough
+        found[name in SHIFTING].append(f"{name} ({first.get(name)} and {second.get(name)})")
     return found
 
 
@@ -67,6 +72,16 @@ def tokens_apart(one: Any, other: Any) -> str:
         if list(one(text)["input_ids"]) != list(other(text)["input_ids"]):
             return f"the text {text!r} is other tokens in the one than in the other"
     return ""
+
+
+def _stated(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with what it leaves to be worked out, and without what is off, which others leave out."""
+    stated = {name: value for name, value in config.items() if value is not False}
+    heads, width = config.get("num_attention_heads"), config.get("hidden_size")
+    stated.setdefault("num_key_value_heads", heads)
+    if heads and width:
+        stated.setdefault("head_dim", width // heads)
+    return stated
 
 
 def _fields(config: Mapping[str, Any], under: str = "") -> Iterator[tuple[str, Any]]:

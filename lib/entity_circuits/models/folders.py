@@ -134,8 +134,8 @@ def require_numbers(model: Any, name: str) -> None:
     for which, weight in model.named_parameters():
         low, high = (float(end) for end in torch.aminmax(weight.detach()))  # NaN, if there is one
         if not (low >= -LARGEST and high <= LARGEST):
-            what = f"{which} holds numbers from {low:.3g} to {high:.3g}. The file is damaged, or its training failed: "
-            raise ModelCheckError(name, "loading", what + "fetch it again, or choose another.")
+            what = f"{which} holds numbers from {low:.3g} to {high:.3g} in {weight.dtype}. The file is damaged, its "
+            raise ModelCheckError(name, "loading", what + "training failed, or the dtype is too small.")
 
 
 def _require_floats(folder: Path, name: str) -> None:

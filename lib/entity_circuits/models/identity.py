@@ -9,13 +9,13 @@ import torch
 
 BOOKKEEPING = frozenset(
     {
-        *("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype", "auto_map"),
+        *("_name_or_path", "architectures", "dtype", "torch_dtype", "auto_map"),
         *("use_cache", "return_dict", "output_attentions", "output_hidden_states", "initializer_range"),
         *("id2label", "label2id", "problem_type"),
     }
 )
-"""Fields of a config that say where a model is from, or how it is called, stored or begun; no logit depends on them.
-Everything else counts, also what is not known yet."""
+"""Fields of a config that say where a model is from, or how it is called, stored or begun; no logit depends on them,
+nor on any `*_version`. Everything else counts, also what is not known yet."""
 
 
 def fingerprint(model: Any, tokenizer: Any, weights: str | None = None) -> str:
@@ -99,7 +99,7 @@ def _without_bookkeeping(fields: Mapping[Any, Any]) -> dict[str, Any]:
     return {
         str(name): _without_bookkeeping(value) if isinstance(value, Mapping) else value
         for name, value in fields.items()
-        if name not in BOOKKEEPING and value is not None
+        if not (name in BOOKKEEPING or str(name).endswith("_version") or value is None)
     }
 
 

@@ -27,7 +27,10 @@ def text(name: str | os.PathLike[str]) -> str:
 
         print(naming.text(Path("mine")))
     """
-    if not (found := os.fspath(name)).strip():
+    found = os.fspath(name)
+    if not isinstance(found, str):
+        raise TypeError(f"a model is named by a text or a path, not by {found!r}")
+    if not found.strip():
         raise ValueError(f"{found!r} is no name of a model. The current folder is '.'.")
     return found
 
