@@ -1,5 +1,6 @@
 """Whether a head of one model can stand for the head of the same number in another: configs and tokenizers compared."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -43,7 +44,7 @@ def apart(one: Any, other: Any) -> tuple[list[str], list[str]]:
     lists = set()
     for name in sorted(first.keys() | second.keys()):
         field, _, index = name.partition("[")
-        if field in UNIMPORTANT or field in lists or first.get(name) == second.get(name):
+        if field in UNIMPORTANT or field in lists or _same(first.get(name), second.get(name)):
             continue
         if index:
             lists.add(field)  # of a list the first difference is enough
@@ -72,6 +73,13 @@ def tokens_apart(one: Any, other: Any) -> str:
         if list(one(text)["input_ids"]) != list(other(text)["input_ids"]):
             return f"the text {text!r} is other tokens in the one than in the other"
     return ""
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equal, but for the rounding of numbers in a GGUF file, which keeps float32."""
+    if isinstance(one, int | float) and isinstance(other, int | float):
+        return math.isclose(one, other, rel_tol=1e-6)
+    return bool(one == other)
 
 
 def _stated(config: Mapping[str, Any]) -> dict[str, Any]:
