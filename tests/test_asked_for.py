@@ -648,6 +648,7 @@ def test_a_longer_vocabulary_context_or_another_end_make_no_other_heads(tmp_path
             "head_dim": 8,
             "attention_bias": False,
             "some_version": "2",
+            "rms_norm_eps": 9.999999974752427e-07,
             "max_position_embeddings": 4096,
             "eos_token_id": 0,
             "max_window_layers": 3,
