@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from . import adapters, folders, naming, weights
+from . import adapters, naming, reading, weights
 from .adapters import adapted as adapted
 from .identity import combine
 from .naming import CONVERT, HUB_ID
@@ -89,13 +89,13 @@ def load(
         adapters.require_base(adapter, part, name)
     folder, fingerprint = _locate(name)
     shown = name
-    model, tokenizer = folders.read(folder, name, dtype, attention)
+    model, tokenizer = reading.read(folder, name, dtype, attention)
     if adapter is not None and part is not None:
         shown = f"{name}+{adapter if adapter in entries else Path(adapter).name}"
         model = adapters.merge(model, part, shown)
         files = [part / "adapter_config.json", part / "adapter_model.safetensors"]
         fingerprint = combine(fingerprint, *map(weights.digest, files))
-    folders.require_numbers(model, shown)
+    reading.require_numbers(model, shown)
     subject = wrap(model.to(device), tokenizer, name=shown, fingerprint=fingerprint)
     if check:
         _check(subject)

@@ -4,7 +4,7 @@ import warnings
 from pathlib import Path
 
 from .. import models
-from . import alike, folders, naming
+from . import alike, naming, reading
 from .adapters import adapted, same_model
 from .registry import named as named
 
@@ -63,9 +63,9 @@ def _adapts(name: str) -> str | None:
 
 
 def _require_alike(base: str, folder: Path, finetuned: str, tuned: Path) -> None:
-    differ, shift = alike.apart(folders.config_of(folder, base), folders.config_of(tuned, finetuned))
+    differ, shift = alike.apart(reading.config_of(folder, base), reading.config_of(tuned, finetuned))
     if not differ:
-        readers = (folders.tokenizer_of(folder, base), folders.tokenizer_of(tuned, finetuned))
+        readers = (reading.tokenizer_of(folder, base), reading.tokenizer_of(tuned, finetuned))
         differ += [f"tokenizer ({apart})" for apart in [alike.tokens_apart(*readers)] if apart]
     if differ:
         raise ValueError(f"{base} and {finetuned} cannot be compared head by head: they differ in {', '.join(differ)}")

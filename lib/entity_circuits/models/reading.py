@@ -23,10 +23,10 @@ def config_of(folder: Path, name: str) -> Any:
     that the weights are quantised, or is of an encoder-decoder.
 
         from entity_circuits import models
-        from entity_circuits.models import folders
+        from entity_circuits.models import reading
 
         folder = models.fetch("qwen2.5-coder-0.5b")
-        print(folders.config_of(folder, "mine").num_hidden_layers)  # 24
+        print(reading.config_of(folder, "mine").num_hidden_layers)  # 24
     """
     from transformers import AutoConfig  # slow to import, as are the others
 
@@ -55,9 +55,9 @@ def tokenizer_of(folder: Path, name: str) -> Any:
     For example:
 
         from entity_circuits import models
-        from entity_circuits.models import folders
+        from entity_circuits.models import reading
 
-        print(folders.tokenizer_of(models.fetch("qwen2.5-coder-0.5b"), "mine")("The cup")["input_ids"])
+        print(reading.tokenizer_of(models.fetch("qwen2.5-coder-0.5b"), "mine")("The cup")["input_ids"])
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -86,10 +86,10 @@ def read(folder: Path, name: str, dtype: torch.dtype, attention: str) -> tuple[A
 
         import torch
         from entity_circuits import models
-        from entity_circuits.models import folders
+        from entity_circuits.models import reading
 
         folder = models.fetch("qwen2.5-coder-0.5b")
-        model, tokenizer = folders.read(folder, "mine", torch.float32, "sdpa")
+        model, tokenizer = reading.read(folder, "mine", torch.float32, "sdpa")
         print(type(model).__name__)
     """
     from safetensors import SafetensorError
@@ -127,9 +127,9 @@ def require_numbers(model: Any, name: str) -> None:
     One pass over the weights, about 2 GB/s. For example:
 
         from entity_circuits import models
-        from entity_circuits.models import folders
+        from entity_circuits.models import reading
 
-        assert folders.require_numbers(models.load("qwen2.5-coder-0.5b").model, "mine") is None
+        assert reading.require_numbers(models.load("qwen2.5-coder-0.5b").model, "mine") is None
     """
     for which, weight in model.named_parameters():
         low, high = (float(end) for end in torch.aminmax(weight.detach()))  # NaN, if there is one
