@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import families
 import peft
 import pytest
 import tiny
@@ -326,17 +327,17 @@ def failed(subject) -> str:
 
 
 def test_a_decoder_of_another_form_fails_the_architecture_check():
-    config = transformers.GPT2Config(vocab_size=len(tiny.words()), n_embd=16, n_layer=2, n_head=2)
-    assert failed(models.wrap(transformers.GPT2LMHeadModel(config), tiny.tokenizer())) == "architecture"
-    config = transformers.Phi3Config(
-        vocab_size=len(tiny.words()),
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        pad_token_id=0,
-    )
-    assert failed(models.wrap(transformers.Phi3ForCausalLM(config), tiny.tokenizer())) == "architecture"
+    config = transformers.BloomConfig(vocab_size=len(tiny.words()), hidden_size=16, n_layer=2, n_head=2)
+    assert failed(models.wrap(transformers.BloomForCausalLM(config), tiny.tokenizer())) == "architecture"
+
+
+def test_settings_that_make_a_model_another_one_are_refused_with_the_way_out():
+    assert failed(families.subject("Cohere", use_qk_norm=True)) == "settings"
+    assert failed(families.subject("StableLm", qk_layernorm=True)) == "settings"
+    capped = families.subject("Gemma2", dtype=torch.float32)
+    capped.model.config._attn_implementation = "sdpa"
+    assert failed(capped) == "attention"
+    models.check(families.subject("Gemma2", dtype=torch.float32))
 
 
 def test_a_wrong_number_of_heads_fails_the_projections_check():

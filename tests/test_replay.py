@@ -1,13 +1,20 @@
 """Claim: replay gives the numbers of the definition, for every kind of edit, on every family, padded or not."""
 
+import copy
+import gc
+import weakref
+
 import pytest
 import tiny
 import torch
+import transformers
 from entity_circuits import runs
 from entity_circuits.heads import Head
-from entity_circuits.runs import definition, replay
+from entity_circuits.models import wrap
+from entity_circuits.runs import definition, mean_replay, replay
 from entity_circuits.runs.edits import Edit, Read
 from entity_circuits.tasks import boxes
+from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention
 
 FAMILIES = ("llama", "qwen2", "qwen3")
 FLOATS = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -121,11 +128,39 @@ def test_padding_changes_nothing():
         assert torch.allclose(single, together[row], atol=1e-10)
 
 
-def test_a_model_of_another_form_is_refused_with_the_way_out():
-    base, _ = setting()
-    base.subject.model.config.final_logit_softcapping = 30.0
-    with pytest.raises(NotImplementedError, match='method="definition"'):
-        replay.replay(base, [[]])
+class Derived(transformers.Qwen2ForCausalLM):
+    """A type that nobody knows, whatever its parts are called."""
+
+
+def test_a_model_of_an_unknown_type_is_refused_with_the_way_out_which_gives_the_same_numbers():
+    base, source = setting()
+    kinds = list(variants(base, source).values())
+    known = runs.rerun(base, kinds).logprob
+    base.subject.model.__class__ = Derived
+    for refused in (
+        lambda: replay.replay(base, [[]]),
+        lambda: replay.attention(base, Head(0, 0), base.prompts.last),
+        lambda: mean_replay.ablate(base.subject, base.prompts, base.prompts.last[:, None], None, None),
+    ):
+        with pytest.raises(NotImplementedError, match='method="definition"'):
+            refused()
+    assert torch.equal(runs.rerun(base, kinds).logprob, known)
+    assert torch.equal(replay.recorded_answers(base).logprob, runs.run(base.subject, base.prompts).logprob)
+
+
+def test_a_model_of_an_unknown_type_that_does_not_do_what_edits_say_is_refused_by_the_definition_too():
+    subject = tiny.subject("qwen2")
+    subject.model.__class__, subject.model.model.layers[0].self_attn.__class__ = Derived, Deaf
+    base = boxes.prompts(subject, n=3, boxes=3)
+    with pytest.raises(RuntimeError, match="a cut leaks"):
+        runs.run(subject, base, [Edit("score", 1, (0,), base.last, key=base.query)])
+
+
+class Deaf(Qwen2Attention):
+    """An attention that heeds no mask but its own."""
+
+    def forward(self, *given, attention_mask=None, **options):
+        return super().forward(*given, attention_mask=None, **options)
 
 
 def test_a_model_that_replay_gets_wrong_is_noticed_before_any_number_is_returned():
@@ -133,8 +168,63 @@ def test_a_model_that_replay_gets_wrong_is_noticed_before_any_number_is_returned
     attention = base.subject.model.model.layers[2].self_attn
     attention.register_forward_hook(lambda module, args, output: (2 * output[0], output[1]))
     fresh = runs.record(base.subject, base.prompts)
-    with pytest.raises(RuntimeError, match="differs from the recorded run"):
+    with pytest.raises(RuntimeError, match="differs from whole forward passes"):
         replay.replay(fresh, [[]])
+
+
+@pytest.mark.parametrize("execute", [runs.rerun, replay.replay])
+def test_a_head_with_nothing_left_to_attend_to_is_refused(execute):
+    base, _ = setting()
+    second = torch.ones_like(base.prompts.last)
+    cuts = [Edit("score", 1, (2, 3), second, key=second * key) for key in (0, 1)]
+    execute(base, [cuts[:1]])
+    with pytest.raises(ValueError, match="nothing to attend to"):
+        execute(base, [cuts])
+
+
+@pytest.mark.parametrize("execute", [runs.rerun, replay.replay])
+def test_cutting_a_key_outside_the_window_changes_nothing(execute):
+    subject = tiny.subject("mistral", dtype=torch.float64)
+    subject.model.config.sliding_window = 8
+    base = runs.record(subject, boxes.prompts(subject, n=3, boxes=3))
+    zero, every = torch.zeros_like(base.prompts.last), tuple(range(subject.heads))
+    far = [Edit("score", layer, every, base.prompts.last, key=zero) for layer in range(subject.layers)]
+    near = [
+        Edit("score", layer, every, base.prompts.last, key=base.prompts.last - 3) for layer in range(subject.layers)
+    ]
+    clean, cut, heard = execute(base, [[], far, near]).logprob
+    assert torch.allclose(cut, clean, atol=1e-12)
+    assert (heard - clean).abs().max() > 1e-3
+
+
+def test_probabilities_are_at_most_one_in_half_precision_and_near_those_of_whole_runs():
+    subject = tiny.subject("qwen2", dtype=torch.bfloat16)
+    subject.model.lm_head.weight.mul_(4.0)  # logits as large as those of trained models
+    recording = runs.record(subject, boxes.prompts(subject, n=21, boxes=7))
+    last = recording.residual[-1, torch.arange(21), recording.prompts.last]
+    top = subject.model.lm_head(subject.model.model.norm(last)).float().argmax(-1)
+    found = replay.recorded_answers(recording, top[:, None]).logprob
+    assert float(found.max()) <= 0
+    literal = runs.run(subject, recording.prompts, targets=top[:, None]).logprob
+    assert torch.allclose(found, literal, atol=0.3)
+
+
+def test_a_model_is_freed_with_its_last_reference():
+    def used():
+        base, _ = setting(dtype=torch.float32)
+        replay.replay(base, [[]])
+        return weakref.ref(base.subject.model)
+
+    gone = used()
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_copy_of_a_model_that_was_run_is_a_model_of_its_own():
+    base, _ = setting()
+    other = wrap(copy.deepcopy(base.subject.model), tiny.tokenizer())
+    other.model.lm_head.weight.mul_(2.0)
+    assert not torch.allclose(runs.run(other, base.prompts).logprob, runs.run(base.subject, base.prompts).logprob)
 
 
 def test_edits_that_cannot_act_on_held_heads_are_refused():

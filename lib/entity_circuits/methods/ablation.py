@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from .. import heads, results, runs, statistics, tasks
 from ..heads import Circuit, Head, every
+from ..models.precision import tolerance
 from ..models.subject import Subject
 from ..results import Store
 from ..runs import edits, mean_replay
@@ -298,9 +299,9 @@ def _check_once(subject: Subject, prompts: Prompts, means: Means) -> None:
     half = {place: some[shift % 2 :: 2] for shift, (place, some) in enumerate(everywhere.items())}
     tokens = torch.arange(0, subject.model.config.vocab_size, 7, device=first.last.device)[None]
     fast = places.ablate(subject, first, [half], means, targets=tokens).logprobs
-    literal = runs.run(subject, first, places.edits(subject, first, half, means), targets=tokens).logprobs
-    worst = float((fast - literal).abs().max())
-    if not worst < (0.25 if subject.dtype in (torch.bfloat16, torch.float16) else 1e-3):
+    literal = runs.run(subject, first, places.edits(subject, first, half, means), targets=tokens)
+    worst = float((fast - literal.logprobs).abs().max())
+    if not worst < tolerance(subject.dtype, literal.logits):
         raise RuntimeError(
             f"the fast way differs from the definition by {worst:.2g} in a log-probability: this model does something "
             'that it does not know. Use method="definition".'

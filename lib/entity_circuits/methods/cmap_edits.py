@@ -81,10 +81,10 @@ def _value(
     heads = [number // shared for number in heads]
     if site != "q" and origin == "run":
         return getattr(donor, site)[layer][:, :, heads]
-    block, x = weights.subject.model.model.layers[layer], arriving.residual[layer]
-    at_once = site == "q" and not literal
-    x = x[rows, position] if at_once else x
+    x = arriving.residual[layer]
+    x = x[rows, position] if site == "q" and not literal else x
     with fast_float32(weights.subject):
-        slices = blocks.project(weights.subject, block.self_attn, site, block.input_layernorm(x), apart=False)
+        x = blocks.read_by_attention(weights.subject, layer, x)
+        slices = blocks.project(weights.subject, layer, site, x, apart=False)
     slices = slices[rows, position] if site == "q" and literal else slices
     return slices[..., heads, :]

@@ -15,11 +15,8 @@ from .adapters import adapted as adapted
 from .identity import combine
 from .naming import CONVERT, HUB_ID
 from .registry import named, registry, shipped
-from .subject import Subject, check, wrap
+from .subject import ATTENTION, Subject, check, wrap
 from .weights import FetchError
-
-ATTENTION = ("sdpa", "eager")
-"""The implementations of attention in transformers that take the masks which edits of a run need."""
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 

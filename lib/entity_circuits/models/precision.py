@@ -36,3 +36,16 @@ def fast_float32(subject: Subject) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def tolerance(dtype: torch.dtype, logits: torch.Tensor) -> float:
+    """How far rounding alone may take two ways to one log-probability apart, for logits of this size.
+
+    import torch
+    from entity_circuits.models.precision import tolerance
+
+    print(tolerance(torch.float32, torch.tensor([-3.0, 20.0])))  # 0.00095
+    """
+    half = dtype in (torch.float16, torch.bfloat16)
+    eps = max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
+    return (2 if half else 400) * eps * max(1.0, float(logits.abs().max()))

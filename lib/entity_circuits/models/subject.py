@@ -6,15 +6,21 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
+from . import forms
+from .forms import Form
 from .identity import fingerprint as _fingerprint
+
+ATTENTION = ("sdpa", "eager")
+"""The implementations of attention that heed an edited mask."""
 
 TOKENS = 24
 """How many tokens, from all over the vocabulary, a model is tried on."""
 
 DECODER_ONLY = (
-    "decoder layers were not found at `model.model.layers` with `self_attn.o_proj`. What works here is decoder-only "
-    "models of the Llama form (Llama, Mistral, Qwen, SmolLM and their like); choose one of those."
+    "it is no decoder-only model whose blocks are known here (Llama, Mistral, Qwen, Gemma, OLMo, GPT-2, Pythia and "
+    "others: models.forms), and has no layers where Llama has them, at `model.model.layers` with `self_attn.o_proj`."
 )
 
 
@@ -105,10 +111,12 @@ def _require_words(model: Any, tokenizer: Any, name: str) -> None:
 def check(subject: Subject) -> None:
     """Test on the model itself what every experiment relies on; `ModelCheckError` names the first check that fails.
 
-    - architecture: decoder layers at `model.model.layers`, each with `self_attn`
+    - architecture: decoder layers where the form of the model's type has them (`models.forms`), or Llama's
+    - settings: none that makes the model another one than its form says
+    - attention: an implementation that heeds an edited mask and gives what the model asks for
     - projections: q, k, v and o are plain linear layers of the shapes that heads x head size ask for
-    - head split: z, the input of `o_proj`, cut by head and sent through that head's columns of the weight, sums to the
-      output of `o_proj`
+    - head split: z, the input of the output projection, cut by head and sent through that head's columns of its weight,
+      sums to its output
     - no-op edit: replacing z by a copy of itself leaves the logits as they are, bit for bit
 
     `load` does so unless told otherwise.
@@ -119,11 +127,16 @@ def check(subject: Subject) -> None:
         models.check(subject)
         print("fit for the experiments")
     """
-    layers = getattr(getattr(subject.model, "model", None), "layers", None)
+    form = forms.of(subject.model)
+    try:
+        layers = form.blocks(subject.model)
+    except AttributeError:
+        layers = None
     if not isinstance(layers, nn.ModuleList) or len(layers) != subject.layers:
         raise ModelCheckError(subject.name, "architecture", DECODER_ONLY)
+    _check_settings(subject, form)
     for index, layer in enumerate(layers):
-        _check_projections(subject, index, getattr(layer, "self_attn", None))
+        _check_projections(subject, form, index, layer)
     words = subject.model.get_input_embeddings().weight.shape[0]
     batch = torch.linspace(0, words - 1, TOKENS, dtype=torch.float64).long()[None].to(subject.device)
     clean, z, out = _observe(subject, batch)
@@ -138,37 +151,48 @@ def check(subject: Subject) -> None:
         )
 
 
-def _check_projections(subject: Subject, index: int, attention: Any) -> None:
-    width = subject.heads * subject.head_size
-    narrow = subject.kv_heads * subject.head_size
-    for which, side, size in (
-        ("q_proj", "out_features", width),
-        ("k_proj", "out_features", narrow),
-        ("v_proj", "out_features", narrow),
-        ("o_proj", "in_features", width),
-    ):
-        linear = getattr(attention, which, None)
+def _check_settings(subject: Subject, form: Form) -> None:
+    config = subject.model.config
+    for name in form.refused:
+        if getattr(config, name, False):
+            what = f"a {type(subject.model).__name__} with {name} is another model than the one known here"
+            raise ModelCheckError(subject.name, "settings", f"{what}. Choose one without.")
+    used = getattr(config, "_attn_implementation", None)
+    if used not in ATTENTION:
+        what = f"its attention is run by {used!r}, which does not heed edited masks: load it with attention='sdpa'"
+        raise ModelCheckError(subject.name, "attention", what)
+    if used == "sdpa" and form.caps and config.attn_logit_softcapping:
+        what = "its attention scores are capped, which 'sdpa' cannot do: load it with attention='eager'"
+        raise ModelCheckError(subject.name, "attention", what)
+
+
+def _check_projections(subject: Subject, form: Form, index: int, layer: Any) -> None:
+    width, narrow = subject.heads * subject.head_size, subject.kv_heads * subject.head_size
+    inputs = {"q_proj": width, "k_proj": narrow, "v_proj": narrow}
+    expected = {form.fused: width + 2 * narrow} if form.fused else inputs
+    for which, size, side in [*((name, size, "out") for name, size in expected.items()), (form.out, width, "in")]:
+        linear = getattr(getattr(layer, form.attention, None), which, None)
         if linear is None:
-            what = f"layer {index} has no self_attn.{which}. {DECODER_ONLY}"
+            what = f"layer {index} has no {form.attention}.{which}. {DECODER_ONLY}"
             raise ModelCheckError(subject.name, "architecture", what)
-        if not isinstance(linear, nn.Linear) or not linear.weight.is_floating_point():
+        if type(linear) not in (nn.Linear, Conv1D) or not linear.weight.is_floating_point():
             what = f"{which} of layer {index} is a {type(linear).__name__}, not a plain linear layer of floats. "
             raise ModelCheckError(subject.name, "projections", what + "Load unquantised weights, adapters merged.")
-        if getattr(linear, side) != size:
+        found = matrix(linear).shape[0 if side == "out" else 1]
+        if found != size:
             raise ModelCheckError(
                 subject.name,
                 "projections",
-                f"{which} of layer {index} has {side} {getattr(linear, side)}, and {subject.heads} heads "
+                f"{which} of layer {index} has {side}put size {found}, and {subject.heads} heads "
                 f"({subject.kv_heads} for keys and values) of size {subject.head_size} ask for {size}. "
                 "Look at num_attention_heads, num_key_value_heads and head_dim of its config.",
             )
 
 
 def _check_head_split(subject: Subject, z: list[torch.Tensor], out: list[torch.Tensor]) -> None:
-    for index, layer in enumerate(subject.model.model.layers):
-        linear = layer.self_attn.o_proj
+    for index, linear in enumerate(_outputs(subject)):
         by_head = z[index].cpu().double().unflatten(-1, (subject.heads, subject.head_size))
-        columns = linear.weight.cpu().double().unflatten(-1, (subject.heads, subject.head_size))
+        columns = matrix(linear).cpu().double().unflatten(-1, (subject.heads, subject.head_size))
         total = torch.einsum("bthd,whd->btw", by_head, columns)
         if linear.bias is not None:
             total = total + linear.bias.cpu().double()
@@ -176,14 +200,28 @@ def _check_head_split(subject: Subject, z: list[torch.Tensor], out: list[torch.T
         scale = whole.abs().max().item()
         error = (total - whole).abs().max().item()
         if not error <= 200 * torch.finfo(subject.dtype).eps * max(scale, 1e-6):  # also catches NaN
-            what = f"in layer {index} the heads' parts miss the output of o_proj by {error:.2g} of {scale:.2g}. "
+            what = (
+                f"in layer {index} the heads' parts miss the output of its projection by {error:.2g} of {scale:.2g}. "
+            )
             raise ModelCheckError(subject.name, "head split", what + "Merge adapters, remove hooks and wrappers.")
+
+
+def matrix(linear: Any) -> torch.Tensor:
+    """The weight (out, in) of a linear layer, of which GPT-2 keeps the transpose."""
+    weight: torch.Tensor = linear.weight
+    return weight.T if isinstance(linear, Conv1D) else weight
+
+
+def _outputs(subject: Subject) -> list[Any]:
+    """The output projection of each layer's attention."""
+    form = forms.of(subject.model)
+    return [forms.part(layer, f"{form.attention}.{form.out}") for layer in form.blocks(subject.model)]
 
 
 def _observe(
     subject: Subject, ids: torch.Tensor, edit: Callable[[torch.Tensor], torch.Tensor] | None = None
 ) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
-    """Logits of one run, with the input and the output of every `o_proj`; `edit` replaces the input."""
+    """Logits of one run, with input and output of every output projection; `edit` replaces the input."""
     z: list[torch.Tensor] = []
     out: list[torch.Tensor] = []
 
@@ -196,9 +234,9 @@ def _observe(
 
     handles = []
     try:
-        for layer in subject.model.model.layers:
-            handles.append(layer.self_attn.o_proj.register_forward_pre_hook(before))
-            handles.append(layer.self_attn.o_proj.register_forward_hook(after))
+        for linear in _outputs(subject):
+            handles.append(linear.register_forward_pre_hook(before))
+            handles.append(linear.register_forward_hook(after))
         with torch.no_grad():
             return subject.model(input_ids=ids, use_cache=False).logits, z, out
     finally:

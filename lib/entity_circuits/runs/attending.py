@@ -6,7 +6,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..models import forms
 from . import blocks
+from .attention_inputs import AttentionInputs
 from .edits import Edit, heard_together
 from .recording import Recording
 
@@ -15,7 +17,7 @@ def attend(
     recording: Recording,
     layer: int,
     slices: dict[str, Tensor],
-    rotation: tuple[Tensor, Tensor],
+    given: AttentionInputs,
     begin: int,
     edits: list[tuple[int, Edit]],
     rows: Tensor,
@@ -26,7 +28,7 @@ def attend(
         recording: keys and values of the positions before `begin` are its own, never copied for a variant.
         layer: of the attention.
         slices: `q`, `k` and `v` of the tokens from `begin` on, each (variants, n, tokens, heads or groups, head_size).
-        rotation: what the model's `rotary_emb` gives for one sequence.
+        given: what the attention of this layer is given, of `attention_inputs.of`.
         begin: the first recomputed position.
         edits: of this layer, with the number of the variant; those of scores and those with `seen_by` are made here.
         rows: (n,) 0, 1, ...
@@ -35,26 +37,30 @@ def attend(
     one product.
     """
     subject = recording.subject
-    attention = subject.model.model.layers[layer].self_attn
+    attention = blocks.parts(subject, layer)[1]
     variants, _, queries, heads, _ = slices["q"].shape
     groups = slices["k"].shape[3]
     tokens = slices["k"].shape[2]
 
     end = begin + tokens
-    q = blocks.rotated(attention, "q_norm", slices["q"], rotation, slice(end - queries, end)) * attention.scaling
+    q = blocks.rotated(subject, layer, "q", slices["q"], given, slice(end - queries, end)) * attention.scaling
     q = q.unflatten(3, (groups, heads // groups)).permute(
         1, 3, 0, 4, 2, 5
     )  # n, groups, variants, shared, queries, size
-    k = blocks.rotated(attention, "k_norm", slices["k"], rotation, slice(begin, end)).permute(1, 3, 0, 2, 4)
-    v = slices["v"].permute(1, 3, 0, 2, 4)
+    k = blocks.rotated(subject, layer, "k", slices["k"], given, slice(begin, end)).permute(1, 3, 0, 2, 4)
+    v = forms.clipped(subject.model, slices["v"]).permute(1, 3, 0, 2, 4)
     spread = groups // subject.kv_heads
-    old_k = blocks.rotated(attention, "k_norm", recording.k[layer, :, :begin], rotation, slice(0, begin))
+    old_k = blocks.rotated(subject, layer, "k", recording.k[layer, :, :begin], given, slice(0, begin))
     old_k = old_k.transpose(1, 2).repeat_interleave(spread, 1)
     old_v = recording.v[layer, :, :begin].transpose(1, 2).repeat_interleave(spread, 1)
     before = (q.flatten(2, 4) @ old_k.transpose(-1, -2)).unflatten(2, (variants, heads // groups, queries))
     now = (q.flatten(3, 4) @ k.transpose(-1, -2)).unflatten(3, (heads // groups, queries))
-    future = torch.ones(queries, tokens, dtype=torch.bool, device=q.device).tril(tokens - queries).logical_not()
-    scores = torch.cat((before, now.masked_fill(future, -torch.inf)), dim=-1)
+    scores = forms.capped(subject.model, torch.cat((before, now), dim=-1))
+    if given.visible is None:
+        future = torch.ones(queries, tokens, dtype=torch.bool, device=q.device).tril(tokens - queries).logical_not()
+        scores[..., begin:].masked_fill_(future, -torch.inf)
+    else:
+        scores.masked_fill_(~given.visible[end - queries : end, :end], -torch.inf)
 
     def entry(index: int, members: Tensor, position: Tensor, *key: Tensor) -> tuple[Tensor | int, ...]:
         """Where q, scores and weights have these heads of a variant, at one position a prompt: (n, members, ...)."""
@@ -80,16 +86,19 @@ def attend(
             recorded_ = recording.at("v", layer, first.position)
             standing = torch.where((first.position < begin)[:, None, None], recorded_, fresh)[:, members]
             heard = weights[entry(index, members, seen, first.position)][..., None]
-            z[place] += heard * (first.mixed(standing) - standing)
+            z[place] += heard * (
+                forms.clipped(subject.model, first.mixed(standing)) - forms.clipped(subject.model, standing)
+            )
             continue
         new_k, new_v = (
             _changed(recording, layer, site, slices[site][index], begin, together, members) for site in "kv"
         )
         asked = entry(index, members, seen)
-        heard = weights[asked]
+        heard, new_v = weights[asked], forms.clipped(subject.model, new_v)
         if any(edit.site == "k" for edit in together):
-            new_k = blocks.rotated(attention, "k_norm", new_k, rotation, slice(0, end))
-            again = torch.einsum("nhd,nthd->nht", q[asked], new_k).masked_fill(scores[asked].isneginf(), -torch.inf)
+            new_k = blocks.rotated(subject, layer, "k", new_k, given, slice(0, end))
+            again = forms.capped(subject.model, torch.einsum("nhd,nthd->nht", q[asked], new_k))
+            again = again.masked_fill(scores[asked].isneginf(), -torch.inf)
             heard = again.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
         z[place] = torch.einsum("nht,nthd->nhd", heard, new_v)
     return z

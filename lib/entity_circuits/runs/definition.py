@@ -8,17 +8,24 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
+from weakref import WeakSet
 
 import nnsight
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..models.precision import fast_float32
+from ..models import forms
+from ..models.precision import fast_float32, tolerance
 from ..models.subject import Subject
 from ..tasks.prompts import Prompts
+from .attention_inputs import require_something_heard
 from .edits import Edit, Outcome, Read, check, heard_together
+from .projected import projected_at, put_together, taken_apart
 from .recording import Recording, inputs_of, wrapped
+
+GROUPED = ("num_key_value_groups", "num_key_value_heads")
+"""What an attention is told about groups of query heads that share keys and values."""
 
 
 def run(
@@ -55,6 +62,9 @@ def run(
     for edit in edits:
         check(edit, subject, prompts)
     heard_together(edits)
+    require_something_heard(subject, prompts, edits)
+    if edits and not forms.of(subject.model).replay:
+        _check_once(subject, prompts)
     targets = prompts.answer_ids[:, None] if targets is None else targets
     grad = any(t is not None and t.requires_grad for edit in edits for t in (edit.value, edit.keep))
     parts = []
@@ -146,32 +156,38 @@ def _forward(
     shared = subject.heads // subject.kv_heads
     apart = {layer for layer, sites in enumerate(here) if shared > 1 and ({"k", "v"} & sites.keys())}
     ends = torch.unique(prompts.last)
-    model = wrapped(subject)
+    model, form = wrapped(subject), forms.of(subject.model)
     with _ungrouped(subject, apart), model.trace(**inputs_of(prompts), logits_to_keep=ends):
         taken: dict[int, Any] = {}
-        for layer, block in enumerate(model.model.layers):
-            attention = block.self_attn
+        for layer, block in enumerate(form.blocks(model)):
+            attention = forms.part(block, form.attention)
             if "score" in here[layer]:
                 arguments, options = attention.inputs
-                attention.inputs = (
-                    arguments,
-                    {**options, "attention_mask": _mask(subject, prompts, here[layer]["score"])},
-                )
-            for site, place in (("q", attention.q_proj), ("k", attention.k_proj), ("v", attention.v_proj)):
-                group = 1 if site == "q" else shared
-                if here[layer].get(site) or wanted[layer].get(site) or (group > 1 and layer in apart):
-                    slices = place.output.unflatten(-1, (-1, shape[1])).repeat_interleave(group, dim=2)
-                    slices = _edited(slices, here[layer].get(site, ()), rows)
+                mask = _mask(subject, prompts, options.get("attention_mask"), here[layer]["score"])
+                attention.inputs = (arguments, {**options, "attention_mask": mask})
+            for path, sites in projected_at(form):
+                written = (layer in apart and sites != "q") or any(site in here[layer] for site in sites)
+                if not written and not any(site in wanted[layer] for site in sites):
+                    continue
+                place = forms.part(attention, path)
+                slices = taken_apart(subject, place.output, sites)
+                for site in sites:
+                    each = site == "q" or layer in apart
+                    if each and site != "q":
+                        slices[site] = slices[site].repeat_interleave(shared, dim=2)
+                    slices[site] = _edited(slices[site], here[layer].get(site, ()), rows)
                     for index, position in wanted[layer].get(site, ()):
-                        taken[index] = slices[rows, position]
-                    if here[layer].get(site) or (group > 1 and layer in apart):
-                        place.output = slices.flatten(-2)
+                        found = slices[site][rows, position]
+                        taken[index] = found if each else found.repeat_interleave(shared, dim=1)
+                if written:
+                    place.output = put_together(subject, slices)
             if "z" in here[layer] or "z" in wanted[layer]:
-                slices = _edited(attention.o_proj.input.unflatten(-1, shape), here[layer].get("z", ()), rows)
+                place = forms.part(attention, form.out)
+                slices = {"z": _edited(place.input.unflatten(-1, shape), here[layer].get("z", ()), rows)}
                 for index, position in wanted[layer].get("z", ()):
-                    taken[index] = slices[rows, position]
+                    taken[index] = slices["z"][rows, position]
                 if "z" in here[layer]:
-                    attention.o_proj.input = slices.flatten(-2)
+                    place.input = slices["z"].flatten(-2)
         logits = nnsight.save(model.output.logits)
         taken = nnsight.save(taken)
     final = logits[rows, torch.searchsorted(ends, prompts.last)]
@@ -194,32 +210,77 @@ def _edited(slices: Tensor, edits: Sequence[Edit], rows: Tensor) -> Tensor:
     return slices
 
 
-def _mask(subject: Subject, prompts: Prompts, edits: Sequence[Edit]) -> Tensor:
-    """The additive attention mask (n, heads, T, T) of a layer: causal, blind to padding, and with the scores edited."""
+def _mask(subject: Subject, prompts: Prompts, given: Tensor | None, edits: Sequence[Edit]) -> Tensor:
+    """The additive attention mask (n, heads, T, T) of a layer: the one that the model gives it, with the scores edited.
+
+    Without one, the attention is causal.
+    """
     n, width = prompts.input_ids.shape
-    allowed = torch.ones(width, width, dtype=torch.bool, device=subject.device).tril()
-    allowed = (allowed & prompts.attention_mask[:, None, :].bool())[:, None].repeat(1, subject.heads, 1, 1)
+    if given is None:
+        given = torch.ones(1, 1, width, width, dtype=torch.bool, device=subject.device).tril()
+    if given.ndim != 4:
+        raise NotImplementedError("scores can be edited under attention='sdpa' or 'eager' alone")
+    lowest = torch.finfo(subject.dtype).min
+    if given.dtype == torch.bool:
+        given = torch.zeros(given.shape, dtype=subject.dtype, device=subject.device).masked_fill_(~given, lowest)
+    mask = given.expand(n, subject.heads, width, width).clone()
     rows = torch.arange(n, device=subject.device)[:, None]
     for edit in edits:
         assert edit.position is not None and edit.key is not None
         heads = torch.tensor(edit.heads, device=subject.device)
-        allowed[rows, heads, edit.position[:, None], edit.key[:, None]] = False
-    lowest = torch.finfo(subject.dtype).min
-    return torch.zeros(allowed.shape, dtype=subject.dtype, device=subject.device).masked_fill_(~allowed, lowest)
+        mask[rows, heads, edit.position[:, None], edit.key[:, None]] = lowest
+    return mask
 
 
 @contextlib.contextmanager
 def _ungrouped(subject: Subject, layers: set[int]) -> Iterator[None]:
     """In these layers, take keys and values as they come: one for each query head, none shared by a group."""
-    modules = [subject.model.model.layers[layer].self_attn for layer in layers]
-    before = [module.num_key_value_groups for module in modules]
+    form = forms.of(subject.model)
+    modules = [forms.part(form.blocks(subject.model)[layer], form.attention) for layer in layers]
+    before = [{name: getattr(module, name) for name in GROUPED if hasattr(module, name)} for module in modules]
     try:
         for module in modules:
             module.num_key_value_groups = 1
+            if hasattr(module, "num_key_value_heads"):
+                module.num_key_value_heads = subject.heads
         yield
     finally:
-        for module, groups in zip(modules, before, strict=True):
-            module.num_key_value_groups = groups
+        for module, held in zip(modules, before, strict=True):
+            vars(module).update(held)
+
+
+_CHECKED: WeakSet[Any] = WeakSet()
+
+
+def _check_once(subject: Subject, prompts: Prompts) -> None:
+    """Whether a model of an unknown type does what edits say: tried on the first prompt, once a model.
+
+    Its own keys and values in place of themselves must change nothing, and what a head is forbidden to attend to must
+    not reach its output.
+    """
+    if subject.model in _CHECKED:
+        return
+    first, heads = prompts.select(torch.tensor([0])), tuple(range(subject.heads))
+    last, early, targets = first.last, first.last // 2, first.input_ids[:, :8]
+
+    def forward(edits: list[Edit], read: list[Read]) -> Outcome:
+        return _forward(subject, first, edits, read, targets)
+
+    with torch.no_grad():
+        places = [Read(site, layer, early) for layer in range(subject.layers) for site in ("k", "v")]
+        clean = forward([], places)
+        same = [Edit(at.site, at.layer, heads, early, value[0]) for at, value in zip(places, clean.reads, strict=True)]
+        moved = float((forward(same, []).logits - clean.logits).abs().max())
+        cut, z = Edit("score", 0, heads, last, key=early), [Read("z", 0, last)]
+        other = Edit("v", 0, heads, early, 1 - 2 * clean.reads[1][0])
+        leaked = float((forward([cut, other], z).reads[0] - forward([cut], z).reads[0]).abs().max())
+    for what, by in (("its own keys and values in place of themselves move a logit", moved), ("a cut leaks", leaked)):
+        if not by < tolerance(subject.dtype, clean.logits):
+            raise RuntimeError(
+                f"{subject.name} is a {type(subject.model).__name__}, which is not known here, and does not do what "
+                f"edits say: {what} by {by:.2g}. Choose a family of models.forms."
+            )
+    _CHECKED.add(subject.model)
 
 
 def _chunks(n: int, size: int) -> list[slice]:

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..models import forms
 from ..models.precision import fast_float32
 from ..models.subject import Subject
 from ..tasks.prompts import Prompts
-from . import blocks
+from . import attention_inputs, blocks
 from .edits import Outcome
 
 
@@ -114,28 +115,28 @@ class Table:
             self._fill(prompts)
 
     def _fill(self, prompts: Prompts) -> None:
-        subject, means, body = self.subject, self.means, self.subject.model.model
+        subject, means = self.subject, self.means
         places = torch.arange(means.z.shape[1], device=prompts.last.device)
         numbered = places * (int(prompts.input_ids.max()) + 1) + prompts.input_ids
         pairs, self.index = torch.unique(numbered, return_inverse=True)
         token, place = pairs % (int(prompts.input_ids.max()) + 1), pairs // (int(prompts.input_ids.max()) + 1)
-        hidden = body.embed_tokens(token)
-        self.rotation = body.rotary_emb(hidden[None], places[None])
+        hidden = blocks.embedded(subject, token, place)
+        self.given = attention_inputs.of(subject, len(places))
         k, v = [], []
-        for layer, block in enumerate(body.layers):
-            x, attention = block.input_layernorm(hidden), block.self_attn
-            key, value = (blocks.project(subject, attention, site, x, False) for site in "kv")
-            k.append(blocks.rotated(attention, "k_norm", key, self.rotation, place))
+        for layer, given in enumerate(self.given):
+            x = blocks.read_by_attention(subject, layer, hidden)
+            key, value = (blocks.project(subject, layer, site, x, False) for site in "kv")
+            k.append(blocks.rotated(subject, layer, "k", key, given, place))
             v.append(value)
-            hidden = hidden + attention.o_proj(means.z[layer, place].flatten(-2))
-            hidden = hidden + blocks.mlp(block, hidden)
+            middle = blocks.attended(subject, layer, hidden, means.z[layer, place])
+            hidden = blocks.fed(subject, layer, hidden, middle)
         self.k, self.v = torch.stack(k), torch.stack(v)
 
 
 def _climb(table: Table, prompts: Prompts, rows: Tensor, slots: Tensor, keep: Tensor, targets: Tensor) -> Outcome:
     """The live tokens of these prompts, up all layers. `hidden[p]` (classes, n, width) holds one row a class of
     circuits that are alike so far at slot p, and `member[p]` (circuits,) says which class a circuit is in."""
-    subject, body = table.subject, table.subject.model.model
+    subject = table.subject
     count, width = slots.shape[1], table.means.z.shape[1]
     at = slots.clamp(min=0)
     last = int(torch.nonzero((slots == prompts.last[:, None]).all(0))[0, 0])
@@ -145,18 +146,18 @@ def _climb(table: Table, prompts: Prompts, rows: Tensor, slots: Tensor, keep: Te
     fixed = torch.arange(width, device=slots.device)[None, None] < slots[:, :, None]  # n, listener, position
     lives = (torch.arange(width, device=slots.device)[None, None] == slots[:, :, None]).any(1)
     fixed = fixed & ~lives[:, None]
-    embedded = body.embed_tokens(prompts.input_ids.gather(1, at))
+    embedded = blocks.embedded(subject, prompts.input_ids.gather(1, at), at)
     hidden = [embedded[None, :, p] for p in range(count)]
     member = [torch.zeros(len(keep), dtype=torch.long, device=slots.device) for _ in range(count)]
-    for layer, block in enumerate(body.layers):
-        attention = block.self_attn
-        together = block.input_layernorm(torch.cat(hidden))
+    for layer, given in enumerate(table.given):
+        together = blocks.read_by_attention(subject, layer, torch.cat(hidden))
         sizes = [len(part) for part in hidden]
-        k, v = (blocks.project(subject, attention, site, together, False).split(sizes) for site in "kv")
+        k, v = (blocks.project(subject, layer, site, together, False).split(sizes) for site in "kv")
         x = together.split(sizes)
-        k = [blocks.rotated(attention, "k_norm", part, table.rotation, at[:, p]) for p, part in enumerate(k)]
+        k = [blocks.rotated(subject, layer, "k", part, given, at[:, p]) for p, part in enumerate(k)]
         old = (table.k[layer, table.index[rows]], table.v[layer, table.index[rows]])
-        after, groups = [], []
+        near = None if given.visible is None else given.visible[at]  # n, listener, position
+        before, after, groups = [], [], []
         for p in range(count) if layer < subject.layers - 1 else [last]:  # the top layer is read at `last` alone
             mean = table.means.z[layer, at[:, p]]
             mine = keep[:, layer, p]
@@ -167,18 +168,22 @@ def _climb(table: Table, prompts: Prompts, rows: Tensor, slots: Tensor, keep: Te
                 which, first = _classes([member[s][owners] for s in heard[p]])
                 ear[owners] = which + 1
                 some = owners[first]
-                q = blocks.project(subject, attention, "q", x[p])[member[p][some]]
-                q = blocks.rotated(attention, "q_norm", q, table.rotation, at[:, p]) * attention.scaling
+                q = blocks.project(subject, layer, "q", x[p])[member[p][some]]
+                q = blocks.rotated(subject, layer, "q", q, given, at[:, p])
                 new = [torch.stack([part[s][member[s][some]] for s in heard[p]], dim=2) for part in (k, v)]
-                own = _attend(q, old, fixed[:, p], (new[0], new[1]), hears[:, p, heard[p]])
+                old_heard, new_heard = fixed[:, p], hears[:, p, heard[p]]
+                if near is not None:
+                    old_heard, new_heard = old_heard & near[:, p], new_heard & near[:, p].gather(1, at[:, heard[p]])
+                own = _attend(subject, layer, q, old, old_heard, (new[0], new[1]), new_heard)
                 z = torch.cat((z, own))
             code, _ = _classes([mine])
             group, first = _classes([member[p], ear, code])
             z = torch.where(mine[first][:, None, :, None], z[ear[first]], mean)
-            after.append(hidden[p][member[p][first]] + attention.o_proj(z.flatten(-2)))
+            before.append(hidden[p][member[p][first]])
+            after.append(blocks.attended(subject, layer, before[-1], z))
             groups.append(group)
-        together = torch.cat(after)
-        hidden = list((together + blocks.mlp(block, together)).split([len(part) for part in after]))
+        together = blocks.fed(subject, layer, torch.cat(before), torch.cat(after))
+        hidden = list(together.split([len(part) for part in after]))
         member = groups
     outcome = blocks.readout(subject, hidden[0], targets, ())
     return Outcome(*(getattr(outcome, name)[member[0]] for name in Outcome.NUMBERS))
@@ -193,17 +198,28 @@ def _classes(keys: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return which, first
 
 
-def _attend(q: Tensor, old: tuple[Tensor, Tensor], fixed: Tensor, new: tuple[Tensor, Tensor], hears: Tensor) -> Tensor:
+def _attend(
+    subject: Subject,
+    layer: int,
+    q: Tensor,
+    old: tuple[Tensor, Tensor],
+    fixed: Tensor,
+    new: tuple[Tensor, Tensor],
+    hears: Tensor,
+) -> Tensor:
     """z (classes, n, heads, head_size) of one live token: q of that shape over the `old` keys and values, of the table
     (n, T, kv_heads, head_size), where `fixed` (n, T), and the `new` ones, of live tokens (classes, n, S, kv_heads,
     head_size), where `hears` (n, S)."""
     (old_k, old_v), (k, v) = old, new
     classes, shared = q.shape[0], q.shape[2] // old_k.shape[2]
-    q = q.unflatten(2, (-1, shared))
+    q = (q * blocks.parts(subject, layer)[1].scaling).unflatten(2, (-1, shared))
     asks = q.permute(1, 2, 0, 3, 4).flatten(2, 3)  # n, kv_heads, classes x shared, size
-    before = (asks @ old_k.permute(0, 2, 3, 1)).masked_fill(~fixed[:, None, None], -torch.inf)
+    before = forms.capped(subject.model, asks @ old_k.permute(0, 2, 3, 1)).masked_fill(
+        ~fixed[:, None, None], -torch.inf
+    )
     before = before.unflatten(2, (classes, shared)).permute(2, 0, 1, 3, 4)
-    now = torch.einsum("cngsd,cnjgd->cngsj", q, k).masked_fill(~hears[None, :, None, None], -torch.inf)
+    now = forms.capped(subject.model, torch.einsum("cngsd,cnjgd->cngsj", q, k))
+    now = now.masked_fill(~hears[None, :, None, None], -torch.inf)
     scores = torch.cat((before, now), dim=-1)
     weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
     split = old_k.shape[1]

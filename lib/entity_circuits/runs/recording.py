@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import nnsight
 import torch
@@ -11,12 +10,14 @@ from tqdm.auto import tqdm
 from transformers import DynamicCache
 
 from ..heads import Head
+from ..models import forms
 from ..models.precision import fast_float32
 from ..models.subject import Subject
 from ..tasks.prompts import Prompts
-from . import blocks
+from . import attention_inputs, blocks
 from . import prefix as sharing
-from .edits import Outcome, Read, Site
+from .edits import Read, Site
+from .projected import projected_at, taken_apart
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Recording:
             raise ValueError("the recording is of other prompts: record these, or leave it out")
 
     def select(self, rows: Tensor) -> "Recording":
-        """The recording of some of its prompts.
+        """The recording of some of its prompts: `rows` are their numbers, or (n,) bool.
 
         For example:
 
@@ -74,8 +75,9 @@ class Recording:
             recording = runs.record(toy.subject(), toy.prompts("apple", "cup"))
             print(len(recording.select(torch.tensor([1]))))
         """
-        cut = {name: getattr(self, name)[:, rows] for name in ("residual", "z", "k", "v")}
-        return replace(self, prompts=self.prompts.select(rows), **cut)
+        index = torch.nonzero(rows)[:, 0] if rows.dtype == torch.bool else rows
+        cut = {name: getattr(self, name)[:, index] for name in ("residual", "z", "k", "v")}
+        return replace(self, prompts=self.prompts.select(index), **cut)
 
 
 def record(subject: Subject, prompts: Prompts, *, batch: int = 32, share_context: bool = False) -> Recording:
@@ -101,10 +103,10 @@ def record(subject: Subject, prompts: Prompts, *, batch: int = 32, share_context
 
     def keep(seen: list[Any], rows: Tensor, tokens: slice, of: Tensor | slice) -> None:
         residual[-1, rows, tokens] = seen[-1][0][of]
-        for index, (stream, key, value, output) in enumerate(seen[:-1]):
+        for index, (stream, projected, output) in enumerate(seen[:-1]):
             residual[index, rows, tokens] = stream[of]
-            k[index, rows, tokens] = key.unflatten(-1, (-1, size))[of]
-            v[index, rows, tokens] = value.unflatten(-1, (-1, size))[of]
+            k[index, rows, tokens] = projected["k"][of]
+            v[index, rows, tokens] = projected["v"][of]
             z[index, rows, tokens] = output.unflatten(-1, (-1, size))[of]
 
     plan = list(sharing.batches(prompts, batch, share=share_context))
@@ -125,12 +127,16 @@ def record(subject: Subject, prompts: Prompts, *, batch: int = 32, share_context
 
 def _seen(subject: Subject, inputs: dict[str, Any]) -> list[Any]:
     """One traced forward pass: for each layer its input, keys, values and z; then the output of the last layer."""
-    model = wrapped(subject)
+    model, form = wrapped(subject), forms.of(subject.model)
     with fast_float32(subject), torch.no_grad(), model.trace(**inputs):
         seen: list[Any] = []
-        for layer in model.model.layers:
-            attention = layer.self_attn
-            seen.append([layer.input, attention.k_proj.output, attention.v_proj.output, attention.o_proj.input])
+        for layer in form.blocks(model):
+            attention = forms.part(layer, form.attention)
+            stream = layer.input
+            found: dict[str, Tensor] = {}
+            for path, sites in projected_at(form):
+                found |= taken_apart(subject, forms.part(attention, path).output, sites)
+            seen.append([stream, found, forms.part(attention, form.out).input])
         seen.append([layer.output])
         seen = nnsight.save(seen)
     return seen  # noqa: RET504 (nnsight fills the name when the trace ends)
@@ -143,14 +149,22 @@ def inputs_of(prompts: Prompts) -> dict[str, Any]:
     return {"input_ids": prompts.input_ids, "use_cache": False, **mask}
 
 
-_WRAPPERS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+class _View:
+    """The nnsight view of a model, kept by the model itself: both are freed together. A copy of a model has none."""
+
+    def __init__(self, model: Any = None) -> None:
+        self.model = model
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _View, ()
 
 
 def wrapped(subject: Subject) -> Any:
     """The nnsight view of a model, made once a model (wrapping anew would leave hooks behind each time)."""
-    if subject.model not in _WRAPPERS:
-        _WRAPPERS[subject.model] = nnsight.NNsight(subject.model)
-    return _WRAPPERS[subject.model]
+    view = vars(subject.model).setdefault("_nnsight_view", _View())
+    if view.model is None:
+        view.model = nnsight.NNsight(subject.model)
+    return view.model
 
 
 def recorded(recording: Recording, item: Read) -> Tensor:
@@ -165,29 +179,9 @@ def recorded(recording: Recording, item: Read) -> Tensor:
     """
     if item.site != "q":
         return recording.at(item.site, item.layer, item.position)
-    block = recording.subject.model.model.layers[item.layer]
     rows = torch.arange(len(recording), device=item.position.device)
-    x = block.input_layernorm(recording.residual[item.layer, rows, item.position])
-    return blocks.project(recording.subject, block.self_attn, "q", x)
-
-
-def recorded_answers(recording: Recording, targets: Tensor | None = None) -> Outcome:
-    """The outcome of the recorded run itself: one variant without edits, `targets` (n, k) or the right answers.
-
-    For example:
-
-        from entity_circuits import models, prompts, replay, runs
-
-        subject = models.load("qwen2.5-coder-0.5b")
-        p = prompts.from_texts(subject, ["The cup is in F. F contains the"], [" cup"])
-        print(replay.recorded_answers(runs.record(subject, p)).logprob)
-    """
-    rows = torch.arange(len(recording), device=recording.prompts.last.device)
-    targets = recording.prompts.answer_ids[:, None] if targets is None else targets
-    with fast_float32(recording.subject):
-        return blocks.readout(
-            recording.subject, recording.residual[-1, rows, recording.prompts.last][None], targets, ()
-        )
+    x = blocks.read_by_attention(recording.subject, item.layer, recording.residual[item.layer, rows, item.position])
+    return blocks.project(recording.subject, item.layer, "q", x)
 
 
 def attention(recording: Recording, head: Head, position: Tensor) -> Tensor:
@@ -202,17 +196,17 @@ def attention(recording: Recording, head: Head, position: Tensor) -> Tensor:
         p = prompts.from_texts(subject, ["The cup is in F. F contains the"], [" cup"])
         print(replay.attention(runs.record(subject, p), Head(3, 5), p.last).argmax(-1))
     """
-    subject, prompts = recording.subject, recording.prompts
-    module, width = subject.model.model.layers[head.layer].self_attn, prompts.input_ids.shape[1]
-    places = torch.arange(width, device=position.device)
-    rotation = subject.model.model.rotary_emb(recording.residual[0, :1], places[None])
+    subject, width = recording.subject, recording.prompts.input_ids.shape[1]
+    blocks.require(subject)
+    module, given = blocks.parts(subject, head.layer)[1], attention_inputs.of(subject, width)[head.layer]
     shared = head.head // (subject.heads // subject.kv_heads)
     keys = recording.k[head.layer][:, :, [shared]]
     queries = recorded(recording, Read("q", head.layer, position))[:, [head.head]]
     # Each prompt's query stands at its own position: rotate it once for every position, take the one that is its own.
     queries = queries[:, None].expand(-1, width, -1, -1)
-    k = blocks.rotated(module, "k_norm", keys, rotation, slice(0, width))[:, :, 0]
-    q = blocks.rotated(module, "q_norm", queries, rotation, slice(0, width))[torch.arange(len(recording)), position, 0]
-    scores = torch.einsum("nd,ntd->nt", q, k) * module.scaling
-    scores = scores.masked_fill(places[None] > position[:, None], -torch.inf)
+    k = blocks.rotated(subject, head.layer, "k", keys, given, slice(0, width))[:, :, 0]
+    q = blocks.rotated(subject, head.layer, "q", queries, given, slice(0, width))
+    q = q[torch.arange(len(recording)), position, 0]
+    scores = forms.capped(subject.model, torch.einsum("nd,ntd->nt", q, k) * module.scaling)
+    scores = scores.masked_fill(~attention_inputs.heard(given, width, position), -torch.inf)
     return scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))

@@ -8,8 +8,8 @@ variants are rows of one batch:
 - *free*: the tokens from the first edited position to `last` go up from the first edited layer, against the recorded
   keys and values of the tokens before them, which all variants share.
 
-It calls the model's own submodules and knows one form of block, that of Llama (Llama, Mistral, Qwen2, Qwen3, SmolLM2);
-for any other it says so, and `runs.rerun`, which has the same signature, is the way out.
+It calls the model's own submodules, for the forms of block that `models.forms` lists; for any other it says so, and
+`runs.rerun`, which has the same signature, is the way out.
 """
 
 import itertools
@@ -20,13 +20,14 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
-from ..models.precision import fast_float32
-from . import blocks, definition, edits
+from ..models import forms
+from ..models.precision import fast_float32, tolerance
+from . import attention_inputs, blocks, definition, edits
 from .attending import apply, attend
 from .edits import Edit, Outcome, Read, heard_together
 from .recording import Recording, recorded
 from .recording import attention as attention
-from .recording import recorded_answers as recorded_answers
+from .selfcheck import probes
 
 
 def replay(
@@ -74,6 +75,7 @@ def replay(
             raise ValueError(f"a {edit.site} edit does nothing while all z are held: use z edits, or frozen=False")
     for variant in variants:
         heard_together(variant)
+        attention_inputs.require_something_heard(subject, prompts, variant)
     with fast_float32(subject):
         _check_once(recording)
         return _replay(recording, variants, frozen, read, targets, answer, vocabulary, memory)
@@ -116,7 +118,7 @@ def _frozen(
     recording: Recording, variants: list[list[Edit]], first: int, start: Tensor, read: Sequence[Read], answer: bool
 ) -> tuple[Tensor | None, tuple[Tensor, ...]]:
     """One position a prompt, no attention: hidden states (variants, n, width) at `last`, and the reads."""
-    subject, layers = recording.subject, recording.subject.model.model.layers
+    subject = recording.subject
     rows = torch.arange(len(recording), device=recording.residual.device)
     start = start.to(rows.device)
     for edit in itertools.chain.from_iterable(variants):
@@ -128,12 +130,11 @@ def _frozen(
     stream = recording.residual[:, rows, start]
     hidden = stream[first].expand(len(variants), -1, -1)
     for layer in range(first, reads.top(answer, subject.layers)):
-        block, attention = layers[layer], layers[layer].self_attn
         if reads.wants(layer, "q", "k", "v"):
-            x = block.input_layernorm(hidden)
+            x = blocks.read_by_attention(subject, layer, hidden)
             for site in ("q", "k", "v"):
                 if reads.wants(layer, site):
-                    reads.take(layer, site, blocks.project(subject, attention, site, x)[:, :, None], start)
+                    reads.take(layer, site, blocks.project(subject, layer, site, x)[:, :, None], start)
         z = recording.z[layer, rows, start]
         edited = [index for index, edits in enumerate(variants) if any(edit.layer == layer for edit in edits)]
         if edited or reads.wants(layer, "z"):
@@ -143,8 +144,7 @@ def _frozen(
             for index in edited:
                 apply(z[:, :, None], variants[index], index, layer, "z", rows, start)
             reads.take(layer, "z", z[:, :, None], start)
-        hidden = hidden + attention.o_proj(z.flatten(-2))
-        hidden = hidden + blocks.mlp(block, hidden)
+        hidden = blocks.fed(subject, layer, hidden, blocks.attended(subject, layer, hidden, z))
     if not answer:
         return None, reads.taken
     at_last = (start == recording.prompts.last)[None, :, None]
@@ -155,36 +155,55 @@ def _free(
     recording: Recording, variants: list[list[Edit]], first: int, start: Tensor, read: Sequence[Read], answer: bool
 ) -> tuple[Tensor | None, tuple[Tensor, ...]]:
     """The tokens from `start` (the same in all these prompts) to `last`, all attention recomputed."""
-    subject, layers = recording.subject, recording.subject.model.model.layers
+    subject = recording.subject
     rows = torch.arange(len(recording), device=recording.residual.device)
     begin, end = int(start[0]), int(recording.prompts.last[0]) + 1
-    rotation = subject.model.model.rotary_emb(recording.residual[0, :1], torch.arange(end, device=rows.device)[None])
+    given = attention_inputs.of(subject, recording.prompts.input_ids.shape[1])
     reads = _Reads(recording, read, len(variants))
     hidden = recording.residual[first, :, begin:end].expand(len(variants), -1, -1, -1)
     origin = torch.full_like(rows, begin)
     for layer in range(first, reads.top(answer, subject.layers)):
-        block, attention = layers[layer], layers[layer].self_attn
         here = [(index, edit) for index, edits in enumerate(variants) for edit in edits if edit.layer == layer]
         sites = {edit.site for _, edit in here if edit.seen_by is None}
         heard = any(edit.seen_by is not None for _, edit in here)
-        x = block.input_layernorm(hidden)
+        x = blocks.read_by_attention(subject, layer, hidden)
         apart = bool({"k", "v"} & sites) or any(reads.wants(layer, site) for site in "kv")
         slices = {}
         for site in ("q", "k", "v"):
-            slices[site] = blocks.project(subject, attention, site, x, apart)
+            slices[site] = blocks.project(subject, layer, site, x, apart)
             for index, edit in here:
                 if edit.site == site and edit.seen_by is None:
                     apply(slices[site], [edit], index, layer, site, rows, origin)
             reads.take(layer, site, slices[site], origin)
         if layer == subject.layers - 1 and not (sites - {"k", "v"}) and not heard and not reads.wants(layer, "z"):
             hidden, slices["q"] = hidden[:, :, -1:], slices["q"][:, :, -1:]  # nobody reads the other tokens any more
-        z = attend(recording, layer, slices, rotation, begin, here, rows)
+        z = attend(recording, layer, slices, given[layer], begin, here, rows)
         for index, edit in here:
             apply(z, [edit], index, layer, "z", rows, origin)
         reads.take(layer, "z", z, origin)
-        hidden = hidden + attention.o_proj(z.flatten(-2))
-        hidden = hidden + blocks.mlp(block, hidden)
+        hidden = blocks.fed(subject, layer, hidden, blocks.attended(subject, layer, hidden, z))
     return (hidden[:, :, -1] if answer else None), reads.taken
+
+
+def recorded_answers(recording: Recording, targets: Tensor | None = None) -> Outcome:
+    """The outcome of the recorded run itself: one variant without edits, `targets` (n, k) or the right answers.
+
+    For example:
+
+        from entity_circuits import models, prompts, replay, runs
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        p = prompts.from_texts(subject, ["The cup is in F. F contains the"], [" cup"])
+        print(replay.recorded_answers(runs.record(subject, p)).logprob)
+    """
+    rows = torch.arange(len(recording), device=recording.prompts.last.device)
+    targets = recording.prompts.answer_ids[:, None] if targets is None else targets
+    if not forms.of(recording.subject.model).replay:
+        return definition.run(recording.subject, recording.prompts, targets=targets)
+    with fast_float32(recording.subject):
+        return blocks.readout(
+            recording.subject, recording.residual[-1, rows, recording.prompts.last][None], targets, ()
+        )
 
 
 class _Reads:
@@ -225,27 +244,23 @@ _CHECKED: WeakSet[Any] = WeakSet()
 
 
 def _check_once(recording: Recording) -> None:
-    """Replay the first prompt with nothing changed and compare with its recording, once a model."""
+    """Replay the first prompt under edits of every kind and compare with the definition, once a model."""
     model = recording.subject.model
     if model in _CHECKED or not len(recording):
         return
     first = recording.select(torch.zeros(1, dtype=torch.long, device=recording.prompts.last.device))
-    p, everything = first.prompts, tuple(range(recording.subject.heads))
-    early = (p.last - 2).clamp(min=0)
-    same = [Edit("z", 0, everything, early, first.at("z", 0, early))]
-    tokens = torch.arange(0, model.config.vocab_size, 7, device=p.last.device)[None]
+    tokens = torch.arange(0, model.config.vocab_size, 7, device=first.prompts.last.device)[None]
     with torch.no_grad():
-        replayed = _replay(first, [same], False, (), tokens, True, True, 1e9).logprobs
-        expected = blocks.readout(
-            recording.subject, first.residual[-1, :, p.last][:, :1].transpose(0, 1), tokens, ()
-        ).logprobs
-    tolerance = 0.25 if recording.subject.dtype in (torch.bfloat16, torch.float16) else 1e-3
-    worst = float((replayed - expected).abs().max())
-    if not worst < tolerance:
-        raise RuntimeError(
-            f"a replay without changes differs from the recorded run by {worst:.2g} in a log-probability: "
-            f'this model does something that replay does not know. Use method="definition".'
-        )
+        for edits_ in probes(first):
+            frozen = all(edit.site == "z" for edit in edits_)
+            replayed = _replay(first, [edits_], frozen, (), tokens, True, True, 1e9)
+            expected = definition.rerun(first, [edits_], frozen=frozen, targets=tokens)
+            worst = float((replayed.logprobs - expected.logprobs).abs().max())
+            if not worst < tolerance(recording.subject.dtype, expected.logits):
+                raise RuntimeError(
+                    f"a replay of {recording.subject.name} differs from whole forward passes by {worst:.2g} in a "
+                    'log-probability: this model does something that replay does not know. Use method="definition".'
+                )
     _CHECKED.add(model)
 
 

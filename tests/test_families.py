@@ -1,0 +1,126 @@
+"""Claim: for every family that is known, every reimplementation gives the numbers of the model itself, or refuses."""
+
+import families
+import pytest
+import torch
+from entity_circuits import ablation, runs
+from entity_circuits.heads import Head
+from entity_circuits.methods import kept as places
+from entity_circuits.models import forms
+from entity_circuits.runs import attention_inputs, replay
+from entity_circuits.runs.edits import Edit, Read
+from entity_circuits.tasks import boxes
+from test_replay import value, variants
+
+PLACES = ("prev", "query", "last")
+EVERY = (*families.FAMILIES, *families.VARIANTS)
+
+
+def setting(name, lengths="equal"):
+    subject = families.subject(name)
+    base, source = boxes.prompts(subject, 6, boxes=3), boxes.prompts(subject, 6, boxes=3, seed=1)
+    if lengths == "unequal":
+        long = boxes.Template(statement="the {object} is in the Box {label}")
+        templates = [long if row % 2 else boxes.Template() for row in range(6)]
+        base = boxes.from_worlds(subject, base.worlds, base.queries, template=templates)
+    return subject, base, source
+
+
+def free(name):
+    """The largest difference in a log-probability, or in what is read, over all kinds of edits, prompts padded."""
+    subject, base, source = setting(name, "unequal")
+    with families.exact(subject):
+        base, source = runs.record(subject, base), runs.record(subject, source)
+        kinds = variants(base, source)
+        kinds["k heard at query"] = [
+            Edit(
+                "k",
+                layer,
+                (layer, 7),
+                base.prompts.prev,
+                value(source, "k", layer, "prev", (layer, 7)),
+                seen_by=base.prompts.query,
+            )
+            for layer in (1, 2)
+        ]
+        read = [Read(site, 2, base.prompts.position(where)) for site in "qkvz" for where in ("prev", "last")]
+        words = torch.arange(base.subject.model.config.vocab_size).expand(len(base), -1)
+        literal = runs.rerun(base, list(kinds.values()), read=read, targets=words)
+        fast = replay.replay(base, list(kinds.values()), read=read, targets=words)
+    assert literal.logprob.std(0).max() > 1e-3  # the edits do something
+    pairs = [
+        (literal.logprobs, fast.logprobs),
+        (literal.logits, fast.logits),
+        *zip(literal.reads, fast.reads, strict=True),
+    ]
+    assert torch.equal(literal.top, fast.top)
+    return max(float((one - other).abs().max()) for one, other in pairs)
+
+
+def frozen(name):
+    """The same where all heads are held but one, for every head, at three positions."""
+    subject, base, source = setting(name)
+    worst = 0.0
+    with families.exact(subject):
+        base, source = runs.record(subject, base, share_context=True), runs.record(subject, source)
+        for position in ("last", "query", "prev"):
+            edits = [
+                [
+                    Edit(
+                        "z",
+                        layer,
+                        (head,),
+                        base.prompts.position(position),
+                        value(source, "z", layer, position, (head,)),
+                    )
+                ]
+                for layer in range(subject.layers)
+                for head in range(0, subject.heads, 3)
+            ]
+            literal, fast = (execute(base, edits, frozen=True) for execute in (runs.rerun, replay.replay))
+            worst = max(worst, float((literal.logprob - fast.logprob).abs().max()))
+    return worst
+
+
+def ablated(name):
+    """The same for three circuits, all other heads at their means."""
+    subject, base, source = setting(name)
+    with families.exact(subject):
+        means = ablation.means(subject, prompts=source)
+        every = [Head(layer, head) for layer in range(subject.layers) for head in range(subject.heads)]
+        circuits = [{place: tuple(every[start + i :: 3]) for i, place in enumerate(PLACES)} for start in range(2)]
+        fast = places.ablate(subject, base, circuits, means).logprob
+        literal = [runs.run(subject, base, places.edits(subject, base, one, means)).logprob for one in circuits]
+    return float((torch.cat(literal) - fast).abs().max())
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_replay_equals_the_definition(name):
+    assert free(name) < 1e-9
+    assert frozen(name) < 1e-9
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_mean_ablation_of_many_circuits_equals_the_definition(name):
+    assert ablated(name) < 1e-9
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_attention_from_a_recording_is_that_of_the_model(name):
+    subject, base, _ = setting(name)
+    subject.model.set_attn_implementation("eager")
+    with families.exact(subject), torch.no_grad():
+        recording = runs.record(subject, base)
+        own = subject.model(base.input_ids, output_attentions=True).attentions
+        for layer in range(subject.layers):
+            mine = replay.attention(recording, Head(layer, 3), base.last)
+            assert (mine - own[layer][torch.arange(6), 3, base.last]).abs().max() < 1e-9
+
+
+def test_every_known_family_is_tried():
+    assert {name.removesuffix("LMHeadModel") for name in forms.FORMS} == set(families.FAMILIES)
+
+
+def test_windows_are_shorter_than_the_prompts_that_are_tried():
+    subject, base, _ = setting("Mistral")
+    assert attention_inputs.of(subject, base.input_ids.shape[1])[0].visible is not None
