@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import tiny
 from entity_book.build import book, cli, readme
 from entity_book.build.book import BookError
 from entity_book.claims import claims, findings
@@ -143,16 +144,16 @@ def test_a_pair_is_fetched_and_handed_to_the_chapters(monkeypatch):
 
 def test_two_models_of_other_shapes_are_no_pair_and_an_adapter_folder_names_its_base(tmp_path, monkeypatch):
     monkeypatch.setattr(pair.models, "fetch", lambda name: tmp_path / name)
-    for name, layers in (("one", 24), ("two", 24), ("deep", 30)):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "config.json").write_text(json.dumps({"num_hidden_layers": layers}))
+    for name, layers in (("one", 2), ("two", 2), ("deep", 3)):
+        tiny.save(tmp_path / name, layers=layers)
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text('{"base_model_name_or_path": "one"}')
     monkeypatch.chdir(tmp_path)
     assert pair.ready("one", "two") == ("one", "two")
-    with pytest.raises(ValueError, match="num_hidden_layers 24 and 30"):
+    with pytest.raises(ValueError, match=r"num_hidden_layers \(2 and 3\)"):
         pair.ready("one", "deep")
     assert pair.ready("one", "adapter") == ("one", "adapter")
+    assert pair.ready("./one", "adapter") == ("./one", "adapter")
     with pytest.raises(ValueError, match="adapter is an adapter on one, not on two"):
         pair.ready("two", "adapter")
 

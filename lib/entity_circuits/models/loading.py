@@ -2,30 +2,26 @@
 
 A model may come from the registry, from a folder, from a GGUF file or from the Hugging Face hub; one in memory is made
 a subject by `wrap`. Weights are only ever read from safetensors or GGUF, and no code that comes with a model is run.
+A name of the registry means its entry, also where a folder here is called so: write `./NAME` for the folder.
 """
 
-import hashlib
-import json
-import re
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..spelling import meant
-from . import weights
-from .registry import ADAPTER_FILES, named, registry, shipped
-from .subject import DECODER_ONLY, ModelCheckError, Subject, check, wrap
+from . import adapters, naming, reading, weights
+from .adapters import adapted as adapted
+from .identity import combine
+from .naming import CONVERT, HUB_ID
+from .registry import named, registry, shipped
+from .subject import ATTENTION, Subject, check, wrap
 from .weights import FetchError
 
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
 _MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt"]
-_HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<file>[^@]+\.gguf))?(?:@(?P<revision>[\w./-]+))?")
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
-_CONVERT = (
-    "Pickled weights can run code when they are opened, so only safetensors and GGUF are read. Convert them once: "
-    "`torch.load(file, weights_only=True)`, then `safetensors.torch.save_file(tensors, file)`."
-)
 _check = check  # `load` has a parameter of this name
 
 
@@ -38,8 +34,8 @@ def fetch(name: str) -> Path:
 
         print(sorted(file.name for file in models.fetch("qwen2.5-coder-0.5b").iterdir()))
     """
-    entry = registry().get(name)
-    return _adapter_folder(name) if entry and entry.base else _locate(name)[0]
+    entry = registry().get(name := naming.text(name))
+    return adapters.folder(name) if entry and entry.base else _locate(name)[0]
 
 
 def load(
@@ -57,38 +53,47 @@ def load(
         name: an entry of the registry, a folder, a GGUF file, or a hub id as `owner/repository[/file.gguf][@revision]`.
             An adapter (an entry of the registry, or a folder that names its base) is loaded with its base.
         adapter: an adapter of the registry, a folder or a hub id in the PEFT format.
-        dtype: of the weights; float32 for all numbers of the book.
+        dtype: of the weights, a floating one; float32 for all numbers of the book.
         device: where the model runs.
         attention: the implementation in transformers: "sdpa", or "eager", which also gives the attention scores.
         check: whether to try on the model what every experiment relies on (see `models.check`).
 
+    What is loaded is what the files say, or it is refused: each weight has its place and is a sensible number, no code
+    comes with it, the tokenizer has no word without an embedding, the adapter is on this base and merges exactly.
+
     Raises `FetchError` if the weights cannot be had or are pickled, `ModelCheckError` if the model does not fit the
-    experiments, `ValueError` if nothing has this name.
+    experiments, `ValueError` if nothing has this name, for another attention, dtype or device than can be used, and for
+    an adapter that names another base.
 
         from entity_circuits import models
 
         subject = models.load("qwen2.5-coder-0.5b")
         print(subject.layers, subject.heads)  # 24 14
     """
-    entries = registry()
+    _require_options(dtype, device, attention)
+    entries, name = registry(), naming.text(name)
+    adapter = None if adapter is None else naming.text(adapter)
     if name in entries and entries[name].base:
         if adapter is not None:
             raise ValueError(f"{name} is an adapter itself; load {entries[name].base} with one adapter at a time")
         name, adapter = entries[name].base, name
-    elif adapter is None and name not in entries and (on := adapted(Path(name).expanduser())):
+    elif adapter is None and name not in entries and (on := adapted(naming.path_of(name))):
         name, adapter = on, name
     if adapter in entries and entries[str(adapter)].base != name:
         raise ValueError(f"{adapter} is no adapter on {name} but on {entries[str(adapter)].base or 'nothing'}")
-    adapter_folder = None if adapter is None else _adapter_folder(adapter)  # the small one first: it may be refused
+    part = None if adapter is None else adapters.folder(adapter)  # the small one first: it may be refused
+    if adapter is not None and part is not None and adapter not in entries:  # the registry itself says which base
+        adapters.require_base(adapter, part, name)
     folder, fingerprint = _locate(name)
     shown = name
-    model, tokenizer = _from_folder(folder, name, dtype, attention)
-    if adapter is not None and adapter_folder is not None:
+    model, tokenizer = reading.read(folder, name, dtype, attention)
+    if adapter is not None and part is not None:
         shown = f"{name}+{adapter if adapter in entries else Path(adapter).name}"
-        model = _merge(model, adapter_folder, shown)
-        files = [adapter_folder / "adapter_config.json", adapter_folder / "adapter_model.safetensors"]
-        fingerprint = _combine(fingerprint, *map(weights.digest, files))
-    subject = wrap(model.to(device), tokenizer, name=shown, fingerprint=_combine(fingerprint, str(dtype)))
+        model = adapters.merge(model, part, shown)
+        files = [part / "adapter_config.json", part / "adapter_model.safetensors"]
+        fingerprint = combine(fingerprint, *map(weights.digest, files))
+    reading.require_numbers(model, shown)
+    subject = wrap(model.to(device), tokenizer, name=shown, fingerprint=fingerprint)
     if check:
         _check(subject)
     return subject
@@ -118,15 +123,12 @@ def _locate(name: str) -> tuple[Path, str]:
         if source.file:
             return weights.fetch(name, source, entry.parameters), source.sha256
         return _snapshot(source.repo, source.revision)
-    path = Path(name).expanduser()
+    path = naming.path_of(name)
     if path.exists():
         return _local(path)
-    hub = _HUB_ID.fullmatch(name)
+    hub = HUB_ID.fullmatch(name)
     if hub is None:
-        raise ValueError(
-            f"there is no model {name!r}.{meant(name, registry())} It is no folder, no GGUF file, no hub id "
-            f"(owner/repository), and not one of the registry: {', '.join(registry())}"
-        )
+        raise naming.unknown(name)
     revision = hub["revision"] or "main"
     if hub["file"]:
         return _local(weights.hub_download(hub["repo"], revision, file=hub["file"]))
@@ -136,20 +138,20 @@ def _locate(name: str) -> tuple[Path, str]:
 def _snapshot(repo: str, revision: str) -> tuple[Path, str]:
     folder = weights.hub_download(repo, revision, patterns=_MODEL_FILES)
     if not any(folder.glob("*.safetensors")):
-        raise FetchError(f"{repo} holds no safetensors (for a GGUF file write {repo}/FILE.gguf). {_CONVERT}")
-    return folder, _combine(repo, folder.name)  # the folder of a snapshot is named after its commit
+        raise FetchError(f"{repo} holds no safetensors (for a GGUF file write {repo}/FILE.gguf). {CONVERT}")
+    return folder, combine(repo, folder.name)  # the folder of a snapshot is named after its commit
 
 
 def _local(path: Path) -> tuple[Path, str]:
     if path.is_file():
         if path.suffix != ".gguf":
-            advice = _CONVERT if path.suffix in _PICKLES else ""
+            advice = CONVERT if path.suffix in _PICKLES else ""
             raise FetchError(f"{path} is neither a folder nor a GGUF file. {advice}")
         folder = weights.from_file(path)
         return folder, str((weights.manifest(folder) or {})["sha256"])
     parts = sorted(path.glob("*.safetensors"))
     if parts and (path / "config.json").exists():
-        return path, _combine(*(f"{part.name} {weights.digest(part)}" for part in [path / "config.json", *parts]))
+        return path, combine(*(f"{part.name} {weights.digest(part)}" for part in [path / "config.json", *parts]))
     ggufs = sorted(path.glob("*.gguf"))
     if len(ggufs) == 1:
         return _local(ggufs[0])
@@ -158,80 +160,19 @@ def _local(path: Path) -> tuple[Path, str]:
     if (path / "adapter_config.json").exists():
         raise FetchError(f"{path} is an adapter: load(BASE, adapter={str(path)!r})")
     pickled = any(file.suffix in _PICKLES for file in path.iterdir())
-    raise FetchError(f"{path} holds no config.json with *.safetensors, and no GGUF file. {_CONVERT if pickled else ''}")
+    raise FetchError(f"{path} holds no config.json with *.safetensors, and no GGUF file. {CONVERT if pickled else ''}")
 
 
-def _from_folder(folder: Path, name: str, dtype: torch.dtype, attention: str) -> tuple[Any, Any]:
-    from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
-
-    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+def _require_options(dtype: torch.dtype, device: str | torch.device, attention: str) -> None:
+    if attention not in ATTENTION:
+        raise ValueError(
+            f"attention {attention!r} cannot be used: it is one of {', '.join(ATTENTION)}. Others, as flash attention, "
+            "ignore the masks that edits of a run are made with."
+        )
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype} cannot be used: it is one of {', '.join(map(str, DTYPES))}")
     try:
-        with weights.quiet():
-            config = AutoConfig.from_pretrained(folder, **local)
-            if getattr(config, "is_encoder_decoder", False):
-                raise ModelCheckError(name, "architecture", DECODER_ONLY)
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                folder,
-                config=config,
-                dtype=dtype,
-                attn_implementation=attention,
-                use_safetensors=True,
-                output_loading_info=True,
-                **local,
-            )
-            # AutoTokenizer may put a family's own way of splitting in place of the one that tokenizer.json defines.
-            reader = PreTrainedTokenizerFast if (folder / "tokenizer.json").exists() else AutoTokenizer
-            tokenizer = reader.from_pretrained(folder, padding_side="right", **local)
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-        raise ModelCheckError(name, "loading", f"transformers cannot load {folder}: {error}") from error
-    model, report = loaded
-    if report["missing_keys"]:  # transformers would fill them with random numbers
-        missing = ", ".join(sorted(report["missing_keys"])[:3])
-        raise ModelCheckError(name, "loading", f"the weights lack {missing}. The folder is incomplete: fetch it again.")
-    return model, tokenizer
-
-
-def adapted(folder: Path) -> str | None:
-    """The base model that an adapter in a folder names, "" if it names none; None for any other folder."""
-    config = folder / "adapter_config.json"
-    if not config.is_file() or (folder / "config.json").exists():
-        return None
-    return str(json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path") or "")
-
-
-def _adapter_folder(adapter: str) -> Path:
-    entry = registry().get(adapter)
-    path = shipped(entry) if entry and entry.source.path else Path(adapter).expanduser()
-    if not path.exists():
-        hub = _HUB_ID.fullmatch(f"{entry.source.repo}@{entry.source.revision}" if entry else adapter)
-        if hub is None or hub["file"]:
-            known = [name for name, one in registry().items() if one.base]
-            raise ValueError(
-                f"there is no adapter {adapter!r}: no entry of the registry, no folder and no hub id."
-                f"{meant(adapter, known)}"
-            )
-        path = weights.hub_download(hub["repo"], hub["revision"] or "main", patterns=ADAPTER_FILES)
-    missing = [file for file in ADAPTER_FILES if not (path / file).exists()]
-    if missing:
-        raise FetchError(f"{adapter} lacks {' and '.join(missing)}. {_CONVERT}")
-    return path
-
-
-def _merge(model: Any, folder: Path, name: str) -> Any:
-    from peft import PeftConfig, PeftModel  # slow to import
-
-    try:
-        if (kind := PeftConfig.from_pretrained(str(folder)).peft_type) != "LORA":
-            raise ModelCheckError(name, "adapter", f"it is of the kind {kind}; only LoRA adapters can be merged")
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", message=".*missing adapter keys.*")
-            return PeftModel.from_pretrained(model, str(folder)).merge_and_unload(safe_merge=True)
-    except (ValueError, RuntimeError, KeyError, UserWarning) as error:
-        if isinstance(error, ModelCheckError):
-            raise
-        raise ModelCheckError(name, "adapter", f"it does not fit this base model: {error}") from error
-
-
-def _combine(*parts: str) -> str:
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        torch.zeros(1, device=device).tolist()
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        said = weights.first_line(error)
+        raise ValueError(f"nothing can be computed on the device {str(device)!r} here: {said}. Try 'cpu'.") from error

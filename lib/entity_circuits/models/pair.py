@@ -1,45 +1,40 @@
 """A base and a fine-tuned model for the whole book: found, fetched and held against each other before work starts."""
 
-import json
+import warnings
 from pathlib import Path
-from typing import Any
 
 from .. import models
-from ..spelling import meant
-from .loading import adapted
+from . import alike, naming, reading
+from .adapters import adapted, same_model
 from .registry import named as named
-
-COMPARED = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "hidden_size")
-"""What has to be equal in two models whose heads are to stand for each other."""
 
 
 def ready(base: str, finetuned: str) -> tuple[str, str]:
     """The pair, with both models fetched, after all that can be checked without loading them.
 
     Each name is an entry of the registry, a folder, a GGUF file or a hub id. Raises `ValueError` for an unknown name
-    (of either, before anything is fetched), for an adapter on another base, and for two models of different shapes;
-    `FetchError` for one that cannot be had.
+    (of either, before anything is fetched), for an adapter on another base, and for two models whose heads cannot stand
+    for each other, in shape, rotation, windows or anything else of their configs or in what their tokenizers read (see
+    `alike`); `FetchError` for one that cannot be had, `ModelCheckError` for one that would not load. Warns where only
+    numbers shift, as with another epsilon of the norms.
 
         from entity_circuits.models import pair
 
         base, finetuned = pair.ready("qwen2.5-coder-0.5b", "arithmetic")
         print(base, finetuned)
     """
-    entries = models.registry()
+    entries, base, finetuned = models.registry(), naming.text(base), naming.text(finetuned)
     for name in (base, finetuned):
-        if name not in entries and not Path(name).expanduser().exists() and "/" not in name:
-            raise ValueError(
-                f"there is no model {name!r}.{meant(name, entries)} It is no folder, no hub id (owner/repository), and "
-                f"not one of the registry: {', '.join(entries)}"
-            )
+        if name not in entries and not naming.path_of(name).exists() and "/" not in name:
+            raise naming.unknown(name)
     if base in entries and entries[base].base:
         raise ValueError(f"{base} is an adapter on {entries[base].base}; it can be the fine-tuned model, not the base")
     on = _adapts(finetuned)
-    if on not in (None, base):
+    if on is not None and not same_model(base, on):
         raise ValueError(f"{finetuned} is an adapter on {on or 'a model that it does not name'}, not on {base}")
     folder, tuned = models.fetch(base), models.fetch(finetuned) if on is None or finetuned in entries else None
     if on is None and tuned is not None:
-        _require_one_shape(base, folder, finetuned, tuned)
+        _require_alike(base, folder, finetuned, tuned)
     return base, finetuned
 
 
@@ -53,7 +48,7 @@ def control(name: str, base: str) -> str | None:
         print(pair.control("shuffled", "qwen2.5-coder-0.5b"))  # shuffled
     """
     on = _adapts(name)
-    if on == base:
+    if on and same_model(base, on):
         return name
     print(f"No control: {name} is {'no adapter' if on is None else f'an adapter on {on}'}, and the base is {base}.")
     return None
@@ -64,16 +59,15 @@ def _adapts(name: str) -> str | None:
     entry = models.registry().get(name)
     if entry is not None:
         return entry.base or None
-    return adapted(Path(name).expanduser())
+    return adapted(naming.path_of(name))
 
 
-def _require_one_shape(base: str, folder: Path, finetuned: str, tuned: Path) -> None:
-    one, other = _config(folder), _config(tuned)
-    apart = [f"{name} {one.get(name)} and {other.get(name)}" for name in COMPARED if one.get(name) != other.get(name)]
-    if apart:
-        raise ValueError(f"{base} and {finetuned} cannot be compared head by head: {'; '.join(apart)}")
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return content
+def _require_alike(base: str, folder: Path, finetuned: str, tuned: Path) -> None:
+    differ, shift = alike.apart(reading.config_of(folder, base), reading.config_of(tuned, finetuned))
+    if not differ:
+        readers = (reading.tokenizer_of(folder, base), reading.tokenizer_of(tuned, finetuned))
+        differ += [f"tokenizer ({apart})" for apart in [alike.tokens_apart(*readers)] if apart]
+    if differ:
+        raise ValueError(f"{base} and {finetuned} cannot be compared head by head: they differ in {', '.join(differ)}")
+    if shift:
+        warnings.warn(f"{base} and {finetuned} differ in {', '.join(shift)}: all numbers shift a little", stacklevel=3)

@@ -1,6 +1,5 @@
 """A language model ready for experiments, `Subject`, and the checks that every model must pass first."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from . import forms
 from .forms import Form
+from .identity import fingerprint as _fingerprint
 
 ATTENTION = ("sdpa", "eager")
 """The implementations of attention that heed an edited mask."""
@@ -36,7 +36,8 @@ class ModelCheckError(RuntimeError):
 class Subject:
     """A model ready for experiments: in evaluation mode, no parameter asks for a gradient, padding on the right.
 
-    `fingerprint` is a hex digest that changes whenever the weights do (another file, another adapter, another dtype).
+    `fingerprint` is a hex digest that differs wherever two models could give other numbers: see `identity`. It is of
+    the model as it was then: one whose weights, config or tokenizer are changed afterwards has to be wrapped anew.
     """
 
     name: str
@@ -62,8 +63,12 @@ class Subject:
 def wrap(model: Any, tokenizer: Any, name: str = "in memory", fingerprint: str | None = None) -> Subject:
     """A Subject from a model in memory, put in evaluation mode and asking for no gradients.
 
-    The tokenizer is set to pad on the right, with its end-of-sequence token if it has no other. Without a `fingerprint`
-    all weights are hashed (0.4 GB/s or more). Raises `ModelCheckError` if the config does not tell the geometry.
+    The tokenizer is set to pad on the right, with its end-of-sequence token if it has no other. A `fingerprint` that is
+    given stands for the weights, and only for them: config, dtype, attention and tokenizer always count beside it (see
+    `identity.fingerprint`). Without one all weights are hashed (0.4 GB/s or more). What is changed in the model after
+    that is not seen, and stored results of the old one would be served: wrap it anew.
+
+    Raises `ModelCheckError` if the config does not tell the geometry, or the tokenizer has words beyond the embedding.
 
         from entity_circuits import models
 
@@ -81,6 +86,7 @@ def wrap(model: Any, tokenizer: Any, name: str = "in memory", fingerprint: str |
     tokenizer.padding_side = "right"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    _require_words(model, tokenizer, name)
     return Subject(
         name=name,
         model=model,
@@ -89,8 +95,17 @@ def wrap(model: Any, tokenizer: Any, name: str = "in memory", fingerprint: str |
         heads=heads,
         kv_heads=getattr(config, "num_key_value_heads", None) or heads,
         head_size=getattr(config, "head_dim", None) or hidden // heads,
-        fingerprint=fingerprint if fingerprint is not None else _hash_weights(model),
+        fingerprint=_fingerprint(model, tokenizer, fingerprint),
     )
+
+
+def _require_words(model: Any, tokenizer: Any, name: str) -> None:
+    rows = model.get_input_embeddings().weight.shape[0]
+    if beyond := sorted((number, word) for word, number in tokenizer.get_vocab().items() if number >= rows):
+        what = (
+            f"its {len(beyond)} last words, from {beyond[0][1]!r} ({beyond[0][0]}), are beyond the {rows} rows of the "
+        )
+        raise ModelCheckError(name, "tokenizer", what + "embedding. It belongs to another model: take this one's own.")
 
 
 def check(subject: Subject) -> None:
@@ -227,11 +242,3 @@ def _observe(
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _hash_weights(model: Any) -> str:
-    running = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        running.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        running.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return running.hexdigest()

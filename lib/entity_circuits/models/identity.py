@@ -1,0 +1,125 @@
+"""What makes a model the one that it is: its weights, all of its config that computes something, and its tokenizer."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+BOOKKEEPING = frozenset(
+    {
+        *("_name_or_path", "architectures", "dtype", "torch_dtype", "auto_map"),
+        *("use_cache", "return_dict", "output_attentions", "output_hidden_states", "initializer_range"),
+        *("id2label", "label2id", "problem_type"),
+    }
+)
+"""Fields of a config that say where a model is from, or how it is called, stored or begun; no logit depends on them,
+nor on any `*_version`. Everything else counts, also what is not known yet."""
+
+
+def fingerprint(model: Any, tokenizer: Any, weights: str | None = None) -> str:
+    """A hex digest that differs wherever two models would give other numbers or read a text as other tokens.
+
+    Args:
+        model: a model of transformers.
+        tokenizer: its tokenizer, or None.
+        weights: what names the weights, as the SHA-256 of their file; otherwise they are all hashed.
+
+    Counted are the weights, their dtype, all of the config but `BOOKKEEPING`, the attention implementation, and of the
+    tokenizer vocabulary, merges, normalisers and special tokens. Nothing here generates text, so how a model would do
+    that does not count. Hooks are not seen. The same digest in every process and on every machine.
+
+        from entity_circuits import models
+        from entity_circuits.models.identity import fingerprint
+
+        subject = models.load("qwen2.5-coder-0.5b")
+        print(fingerprint(subject.model, subject.tokenizer, "these weights")[:12])
+    """
+    config = model.config
+    parts = [
+        hash_weights(model) if weights is None else weights,
+        type(model).__name__,
+        str(next(model.parameters()).dtype),
+        str(getattr(config, "_attn_implementation", None)),
+        str(getattr(config, "_experts_implementation", None)),
+        json.dumps(computing(config), sort_keys=True, default=str),
+        _tokens(tokenizer),
+    ]
+    return combine(*parts)
+
+
+def computing(config: Any) -> dict[str, Any]:
+    """All of a config of transformers that can change what a model computes; without the fields that are None.
+
+    For example:
+
+        from entity_circuits import models
+        from entity_circuits.models.identity import computing
+
+        print(computing(models.load("qwen2.5-coder-0.5b").model.config)["rope_parameters"])
+    """
+    return _without_bookkeeping(config.to_dict())
+
+
+def hash_weights(model: Any) -> str:
+    """A hex digest of all that the modules of a model hold: tensors, also those never saved, classes and settings.
+
+    For example:
+
+        from entity_circuits import models
+        from entity_circuits.models.identity import hash_weights
+
+        print(hash_weights(models.load("qwen2.5-coder-0.5b").model)[:12])
+    """
+    running = hashlib.sha256()
+    for name, module in model.named_modules():
+        plain = {key: value for key, value in sorted(vars(module).items()) if _is_setting(key, value)}
+        running.update(f"{name} {type(module).__name__} {plain}\n".encode())
+    tensors = {**dict(model.named_buffers()), **model.state_dict()}
+    for name, tensor in sorted(tensors.items()):
+        running.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        running.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return running.hexdigest()
+
+
+def combine(*parts: str) -> str:
+    """One hex digest of several texts in their order.
+
+    For example:
+
+        from entity_circuits.models.identity import combine
+
+        assert combine("a", "b") != combine("ab")
+    """
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _without_bookkeeping(fields: Mapping[Any, Any]) -> dict[str, Any]:
+    return {
+        str(name): _without_bookkeeping(value) if isinstance(value, Mapping) else value
+        for name, value in fields.items()
+        if not (name in BOOKKEEPING or str(name).endswith("_version") or value is None)
+    }
+
+
+def _is_setting(name: str, value: object) -> bool:
+    """Whether an attribute of a module is a plain value that its computation may use."""
+    known = name.startswith("_") or name in ("training", "name_or_path")
+    return not known and isinstance(value, bool | int | float | str)
+
+
+def _tokens(tokenizer: Any) -> str:
+    """Everything that decides how a text becomes tokens, as text."""
+    if tokenizer is None:
+        return ""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        rules = json.loads(backend.to_str())
+        rules = {name: rules[name] for name in rules if name not in ("padding", "truncation")}  # set by each call
+    else:
+        pieces = getattr(getattr(tokenizer, "sp_model", None), "serialized_model_proto", bytes)()
+        rules = {"class": type(tokenizer).__name__, "words": tokenizer.get_vocab(), "pieces": pieces.hex()}
+    options = ("add_bos_token", "add_eos_token", "clean_up_tokenization_spaces")
+    named = {name: str(getattr(tokenizer, name, None)) for name in options}
+    return json.dumps([rules, tokenizer.special_tokens_map, named], sort_keys=True, default=str)
