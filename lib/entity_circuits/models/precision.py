@@ -41,10 +41,12 @@ def fast_float32(subject: Subject) -> Iterator[None]:
 def tolerance(dtype: torch.dtype, logits: torch.Tensor) -> float:
     """How far rounding alone may take two ways to one log-probability apart, for logits of this size.
 
-    import torch
-    from entity_circuits.models.precision import tolerance
+    For example:
 
-    print(tolerance(torch.float32, torch.tensor([-3.0, 20.0])))  # 0.00095
+        import torch
+        from entity_circuits.models.precision import tolerance
+
+        print(tolerance(torch.float32, torch.tensor([-3.0, 20.0])))  # 0.00095
     """
     half = dtype in (torch.float16, torch.bfloat16)
     eps = max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)

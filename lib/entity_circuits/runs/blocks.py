@@ -178,7 +178,7 @@ def fed(subject: Subject, layer: int, hidden: Tensor, middle: Tensor, rows: int 
 
         subject, p = toy.subject(), toy.prompts("apple")
         residual = runs.record(subject, p).residual
-        print(blocks.fed(subject, 3, residual[3], residual[3]).shape)
+        print(blocks.fed(subject, 2, residual[2], residual[2]).shape)
     """
     form, (block, _) = forms.of(subject.model), parts(subject, layer)
     source = hidden.expand_as(middle) if form.side_by_side(subject.model) else middle
