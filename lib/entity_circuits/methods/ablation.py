@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .. import heads, results, runs, statistics, tasks
+from ..arguments import finite, integer
 from ..heads import Circuit, Head, every
 from ..models.subject import Subject
 from ..results import Store
@@ -24,7 +25,7 @@ from ..runs.answers import evaluate
 from ..runs.mean_replay import Means
 from ..runs.replay import Method, executor
 from ..statistics import Estimate
-from ..tasks.prompts import Prompts
+from ..tasks.prompts import Prompts, require_answers, rows_of
 from . import kept as places
 from . import metrics
 from .kept import Kept
@@ -52,6 +53,7 @@ def means(
 
         print(ablation.means(models.load("qwen2.5-coder-0.5b"), n=20).z.shape)
     """
+    batch = integer("batch", batch)
     if prompts is None:
         prompts = tasks.default.for_means(subject, **drawn)
     elif drawn:
@@ -123,14 +125,17 @@ class Answers:
 
     def estimate(self, circuit: int = 0) -> Estimate:
         """A circuit's accuracy with its 95% interval over contexts."""
+        circuit = integer("circuit", circuit, -len(self), len(self) - 1)
         return statistics.estimate(self.correct[circuit], self.contexts)
 
     def average(self, circuit: int = 0) -> Estimate:
         """The mean of a circuit's `logprob` (or of the metric's number) with its 95% interval over contexts."""
+        circuit = integer("circuit", circuit, -len(self), len(self) - 1)
         return statistics.estimate(self.logprob[circuit], self.contexts)
 
     def rows(self, circuits: slice | Sequence[int]) -> "Answers":
         """The answers of some of the circuits."""
+        circuits = circuits if isinstance(circuits, slice) else rows_of(circuits, len(self)).tolist()
         return replace(self, correct=self.correct[circuits], logprob=self.logprob[circuits])
 
     @classmethod
@@ -178,8 +183,9 @@ def circuit_accuracy(
     executor(method)  # an unknown one is told before anything runs
     read = metrics.named(metric)
     targets = read.targets(prompts)
+    finite("memory", memory, 0, inside=True)
     found = [kept(circuit) for circuit in asked]
-    means.require(prompts)
+    places.check(subject, prompts, found, means)
     alike: dict[tuple[str, ...], list[int]] = {}  # by places, so that no circuit carries the live tokens of others
     for index, circuit in enumerate(found):
         alike.setdefault(tuple(sorted(place for place, some in circuit.items() if some)), []).append(index)
@@ -265,9 +271,10 @@ def full_without(
         p, means = tasks.default.prompts(subject, n=14), ablation.means(subject, n=20)
         print(ablation.full_without(subject, [{"last": ["L3H5"]}], p, means).estimate())
     """
-    execute = executor(method)
-    means.require(prompts)
+    execute, batch = executor(method), integer("batch", batch)
     asked = [kept(some) for some in removed]
+    places.check(subject, prompts, asked, means)
+    require_answers(prompts)
     parts = []
     for rows in tqdm(torch.arange(len(prompts)).split(batch), desc="full model without", disable=None, leave=False):
         part = prompts.select(rows)

@@ -4,16 +4,17 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
-from ..heads import Circuit, Group, Head, by_layer
+from ..arguments import each_of, integer, one_of
+from ..heads import LETTERS, Circuit, Group, Head, by_layer, require
 from ..heads import of as heads_of
 from ..models.subject import Subject
+from ..runs.edits import Activation as Site
 
 Place = str
 """The name of a position of the prompts; for outputs (z) also "everywhere"."""
 
-Site = Literal["z", "q", "k", "v"]
 Origin = Literal["run", "weights", "inputs"]
 Into = Literal["base", "tuned"]
 Reach = Literal["band", "up to", "from"]
@@ -41,6 +42,9 @@ class Condition:
     draw: int | None = None
 
     def __post_init__(self) -> None:
+        each_of(f"site of {self.name}", self.sites, Site)
+        one_of(f"origin of {self.name}", self.origin, Origin)
+        one_of(f"model to patch {self.name} into", self.into, Into)
         if not isinstance(self.heads, Mapping):
             raise ValueError(f"{self.name}: heads are given by place, as in {{'last': ['L3H5']}}, not {self.heads!r}")
         chosen = {place: tuple(sorted(set(heads_of(some)))) for place, some in self.heads.items()}
@@ -48,8 +52,6 @@ class Condition:
         object.__setattr__(self, "sites", tuple(sorted(set(self.sites), key="zqkv".find)))
         if self.sites != ("z",) and not (self.sites and set(self.sites) <= set("qkv")):
             raise ValueError(f"{self.name}: sites are 'z' alone, or some of 'q', 'k' and 'v', not {self.sites}")
-        if self.origin not in get_args(Origin) or self.into not in get_args(Into):
-            raise ValueError(f"{self.name}: origin {self.origin!r} into {self.into!r} is none of the known ones")
         if self.sites == ("z",) and self.origin != "run":
             raise ValueError(f"{self.name}: an output has no matrix of its own: origin='run', or patch q, k or v")
         if self.sites != ("z",) and "everywhere" in self.heads:
@@ -87,7 +89,10 @@ def groups(circuit: Circuit, *, into: Into = "base", combined: Sequence[str] = (
         conditions = cmap.groups(circuit) + cmap.groups(circuit, into="tuned")
         print([condition.name for condition in conditions])
     """
+    one_of("model to patch into", into, Into)
     letter = circuit.letters
+    if unknown := [letters for letters in combined if not set(letters) <= {*LETTERS.values(), *letter.values()}]:
+        raise ValueError(f"no groups called {unknown[0]!r}: letters of {', '.join(letter.values())} are combined")
     there = [group for group in letter if circuit.groups[group]]
     wanted = [there, *([group] for group in there if len(there) > 1)]
     for letters in combined:
@@ -116,6 +121,10 @@ def inputs(
         conditions = cmap.inputs(circuit, sites=("q", "v"))
         print([(condition.name, condition.sites, condition.origin) for condition in conditions])
     """
+    one_of("model to patch into", into, Into)
+    each_of("origin", origins, Origin)
+    for letters in sites:
+        sites_of(letters)
     return tuple(
         Condition(letter, of_circuit(circuit, [group]), sites_of(letters), origin, into)
         for group, letter in circuit.letters.items()
@@ -136,6 +145,9 @@ def random_heads(subject: Subject, condition: Condition, draws: int = 5, seed: i
         a = cmap.Condition("A", {"last": ["L3H5"]})
         print([one.heads for one in cmap.random_heads(models.load("qwen2.5-coder-0.5b"), a, draws=2)])
     """
+    draws, seed = integer("draws", draws), integer("seed", seed, least=None)
+    for some in condition.heads.values():
+        require(some, subject.layers, subject.heads, f"of {condition.name}")
     made = []
     for number in range(draws):
         draw = random.Random(json.dumps(["cmap", seed, number, condition.words]))
@@ -178,8 +190,10 @@ def scan(
 
         print([one.name for one in cmap.scan(models.load("qwen2.5-coder-0.5b"), "last", reach="band")])
     """
-    if reach not in get_args(Reach) or width < 1:
-        raise ValueError(f"reach {reach!r} is one of {', '.join(get_args(Reach))}, and width {width} at least 1")
+    one_of("reach", reach, Reach)
+    one_of("origin", origin, Origin)
+    one_of("model to patch into", into, Into)
+    width = integer("width", width)
     made = []
     for first in range(0, subject.layers, width):
         end = min(first + width, subject.layers)
@@ -199,5 +213,7 @@ def of_circuit(circuit: Circuit, groups: Sequence[Group] | None = None) -> dict[
 
 
 def sites_of(letters: str) -> tuple[Site, ...]:
-    """ "z", or letters of "qkv", as sites; any others are refused by `Condition`."""
+    """ "z", or letters of "qkv", as sites. Raises `ValueError` for any others."""
+    if not letters or (letters != "z" and not set(letters) <= set("qkv")):
+        raise ValueError(f"no site called {letters!r}: 'z', or letters of 'qkv'")
     return cast("tuple[Site, ...]", tuple(letters))

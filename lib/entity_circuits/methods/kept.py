@@ -23,6 +23,24 @@ def positions(prompts: Prompts, place: str) -> Tensor:
     return prompts.places(place)
 
 
+def check(subject: Subject, prompts: Prompts, circuits: Sequence[Kept], means: Means) -> None:
+    """Raise `ValueError` for no circuits, a head or a place that is not there, or means that do not fit model and
+    prompts."""
+    if not circuits:
+        raise ValueError("there are no circuits, and no heads to be removed: the list is empty")
+    means.require(prompts)
+    shape = (subject.layers, means.z.shape[1], subject.heads, subject.head_size)
+    if (tuple(means.z.shape), means.z.dtype, means.z.device) != (shape, subject.dtype, subject.device):
+        raise ValueError(
+            f"these means are of another model: {tuple(means.z.shape)} in {means.z.dtype} on {means.z.device}, and "
+            f"{subject.name} needs {shape} in {subject.dtype} on {subject.device}"
+        )
+    for circuit in circuits:
+        for place, some in circuit.items():
+            prompts.places(place)
+            heads.require(heads.of(some), subject.layers, subject.heads, f"at {place}")
+
+
 def live(subject: Subject, prompts: Prompts, circuits: Sequence[Kept]) -> tuple[Tensor, Tensor]:
     """Where circuits keep anything, and what: positions (n, P), -1 for none, and masks (circuits, layers, P, heads).
 
