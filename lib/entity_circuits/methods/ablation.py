@@ -26,8 +26,8 @@ from ..runs.mean_replay import Means
 from ..runs.replay import Method, executor
 from ..statistics import Estimate
 from ..tasks.prompts import Prompts, require_answers, rows_of
+from . import checks, metrics
 from . import kept as places
-from . import metrics
 from .kept import Kept
 from .metrics import LOG_PROBABILITY, Metric
 
@@ -179,8 +179,8 @@ def circuit_accuracy(
         p, means = tasks.default.prompts(subject, n=14), ablation.means(subject, n=20)
         print(ablation.circuit_accuracy(subject, {"last": ["L3H5", "L2H1"]}, p, means).estimate())
     """
-    asked = [circuits] if isinstance(circuits, Circuit | Mapping | Head) else list(circuits)
     executor(method)  # an unknown one is told before anything runs
+    asked = [circuits] if isinstance(circuits, Circuit | Mapping | Head) else list(circuits)
     read = metrics.named(metric)
     targets = read.targets(prompts)
     finite("memory", memory, 0, inside=True)
@@ -304,12 +304,11 @@ def _check_once(subject: Subject, prompts: Prompts, means: Means) -> None:
     everywhere = all_heads(subject, ["last", *first.positions])
     half = {place: some[shift % 2 :: 2] for shift, (place, some) in enumerate(everywhere.items())}
     tokens = torch.arange(0, subject.model.config.vocab_size, 7, device=first.last.device)[None]
-    fast = places.ablate(subject, first, [half], means, targets=tokens).logprobs
-    literal = runs.run(subject, first, places.edits(subject, first, half, means), targets=tokens).logprobs
-    worst = float((fast - literal).abs().max())
-    if not worst < (0.25 if subject.dtype in (torch.bfloat16, torch.float16) else 1e-3):
+    fast = places.ablate(subject, first, [half], means, targets=tokens).logits
+    literal = runs.run(subject, first, places.edits(subject, first, half, means), targets=tokens).logits
+    if not checks.close(fast, literal, subject.dtype):
         raise RuntimeError(
-            f"the fast way differs from the definition by {worst:.2g} in a log-probability: this model does something "
-            'that it does not know. Use method="definition".'
+            f"the fast way differs from the definition by {checks.apart(fast, literal):.2g} of the size of the logits: "
+            'this model does something that it does not know. Use method="definition".'
         )
     _CHECKED.add(subject.model)

@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
 from .. import heads
 from ..arguments import one_of
 from ..heads import Head
@@ -9,8 +12,31 @@ from ..models.subject import Subject
 from ..tasks.prompts import Prompts
 from ..tasks.rounds import Composition
 
+CLOSE = {torch.bfloat16: 0.02, torch.float16: 0.02}
+"""By what share of their size two ways to the same logits may differ, and 1e-4 in other dtypes: rounding grows with
+the size of the logits, so no number of them by itself would do for every model."""
+
 Reach = str
 """Where changed keys and values are heard: "all", or the name of the one position."""
+
+
+def apart(one: Tensor, other: Tensor) -> float:
+    """The largest difference of two tables of logits as a share of the largest of them; 0 where all are zero.
+
+    For example:
+
+        import torch
+        from entity_circuits.methods import checks
+
+        print(checks.apart(torch.tensor([10.0, -20.0]), torch.tensor([10.0, -19.0])))  # 0.05
+    """
+    size = torch.maximum(one.abs().max(), other.abs().max()).clamp(min=torch.finfo(one.dtype).tiny)
+    return float((one - other).abs().max() / size)
+
+
+def close(one: Tensor, other: Tensor, dtype: torch.dtype) -> bool:
+    """Whether two tables of logits are the same up to the rounding of a model in this dtype; never for NaN."""
+    return apart(one, other) < CLOSE.get(dtype, 1e-4)
 
 
 def check(

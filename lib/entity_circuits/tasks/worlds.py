@@ -97,6 +97,10 @@ def worlds(tokenizer: Any, boxes: int, seed: int, split: Split) -> Iterator[Worl
     boxes, seed = integer("boxes", boxes), integer("seed", seed, least=None)
     words = sorted(vocabulary.require(tokenizer, vocabulary.objects(), boxes, "objects"))
     letters = sorted(vocabulary.require(tokenizer, vocabulary.LABELS, boxes + 1, "box labels"))
+    return _drawn(words, letters, boxes, seed, split)
+
+
+def _drawn(words: list[str], letters: list[str], boxes: int, seed: int, split: Split) -> Iterator[World]:
     draw = random.Random(f"{seed}/{boxes}")
     seen: set[World] = set()
     while True:
