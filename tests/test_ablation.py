@@ -282,8 +282,10 @@ def test_finished_circuits_are_not_run_again(tmp_path, monkeypatch):
     assert torch.allclose(found.logprob, places.ablate(subject, prompts, many, means).logprob, atol=1e-12)
 
 
-def test_a_model_that_the_fast_way_gets_wrong_is_noticed_before_any_number_is_returned():
+@pytest.mark.parametrize("scale", [1e-4, 1.0])
+def test_a_model_that_the_fast_way_gets_wrong_is_noticed_before_any_number_is_returned(scale):
     subject, prompts, means = setting()
+    subject.model.lm_head.weight.mul_(scale)
     attention = subject.model.model.layers[2].self_attn
     attention.register_forward_hook(lambda module, args, output: (2 * output[0], output[1]))
     with pytest.raises(RuntimeError, match="differs from the definition"):

@@ -323,7 +323,7 @@ NOWHERE: Any = "nowhere"
         (lambda t: dcm.learn(SUBJECT, [], t, t, position="last"), "a mask needs heads"),
         (lambda t: dcm.learn(SUBJECT, GROUP, t, t, position="last", penalty=-1), "penalty=-1: .* at least 0"),
         (lambda t: dcm.learn(SUBJECT, GROUP, t, t, position="last", steps=0), "steps=0: .* at least 1"),
-        (lambda t: dcm.sweep(SUBJECT, GROUP, t, t, position="last", seeds=[]), "a seed"),
+        (lambda t: dcm.sweep(SUBJECT, GROUP, t, t, position="last", seeds=[]), "there are no seeds"),
         (lambda t: interchange.record(SUBJECT, t, batch=0), "batch"),
     ],
 )

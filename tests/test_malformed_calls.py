@@ -225,6 +225,10 @@ def told(statement: str) -> Any:
     return world(template=Template(statement=statement))
 
 
+def masks(**more: Any) -> Any:
+    return dcm.sweep(s(), ["L3H5"], pairs(), validation(), position="last", **more)
+
+
 def nan_like(x: torch.Tensor) -> torch.Tensor:
     return torch.full_like(x, math.nan)
 
@@ -481,7 +485,33 @@ TEXTS: list[Case] = [
     ("pairs of no answers", "need answers", lambda: triples.between(p(), source())),
 ]  # fmt: skip
 
-CASES = [*WORDS, *NUMBERS, *TEXTS]
+KINDS: list[Case] = [
+    ("conditions that are one text", "'last->object'", lambda: knockout.sweep(s(), p(), conditions="last->object")),
+    ("places that are one text", "'last'", lambda: ablation.all_heads(s(), "last")),
+    ("parts that are one text", "'last'", lambda: criteria.minimality(s(), LAST, p(), means(), parts="last")),
+    ("no parts", "parts", lambda: criteria.minimality(s(), LAST, p(), means(), parts=[])),
+    ("no start layers", "start layers", lambda: knockout.sweep(s(), p(), starts=[])),
+    ("no penalties", "penalties", lambda: masks(penalties=())),
+    ("no sites", "sites", lambda: cmap.inputs(CIRCUIT, sites=())),
+    ("positions that are one text", "'last'", lambda: interchange.record(s(), pairs(), positions="last")),
+    ("positions without names", "'cup'", lambda: text(positions=["cup"])),
+    ("asked labels that are one text", "'F'", lambda: world(asked="F")),
+    ("no asked labels", "asked label", lambda: world(asked=[])),
+    ("a finding in place of its circuit", "Finding", lambda: cmap.groups(finding())),
+    ("a finding that is kept", "Finding", lambda: accuracy(finding())),
+    ("means and prompts the wrong way round", "Means", lambda: accuracy(some=means(), at=p())),
+    ("prompts in place of triples", "Prompts", lambda: interchange.patch(s(), ["L3H5"], p(), position="last")),
+    ("prompts in place of a recording", "Prompts", lambda: path_patching.screen(p(), source(), position="last")),
+    ("a recording in place of prompts", "Recording", lambda: answers.evaluate(s(), rec())),
+    ("a circuit in place of a finding", "Circuit", lambda: circuits.compare(CIRCUIT, CIRCUIT)),
+    ("models and prompts the wrong way round", "Prompts", lambda: cmap.patch(s(), p(), LAST, other())),
+    ("a place that is a number", "int", lambda: cmap.scan(s(), 3)),
+    ("a seed of completeness", "'x'", lambda: criteria.completeness(s(), LAST, p(), means(), seed="x")),
+    ("values that are words", "'yes'", lambda: statistics.estimate(["yes", "no"])),
+    ("a finding that is a list", "[1]", lambda: findings.report("a/b", [1])),
+]  # fmt: skip
+
+CASES = [*WORDS, *NUMBERS, *TEXTS, *KINDS]
 
 
 @pytest.fixture(scope="module", autouse=True)

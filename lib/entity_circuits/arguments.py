@@ -2,10 +2,12 @@
 
 import math
 import operator
-from collections.abc import Iterable
-from typing import Any, get_args
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar, get_args
 
 from .spelling import meant
+
+T = TypeVar("T")
 
 
 def one_of(what: str, given: object, known: Any) -> None:
@@ -42,6 +44,33 @@ def _words(kind: Any) -> Iterable[object]:
         yield None if kind is type(None) else kind
     for part in parts:
         yield from _words(part)
+
+
+def several(what: str, given: Iterable[T], least: int = 1) -> tuple[T, ...]:
+    """The members of a list. Raises `ValueError` for what is none (a text is not one), or has fewer than `least`.
+
+    For example:
+
+        from entity_circuits.arguments import several
+
+        print(several("conditions", ["last->object"]))
+    """
+    try:
+        found = None if isinstance(given, str | bytes | Mapping) else tuple(given)
+    except TypeError:
+        found = None
+    if found is None:
+        raise ValueError(f"{what} are given as a list, not as {given!r}")
+    if len(found) < least:
+        raise ValueError(f"there are no {what}: the list is empty")
+    return found
+
+
+def of_kind(what: str, given: object, *kinds: type) -> None:
+    """Raise `ValueError` unless it is an instance of one of these classes."""
+    if not isinstance(given, kinds):
+        named = " or ".join(kind.__name__ for kind in kinds)
+        raise ValueError(f"{what}: {named} is needed, not {type(given).__name__}")
 
 
 def integer(what: str, given: Any, least: int | None = 1, most: int | None = None) -> int:

@@ -253,8 +253,8 @@ def intervals(
         raise ValueError("there is nothing to estimate from: no examples")
     n = values.shape[-1]
     names = np.arange(n) if contexts is None else as_array(contexts)
-    if len(names) != n:
-        raise ValueError(f"{n} examples, but {len(names)} context numbers")
+    if names.shape != (n,):
+        raise ValueError(f"{n} examples, but context numbers of shape {names.shape}: one for each is needed")
     cells = values.reshape(-1, n)
     groups, picked = resampled(names, draws, seed)
     if statistic == "mean":
@@ -340,4 +340,7 @@ def as_array(values: Values) -> np.ndarray:
     """Any of tensor, array or sequence as float64 in memory."""
     if isinstance(values, Tensor):
         values = values.detach().cpu().double().numpy()
-    return np.asarray(values, dtype=float)
+    try:
+        return np.asarray(values, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"numbers are needed, one an example, not {values!r}") from error

@@ -112,7 +112,7 @@ def keep(
 
 def report(key: str, value: "Estimate | float | str", **more: Any) -> Reported:
     """The same as a value, checked and rounded; for tests and for pages that hand over nothing."""
-    if not _KEY.fullmatch(key):
+    if not isinstance(key, str) or not _KEY.fullmatch(key):
         raise ValueError(f"a finding is named like carries/A/object, not {key!r}")
     if not isinstance(value, str):
         for name in ("low", "high", "n"):
@@ -202,7 +202,10 @@ def _row(one: Reported) -> dict[str, Any]:
 
 
 def _number(key: str, value: Any) -> float:
-    number = float(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"finding {key} is {value!r}, which is no number") from error
     if not math.isfinite(number):
         raise ValueError(f"finding {key} is {number}: keep only what there is")
     return float(f"{number:.6g}")
@@ -210,4 +213,4 @@ def _number(key: str, value: Any) -> float:
 
 def _bound(key: str, value: Any) -> float | None:
     """An end of an interval; NaN, as an estimate from a single context has it, is none."""
-    return None if value is None or math.isnan(value) else _number(key, value)
+    return None if value is None or value != value else _number(key, value)

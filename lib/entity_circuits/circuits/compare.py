@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from .. import agreement
-from ..arguments import integer, one_of
+from ..arguments import integer, of_kind, one_of
 from ..heads import LETTERS, Group, Head
 from ..methods.path_patching import Statistic
 from .files import Finding
@@ -168,6 +168,8 @@ def _scores(
     one: Finding, other: Finding, statistic: Statistic | None
 ) -> tuple[Mapping[Group, np.ndarray], Mapping[Group, np.ndarray]]:
     """The scores of both by one statistic."""
+    for found in (one, other):
+        of_kind("each of the two", found, Finding)
     kind = one.statistic if statistic is None else statistic
     for found in (one, other):
         if kind not in found.scores:

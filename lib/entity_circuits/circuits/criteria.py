@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .. import statistics
-from ..arguments import finite, integer
+from ..arguments import finite, integer, several
 from ..heads import Circuit, Group, Head
 from ..methods.ablation import Answers, circuit_accuracy, full_without, kept, size, without
 from ..methods.kept import Kept
@@ -156,7 +156,7 @@ def completeness(
         print(criteria.completeness(subject, relay, p, means, draws=2).table())
     """
     executor(method)  # an unknown one is told before anything runs
-    whole, draws = kept(circuit), integer("draws", draws, least=0)
+    whole, draws, seed = kept(circuit), integer("draws", draws, least=0), integer("seed", seed, least=None)
     names: list[str] = ["nothing"]
     sets: list[dict[str, tuple[Head, ...]]] = [{}]
     for label, (place, some) in _parts(circuit).items():
@@ -292,6 +292,7 @@ def minimality(
     """
     executor(method)
     finite("share", share, 0, 1)
+    parts = None if parts is None else several("parts", parts)
     everything = _parts(circuit)
     if unknown := [label for label in parts or () if label not in everything]:
         raise ValueError(f"no part called {unknown[0]!r}: this circuit has {', '.join(everything)}")

@@ -7,7 +7,7 @@ from typing import Literal
 import pandas as pd
 
 from .. import heads, statistics
-from ..arguments import finite, integer, one_of
+from ..arguments import finite, integer, of_kind, one_of, several
 from ..heads import LETTERS, Circuit, Group, Head
 from ..methods.ablation import circuit_accuracy, kept, size
 from ..methods.kept import Kept
@@ -72,6 +72,8 @@ def grown(circuit: Circuit, rankings: Mapping[Group, Sequence[Head]], scale: flo
         print(len(found.circuit), len(criteria.grown(found.circuit, found.rankings(), 2)))
     """
     finite("scale", scale, 0, inside=True)
+    of_kind("circuit", circuit, Circuit)
+    of_kind("rankings", rankings, Mapping)
     for group in (group for group, some in circuit.groups.items() if some):
         one_of("group with a ranking", group, rankings)
     sizes = {group: max(1, round(scale * len(some))) for group, some in circuit.groups.items() if some}
@@ -121,8 +123,7 @@ def growth(
     """
     executor(method)  # an unknown one is told before anything runs
     draws = integer("draws", draws, least=0)
-    if not scales:
-        raise ValueError("there are no scales: the list is empty")
+    scales = several("scales", scales)
     planned: list[tuple[dict[str, object], list[dict[str, tuple[Head, ...]]]]] = []
     for scale in scales:
         larger = grown(circuit, rankings, scale)

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .. import heads, results, runs, statistics, tasks
-from ..arguments import finite, integer
+from ..arguments import finite, integer, several
 from ..heads import Circuit, Head, every
 from ..models.subject import Subject
 from ..results import Store
@@ -108,7 +108,7 @@ def size(circuit: Circuit | Kept) -> int:
 
 def all_heads(subject: Subject, places: Sequence[str] = ("prev", "query", "last")) -> dict[str, tuple[Head, ...]]:
     """Every head of the model at these places: the most that any circuit there can keep."""
-    return dict.fromkeys(places, every(subject.layers, subject.heads))
+    return dict.fromkeys(several("places", places, least=0), every(subject.layers, subject.heads))
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +180,7 @@ def circuit_accuracy(
         print(ablation.circuit_accuracy(subject, {"last": ["L3H5", "L2H1"]}, p, means).estimate())
     """
     executor(method)  # an unknown one is told before anything runs
-    asked = [circuits] if isinstance(circuits, Circuit | Mapping | Head) else list(circuits)
+    asked = [circuits] if isinstance(circuits, Circuit | Mapping | Head) else several("circuits", circuits)
     read = metrics.named(metric)
     targets = read.targets(prompts)
     finite("memory", memory, 0, inside=True)
@@ -272,7 +272,7 @@ def full_without(
         print(ablation.full_without(subject, [{"last": ["L3H5"]}], p, means).estimate())
     """
     execute, batch = executor(method), integer("batch", batch)
-    asked = [kept(some) for some in removed]
+    asked = [kept(some) for some in several("heads to be removed", removed)]
     places.check(subject, prompts, asked, means)
     require_answers(prompts)
     parts = []

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import heads
-from ..arguments import one_of
+from ..arguments import of_kind, one_of
 from ..heads import Head
 from ..models.subject import Subject
 from ..tasks.prompts import Prompts
@@ -60,6 +60,7 @@ def check(
         reach: where changed keys and values are heard.
     """
     one_of("composition", composition, Composition | None)
+    of_kind("base prompts", base, Prompts)
     base.require_form(source)
     if (receivers is None) != (composition is None):
         raise ValueError("receivers and their composition (q, k or v) are given together, or neither")

@@ -31,7 +31,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .. import results, runs, statistics
-from ..arguments import finite, integer, one_of
+from ..arguments import finite, integer, one_of, several
 from ..heads import Circuit, Head, require
 from ..models.subject import Subject
 from ..results import Store
@@ -176,7 +176,7 @@ def sweep(
     """
     execute, batch = executor(method), integer("batch", batch)
     finite("memory", memory, 0, inside=True)
-    conditions, store = tuple(conditions), Store(None) if store is None else store
+    conditions, store = several("conditions", conditions), Store(None) if store is None else store
     _check(base, tuned, conditions, prompts)
     subjects: dict[Into, Subject] = {"base": base, "tuned": tuned}
     asked = {"conditions": [condition.words for condition in conditions], "method": method, "memory": memory}
@@ -246,8 +246,6 @@ def patch(
 def _check(base: Subject, tuned: Subject, conditions: tuple[Condition, ...], prompts: Prompts) -> None:
     """A `ValueError` for what cannot be patched, before any model runs."""
     require_twins(base, tuned, prompts)
-    if not conditions:
-        raise ValueError("there are no conditions: the list is empty")
     for condition in conditions:
         for place in condition.heads.keys() - {"everywhere"}:
             prompts.position(place)

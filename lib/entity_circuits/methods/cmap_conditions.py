@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
-from ..arguments import each_of, integer, one_of
+from ..arguments import each_of, integer, of_kind, one_of, several
 from ..heads import LETTERS, Circuit, Group, Head, by_layer, require
 from ..heads import of as heads_of
 from ..models.subject import Subject
@@ -45,8 +45,13 @@ class Condition:
         each_of(f"site of {self.name}", self.sites, Site)
         one_of(f"origin of {self.name}", self.origin, Origin)
         one_of(f"model to patch {self.name} into", self.into, Into)
+        of_kind("name of a condition", self.name, str)
         if not isinstance(self.heads, Mapping):
             raise ValueError(f"{self.name}: heads are given by place, as in {{'last': ['L3H5']}}, not {self.heads!r}")
+        for place in self.heads:
+            of_kind(f"each place of {self.name}", place, str)
+        if self.draw is not None:
+            object.__setattr__(self, "draw", integer("draw", self.draw, least=0))
         chosen = {place: tuple(sorted(set(heads_of(some)))) for place, some in self.heads.items()}
         object.__setattr__(self, "heads", chosen)
         object.__setattr__(self, "sites", tuple(sorted(set(self.sites), key="zqkv".find)))
@@ -90,7 +95,9 @@ def groups(circuit: Circuit, *, into: Into = "base", combined: Sequence[str] = (
         print([condition.name for condition in conditions])
     """
     one_of("model to patch into", into, Into)
+    of_kind("circuit", circuit, Circuit)
     letter = circuit.letters
+    combined = several("groups to combine", combined, least=0)
     if unknown := [letters for letters in combined if not set(letters) <= {*LETTERS.values(), *letter.values()}]:
         raise ValueError(f"no groups called {unknown[0]!r}: letters of {', '.join(letter.values())} are combined")
     there = [group for group in letter if circuit.groups[group]]
@@ -122,8 +129,9 @@ def inputs(
         print([(condition.name, condition.sites, condition.origin) for condition in conditions])
     """
     one_of("model to patch into", into, Into)
-    each_of("origin", origins, Origin)
-    for letters in sites:
+    each_of("origin", several("origins", origins), Origin)
+    of_kind("circuit", circuit, Circuit)
+    for letters in several("sites", sites):
         sites_of(letters)
     return tuple(
         Condition(letter, of_circuit(circuit, [group]), sites_of(letters), origin, into)
@@ -145,6 +153,7 @@ def random_heads(subject: Subject, condition: Condition, draws: int = 5, seed: i
         a = cmap.Condition("A", {"last": ["L3H5"]})
         print([one.heads for one in cmap.random_heads(models.load("qwen2.5-coder-0.5b"), a, draws=2)])
     """
+    of_kind("condition", condition, Condition)
     draws, seed = integer("draws", draws), integer("seed", seed, least=None)
     for some in condition.heads.values():
         require(some, subject.layers, subject.heads, f"of {condition.name}")
@@ -194,6 +203,7 @@ def scan(
     one_of("origin", origin, Origin)
     one_of("model to patch into", into, Into)
     width = integer("width", width)
+    of_kind("place", place, str)
     made = []
     for first in range(0, subject.layers, width):
         end = min(first + width, subject.layers)
@@ -214,6 +224,7 @@ def of_circuit(circuit: Circuit, groups: Sequence[Group] | None = None) -> dict[
 
 def sites_of(letters: str) -> tuple[Site, ...]:
     """ "z", or letters of "qkv", as sites. Raises `ValueError` for any others."""
+    of_kind("site", letters, str)
     if not letters or (letters != "z" and not set(letters) <= set("qkv")):
         raise ValueError(f"no site called {letters!r}: 'z', or letters of 'qkv'")
     return cast("tuple[Site, ...]", tuple(letters))

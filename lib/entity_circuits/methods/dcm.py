@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..arguments import finite, integer
+from ..arguments import finite, integer, several
 from ..heads import Head
 from ..heads import of as heads_of
 from ..models.subject import Subject
@@ -128,6 +128,7 @@ def sweep(
     """
     executor(method)
     group = None if heads is None else heads_of(heads)
+    penalties, seeds = several("penalties", penalties), several("seeds", seeds)
     asked = [Asked(group, position, penalty=penalty, seed=seed) for penalty in penalties for seed in seeds]
     return together(subject, asked, triples, validation, rate=rate, steps=steps, tolerance=tolerance, method=method)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .. import runs
-from ..arguments import integer, one_of
+from ..arguments import integer, of_kind, one_of, several
 from ..heads import Head, by_layer, require
 from ..heads import of as heads_of
 from ..models.subject import Subject
@@ -116,6 +116,8 @@ def record(
         like.subject is subject and torch.equal(like.triples.base.input_ids, triples.base.input_ids)
     ):
         raise ValueError("the base prompts of `like` are others: record these triples without it")
+    of_kind("triples", triples, Triples)
+    positions = None if positions is None else several("positions", positions)
     for name in positions or ():
         triples.base.position(name), triples.source.position(name)
     every = torch.arange(len(triples))
@@ -143,6 +145,7 @@ def check(subject: Subject, chosen: Iterable[Head | str], position: Position, *g
     """Raise `ValueError` for an unknown position, a head that the model has not, or pairs recorded with another one."""
     require(heads_of(chosen), subject.layers, subject.heads, "to be patched")
     for one in given:
+        of_kind("triples", one, Triples, Pairs)
         if isinstance(one, Pairs):
             if one.subject is not subject:
                 raise ValueError("these pairs were recorded with another model: record the triples with this one")
@@ -238,6 +241,8 @@ def patch(
 def answers(pairs: Pairs, sets: Sequence[Sequence[Head]], position: Position, method: Method = "replay") -> Answers:
     """What `patch` tabulates, for no particular target: one computation serves every `Pairs.towards`."""
     executor(method)
+    of_kind("pairs", pairs, Pairs)
+    sets = [heads_of(chosen) for chosen in several("sets of heads", sets)]
     outcome = outcomes(pairs, sets, position, method)
     return Answers(outcome.top, outcome.logprobs[..., 1:], pairs.base_top, pairs.source_top)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import heads
+from ..arguments import of_kind
 from ..heads import Head
 from ..models.subject import Subject
 from ..runs import mean_replay
@@ -24,10 +25,9 @@ def positions(prompts: Prompts, place: str) -> Tensor:
 
 
 def check(subject: Subject, prompts: Prompts, circuits: Sequence[Kept], means: Means) -> None:
-    """Raise `ValueError` for no circuits, a head or a place that is not there, or means that do not fit model and
-    prompts."""
-    if not circuits:
-        raise ValueError("there are no circuits, and no heads to be removed: the list is empty")
+    """Raise `ValueError` for a head or a place that is not there, or means that do not fit model and prompts."""
+    of_kind("prompts", prompts, Prompts)
+    of_kind("means", means, Means)
     means.require(prompts)
     shape = (subject.layers, means.z.shape[1], subject.heads, subject.head_size)
     if (tuple(means.z.shape), means.z.dtype, means.z.device) != (shape, subject.dtype, subject.device):

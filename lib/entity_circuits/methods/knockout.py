@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .. import results, runs, statistics
-from ..arguments import integer
+from ..arguments import integer, several
 from ..heads import LETTERS, Circuit, Group
 from ..models.subject import Subject
 from ..results import Store
@@ -125,12 +125,11 @@ def sweep(
     execute, wanted = executor(method), range(subject.layers + 1)
     batch, seed = integer("batch", batch), integer("seed", seed, least=None)
     most = subject.layers
-    starts = tuple(wanted) if starts is None else tuple(sorted({integer("start layer", s, 0, most) for s in starts}))
-    conditions, store = tuple(conditions), Store(None) if store is None else store
+    given = wanted if starts is None else several("start layers", starts)
+    starts = tuple(sorted({integer("start layer", start, 0, most) for start in given}))
+    conditions, store = several("conditions", conditions), Store(None) if store is None else store
     if unknown := [name for name in conditions if name.count("->") != 1]:
         raise ValueError(f"no condition called {unknown[0]!r}: two places, as in {', '.join(CONDITIONS)}")
-    if not conditions or not starts:
-        raise ValueError(f"start layers {starts} of {len(conditions)} conditions: at least one of each is needed")
     require_answers(prompts)
     if recording is not None:
         recording.require(subject, prompts)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import heads
-from ..arguments import one_of
+from ..arguments import of_kind, one_of
 from ..heads import Head
 from ..runs import replay
 from ..runs.edits import Edit, Outcome, Read
@@ -46,6 +46,8 @@ def screen(
         print(path_patching.screen(base, source, position="last").flatten().argsort()[:5])
     """
     one_of("composition", composition, Composition | None)
+    of_kind("base", base, Recording)
+    of_kind("source", source, Recording)
     subject = base.subject
     receivers = None if receivers is None else heads.of(receivers)
     check(subject, base.prompts, source.prompts, position, receivers, composition, reach)

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import DynamicCache
 
-from ..arguments import integer
+from ..arguments import integer, of_kind
 from ..models.precision import fast_float32
 from ..models.subject import Subject
 from ..tasks.prompts import Prompts, require_answers
@@ -73,6 +73,7 @@ def evaluate(subject: Subject, prompts: Prompts, *, share_context: bool = True, 
         print(statistics.estimate(result.correct, p.contexts))
     """
     batch = integer("batch", batch)
+    of_kind("prompts", prompts, Prompts)
     if rescaled := [name for name in RESCALED if getattr(subject.model.config, name, None) not in (None, 1.0)]:
         raise NotImplementedError(f"{subject.name} rescales its logits ({rescaled[0]}), which is not followed here")
     plan = list(batches(prompts, batch, share=share_context))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from ..arguments import integer, one_of
+from ..arguments import integer, of_kind, one_of, several
 from ..heads import GROUPS
 from ..models.subject import Subject
 from . import vocabulary
@@ -120,14 +120,21 @@ def from_worlds(
     if isinstance(template, str):
         one_of("template", template, TEMPLATES)
         template = TEMPLATES[template]
-    templates = (template,) * len(worlds) if isinstance(template, Template) else tuple(template)
-    if not worlds or len(worlds) != len(queries) or len({len(world.objects) for world in worlds}) != 1:
+    worlds, queries = several("worlds", worlds), several("queries", queries)
+    for world in worlds:
+        of_kind("each of the worlds", world, World)
+    if len(worlds) != len(queries) or len({len(world.objects) for world in worlds}) != 1:
         raise ValueError("one query a world is needed, and worlds with equally many boxes")
+    templates = (template,) * len(worlds) if isinstance(template, Template) else several("templates", template)
     queries = [integer("queried box", box, 0, len(worlds[0].objects) - 1) for box in queries]
     for name, given in (("template", templates), ("asked label", asked)):
-        if given and len(given) != len(worlds):
+        if given is not None and len(several(f"{name}s", given)) != len(worlds):
             raise ValueError(f"one {name} a world is needed: {len(worlds)}, not {len(given)}")
-    asked = tuple(asked) if asked else tuple(world.labels[box] for world, box in zip(worlds, queries, strict=True))
+    asked = (
+        tuple(asked)
+        if asked is not None
+        else tuple(world.labels[box] for world, box in zip(worlds, queries, strict=True))
+    )
     for world, box, label in zip(worlds, queries, asked, strict=True):
         if label in world.labels and label != world.labels[box]:
             raise ValueError(f"box {box} is asked for, but {label!r} is the label of box {world.labels.index(label)}")
@@ -226,6 +233,7 @@ def noise(subject: Subject, base: Prompts, seed: int = 0) -> Prompts:
         source = boxes.noise(subject, boxes.prompts(subject, n=14))
         assert (source.answer_ids == -1).all()
     """
+    of_kind("base", base, Prompts)
     tokenizer, count, seed = subject.tokenizer, base.boxes, integer("seed", seed, least=None)
     words = sorted(vocabulary.require(tokenizer, vocabulary.objects(), 2 * count, "objects"))
     letters = sorted(vocabulary.require(tokenizer, vocabulary.LABELS, 2 * count + 1, "box labels"))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import results
-from ..arguments import integer
+from ..arguments import integer, of_kind, several
 from ..models.subject import Subject
 from .vocabulary import ends_in_space
 
@@ -111,6 +111,7 @@ class Prompts:
 
         A task may ask for more.
         """
+        of_kind(f"{what} prompts", other, Prompts)
         if len(self) != len(other):
             raise ValueError(f"one {what} prompt a base prompt is needed: {len(self)} and {len(other)}")
 
@@ -176,6 +177,7 @@ def require_answers(prompts: Prompts) -> None:
         require_answers(toy.prompts("apple"))
         print("an accuracy can be told")
     """
+    of_kind("prompts", prompts, Prompts)
     if missing := int((prompts.answer_ids < 0).sum()):
         raise ValueError(
             f"{missing} of {len(prompts)} prompts have no right answer: nothing can be right or wrong there"
@@ -214,16 +216,17 @@ def from_texts(
         p = prompts.from_texts(subject, texts, [" cup"], positions={"object": "cup"})
         print(p.position("object"), p.answer_ids)
     """
-    if isinstance(texts, str):
-        raise ValueError(f"texts are given as a list, not as one text: [{texts!r}]")
+    texts, answers = several("texts", texts), several("answers", answers)
+    choices = None if choices is None else [several("choices", some) for some in several("choices", choices)]
+    if not isinstance(positions, Mapping | None):
+        raise ValueError(f"positions are given by name, as in {{'object': 'cup'}}, not as {positions!r}")
     n, tokenizer = len(texts), subject.tokenizer
     given = {"answers": answers, "wrong": wrong, "choices": choices, "contexts": contexts}
     for name, values in given.items():
-        if values is not None and len(values) != n:
+        if values is not None and len(several(name, values)) != n:
             raise ValueError(f"{len(values)} {name} for {n} texts: one for each is needed")
-    if not n:
-        raise ValueError("there are no texts")
     for row, text in enumerate(texts):
+        of_kind(f"text {row}", text, str)
         if not text:
             raise ValueError(f"text {row} is empty")
         if ends_in_space(text):

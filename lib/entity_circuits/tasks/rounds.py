@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..arguments import finite, one_of
+from ..arguments import finite, of_kind, one_of
 from .prompts import Prompts
 
 Composition = Literal["q", "k", "v"]
@@ -35,6 +35,8 @@ class Round:
 
     def __post_init__(self) -> None:
         one_of("way for a round to hear through", self.through, Composition | None)
+        for what, given in (("name", self.name), ("position", self.position)):
+            of_kind(f"{what} of a round", given, str)
         if (self.into is None) != (self.through is None):
             raise ValueError(f"round {self.name!r}: `into` (which heads) and `through` (q, k or v) go together")
         if self.heard_at is not None and self.through not in ("k", "v"):
