@@ -10,9 +10,12 @@ from entity_circuits import runs
 from entity_circuits.heads import Circuit, Head
 from entity_circuits.methods import ablation
 from entity_circuits.methods import kept as places
+from entity_circuits.models import precision
 from entity_circuits.results import Store
-from entity_circuits.runs import mean_replay
+from entity_circuits.runs import mean_replay, replay
 from entity_circuits.tasks import boxes
+
+METHODS: tuple[replay.Method, ...] = ("replay", "definition")
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral")
 BOXES = 3
@@ -280,8 +283,10 @@ def test_finished_circuits_are_not_run_again(tmp_path, monkeypatch):
     assert torch.allclose(found.logprob, places.ablate(subject, prompts, many, means).logprob, atol=1e-12)
 
 
-def test_a_model_that_the_fast_way_gets_wrong_is_noticed_before_any_number_is_returned():
+@pytest.mark.parametrize("scale", [1e-4, 1.0])
+def test_a_model_that_the_fast_way_gets_wrong_is_noticed_before_any_number_is_returned(scale):
     subject, prompts, means = setting()
+    subject.model.lm_head.weight.mul_(scale)
     attention = subject.model.model.layers[2].self_attn
     attention.register_forward_hook(lambda module, args, output: (2 * output[0], output[1]))
     with pytest.raises(RuntimeError, match="differs from the definition"):
@@ -298,6 +303,28 @@ def test_removing_heads_from_the_full_model_by_replay_equals_the_definition(plac
     )
     assert torch.allclose(one.logprob, other.logprob, atol=1e-9)
     assert torch.equal(one.correct, other.correct)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_whether_both_ways_agree_is_judged_by_the_size_of_the_logits(scale):
+    """Rounding grows with the logits: large ones are no reason to refuse a model, small ones hide no difference."""
+    logits = scale * torch.randn(7, 100, generator=torch.Generator().manual_seed(0)) * 20
+    assert precision.close(logits * (1 + 1e-5), logits, torch.float32)
+    assert not precision.close(logits * (1 + 1e-3), logits, torch.float32)
+    assert precision.close(logits.bfloat16().float(), logits, torch.bfloat16)
+    assert not precision.close(logits * 1.1, logits, torch.bfloat16)
+    assert not precision.close(logits * torch.nan, logits, torch.float32)
+    assert precision.close(0 * logits, 0 * logits, torch.float32)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e4])
+def test_a_model_of_very_large_or_small_logits_is_ablated(scale):
+    subject = tiny.subject()
+    subject.model.lm_head.weight.mul_(scale)
+    prompts = boxes.prompts(subject, 3, 3)
+    means = ablation.means(subject, n=4, boxes=3)
+    found = [ablation.circuit_accuracy(subject, {"last": ["L3H5"]}, prompts, means, method=m) for m in METHODS]
+    assert torch.equal(found[0].correct, found[1].correct)
 
 
 # The scan of positions

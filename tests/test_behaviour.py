@@ -85,7 +85,30 @@ def test_scattered_and_incomplete_contexts_come_back_in_their_rows(subject):
 def test_prompts_without_an_answer_have_none(subject):
     noise = boxes.noise(subject, boxes.prompts(subject, n=7))
     found = agrees(subject, noise)
-    assert not found.correct.any()
+    assert found.answer_logprob.isnan().all() and (found.rank == -1).all()
+    with pytest.raises(ValueError, match="7 of 7 prompts have no right answer"):
+        _ = found.correct  # an accuracy of 0.00 would say that the model is wrong
+
+
+def test_an_answer_that_is_as_likely_as_another_token_is_not_right(subject):
+    """Two rows of the output matrix are made one: their logits tie, and index order would say which is right."""
+    prompts = boxes.prompts(subject, n=7)
+    plain = answers.evaluate(subject, prompts)
+    assert not plain.tied.any()
+    assert torch.equal(plain.correct, plain.top == prompts.answer_ids)
+    prompts = replace(prompts, answer_ids=plain.top)
+    assert answers.evaluate(subject, prompts).correct.all()
+    weight = subject.model.get_output_embeddings().weight
+    before = weight.detach().clone()
+    try:
+        with torch.no_grad():
+            weight[-1] = weight[plain.top[0]]
+        tied = answers.evaluate(subject, prompts)
+    finally:
+        with torch.no_grad():
+            weight.copy_(before)
+    assert tied.tied[0] and not tied.correct[0] and tied.rank[0] == 0
+    assert torch.equal(tied.correct, ~tied.tied)
 
 
 def test_the_prefix_is_found_from_the_tokens_not_from_the_context_number(subject):
@@ -131,9 +154,9 @@ def said(prompts, *words):
     top = torch.tensor([tokenizer(" " + word)["input_ids"][0] for word in words])
     logprob = torch.full((len(prompts),), 0.25).log()
     objects = torch.full((len(prompts), prompts.boxes), 0.1).log()
-    return answers.Behaviour(
-        prompts, top, tuple(f" {word}" for word in words), logprob, objects, torch.zeros(len(prompts)), 0, 0
-    )
+    said = tuple(f" {word}" for word in words)
+    nothing = torch.zeros(len(prompts), dtype=torch.long)
+    return answers.Behaviour(prompts, top, said, logprob, objects, nothing, nothing.bool(), 0, 0)
 
 
 def world_prompts():

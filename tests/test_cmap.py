@@ -274,10 +274,10 @@ def test_a_scan_takes_all_heads_of_its_layers(reach, ends):
         ({"heads": {"last": []}}, "no heads"),
         ({"sites": ("z", "q")}, "sites are"),
         ({"sites": ()}, "sites are"),
-        ({"sites": ("o",)}, "sites are"),
+        ({"sites": ("o",)}, "no site of A called 'o'"),
         ({"origin": "weights"}, "no matrix of its own"),
-        ({"origin": "elsewhere", "sites": ("q",)}, "none of the known"),
-        ({"into": "both"}, "none of the known"),
+        ({"origin": "elsewhere", "sites": ("q",)}, "no origin of A called 'elsewhere'"),
+        ({"into": "both"}, "called 'both': one of 'base', 'tuned'"),
         ({"heads": {"everywhere": [Head(1, 1)]}, "sites": ("v",)}, "everywhere is for outputs"),
     ],
 )
@@ -325,11 +325,11 @@ def test_impossible_requests_are_refused_before_a_model_runs(monkeypatch):
     a, *_ = cmap.inputs(CIRCUIT)
     asked = {
         "no twins": (base, tiny.subject("llama", dtype=torch.float64), [a], prompts, {}),
-        "L4H1 is not there": (base, tuned, [Condition("A", {"last": [Head(4, 1)]})], prompts, {}),
+        "L4H1 of A": (base, tuned, [Condition("A", {"last": [Head(4, 1)]})], prompts, {}),
         "both called 'A'": (base, tuned, [a, a], prompts, {}),
         "no right answer": (base, tuned, [a], boxes.noise(base, prompts), {}),
-        "0 conditions": (base, tuned, [], prompts, {}),
-        "batch 0": (base, tuned, [a], prompts, {"batch": 0}),
+        "no conditions": (base, tuned, [], prompts, {}),
+        "batch=0": (base, tuned, [a], prompts, {"batch": 0}),
         "no method called 'guess'": (base, tuned, [a], prompts, {"method": "guess"}),
     }
     for message, (one, other, kinds, questions, options) in asked.items():

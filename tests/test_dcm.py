@@ -321,9 +321,9 @@ NOWHERE: Any = "nowhere"
         (lambda t: interchange.patch(SUBJECT, GROUP, t, position=NOWHERE), "no place called 'nowhere'"),
         (lambda t: dcm.learn(SUBJECT, [Head(0, 8)], t, t, position="last"), "L0H8 to be patched"),
         (lambda t: dcm.learn(SUBJECT, [], t, t, position="last"), "a mask needs heads"),
-        (lambda t: dcm.learn(SUBJECT, GROUP, t, t, position="last", penalty=-1), "a penalty of 0 or more"),
-        (lambda t: dcm.learn(SUBJECT, GROUP, t, t, position="last", steps=0), "a step"),
-        (lambda t: dcm.sweep(SUBJECT, GROUP, t, t, position="last", seeds=[]), "a seed"),
+        (lambda t: dcm.learn(SUBJECT, GROUP, t, t, position="last", penalty=-1), "penalty=-1: .* at least 0"),
+        (lambda t: dcm.learn(SUBJECT, GROUP, t, t, position="last", steps=0), "steps=0: .* at least 1"),
+        (lambda t: dcm.sweep(SUBJECT, GROUP, t, t, position="last", seeds=[]), "there are no seeds"),
         (lambda t: interchange.record(SUBJECT, t, batch=0), "batch"),
     ],
 )

@@ -202,8 +202,8 @@ def test_the_dataset_holds_both_prompts_and_all_answers():
     ("change", "message"),
     [
         ({"desideratum": "colour"}, "no desideratum called 'colour'"),
-        ({"boxes": 2}, "3 to 10 boxes"),
-        ({"n": 0}, "at least one triple"),
+        ({"boxes": 2}, "boxes=2: .* from 3 to 10"),
+        ({"n": 0}, "n=0: .* at least 1"),
         ({"split": "test"}, "no split called 'test'"),
     ],
 )

@@ -147,7 +147,7 @@ def test_impossible_requests_are_refused_before_anything_runs(monkeypatch):
         knockout.sweep(subject, prompts, conditions=["last prev"])
     with pytest.raises(ValueError, match="no place called 'nowhere'"):
         knockout.sweep(subject, prompts, conditions=["last->nowhere"])
-    with pytest.raises(ValueError, match="0 to 4 are there"):
+    with pytest.raises(ValueError, match=r"start layer=5: .* from 0 to 4"):
         knockout.sweep(subject, prompts, starts=[5])
     with pytest.raises(ValueError, match="no right answer"):
         knockout.sweep(subject, boxes.noise(subject, prompts))

@@ -182,7 +182,10 @@ def test_a_sweep_that_is_interrupted_and_started_again_ends_with_the_same_scores
         ({"position": "last", "receivers": [], "composition": "q"}, "empty"),
         ({"position": "query", "receivers": [Head(1, 0)], "composition": "v", "reach": "prev"}, "comes before it"),
         ({"position": "query", "receivers": [Head(1, 0)], "composition": "q", "reach": "last"}, "keys and values"),
-        ({"position": "query", "receivers": [Head(1, 0)], "composition": "z"}, "through q, k or v"),
+        (
+            {"position": "query", "receivers": [Head(1, 0)], "composition": "z"},
+            "no composition called 'z': one of 'q', 'k', 'v'",
+        ),
         ({"position": "nowhere", "receivers": [Head(1, 0)], "composition": "v"}, "no place called 'nowhere'"),
         ({"position": "last", "receivers": [Head(9, 0)], "composition": "q"}, "L9H0"),
     ],

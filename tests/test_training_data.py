@@ -76,7 +76,7 @@ def test_a_seed_decides_the_examples():
 
 
 def test_an_unknown_kind_and_no_examples_are_refused():
-    with pytest.raises(ValueError, match="kinds are arithmetic"):
+    with pytest.raises(ValueError, match="called 'poetry': one of 'arithmetic'"):
         training_data.examples("poetry", 3)
     with pytest.raises(ValueError, match="at least 1"):
         training_data.examples("code", 0)

@@ -5,17 +5,23 @@ import math
 import numpy as np
 import pandas as pd
 
+from .arguments import integer
+
 
 def spearman(one: np.ndarray, other: np.ndarray) -> float:
     """The rank correlation of two series (n,); NaN for fewer than three numbers or where all of one rank alike.
 
-    For example:
+    Raises `ValueError` for series of different lengths.
 
         import numpy as np
         from entity_circuits.agreement import spearman
 
         print(spearman(np.array([1, 2, 4]), np.array([10, 30, 20])))  # 0.5
     """
+    if np.shape(one) != np.shape(other):
+        raise ValueError(
+            f"a rank correlation needs two series of one length, not {np.shape(one)} and {np.shape(other)}"
+        )
     ranks = [pd.Series(values).rank().to_numpy() for values in (one, other)]
     if len(one) < 3 or any(np.ptp(rank) == 0 for rank in ranks):
         return float("nan")
@@ -32,12 +38,15 @@ def overlap(first: int, second: int, common: int, one: int, other: int) -> np.nd
         one: how many are drawn from the first.
         other: how many are drawn from the second.
 
-    For example:
+    Raises `ValueError` for more in common, or drawn, than there are.
 
         from entity_circuits.agreement import overlap
 
         print(overlap(4, 4, 4, 2, 1))  # [0.5, 0.5]
     """
+    first, second = integer("first", first, least=0), integer("second", second, least=0)
+    common = integer("common", common, 0, min(first, second))
+    one, other = integer("one", one, 0, first), integer("other", other, 0, second)
     shared = np.zeros(min(one, other) + 1)
     # Of the one set, so many are such as the other could draw; of these, the other then draws so many.
     for marked, probability in enumerate(_hypergeometric(first, common, one)):

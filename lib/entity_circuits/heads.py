@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from . import places
+from .arguments import integer
 
 Group = str
 """The name of a group of heads. A circuit may have any; these are the paper's."""
@@ -23,7 +24,7 @@ POSITIONS: dict[Group, str] = dict(zip(GROUPS, ("last", "last", "query", "prev")
 class Head:
     """One attention head, both numbers counted from zero. Written `L14H5`.
 
-    For example:
+    Raises `ValueError` for what is no whole number, or below zero.
 
         from entity_circuits.heads import Head
 
@@ -32,6 +33,10 @@ class Head:
 
     layer: int
     head: int
+
+    def __post_init__(self) -> None:
+        for name in ("layer", "head"):
+            object.__setattr__(self, name, integer(f"{name} of a head", getattr(self, name), least=0))
 
     def __str__(self) -> str:
         return f"L{self.layer}H{self.head}"
@@ -57,8 +62,8 @@ class Circuit:
     """The heads of each group, strongest first. A head may stand in several groups, at different positions.
 
     `about` says what produced it (model, parameters, code), as plain JSON values. `positions` says where the heads of a
-    group act; those of the paper's groups need not be named. Raises `ValueError` for a group of neither kind.
-    Paper: section 4.2.
+    group act; those of the paper's groups need not be named. Heads may be written as text. Raises `ValueError` for a
+    group of neither kind, and for a head twice in one group. Paper: section 4.2.
 
         from entity_circuits.heads import Circuit, Head
 
@@ -71,6 +76,10 @@ class Circuit:
     positions: Mapping[Group, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "groups", {name: of(some) for name, some in self.groups.items()})
+        for name, some in self.groups.items():
+            if twice := [head for head in some if some.count(head) > 1]:
+                raise ValueError(f"{name} has a head twice: {twice[0]}")
         if unknown := [name for name in self.groups if name not in (*self.positions, *GROUPS)]:
             raise ValueError(
                 f"where do the heads of {unknown[0]!r} act? The paper's groups are {', '.join(GROUPS)}; of any other "
@@ -125,6 +134,7 @@ def every(layers: int, heads: int) -> tuple[Head, ...]:
 
         print(*heads.every(layers=2, heads=2))
     """
+    layers, heads = integer("layers", layers, least=0), integer("heads", heads, least=0)
     return tuple(Head(layer, head) for layer in range(layers) for head in range(heads))
 
 
@@ -139,6 +149,8 @@ def of(some: "Iterable[Head | str] | Head | str") -> tuple[Head, ...]:
         assert heads.of([Head(3, 5), "L2H1"]) == (Head(3, 5), Head(2, 1))
     """
     several = (some,) if isinstance(some, Head | str) else some
+    if not isinstance(several, Iterable):
+        raise ValueError(f"heads are given as a list of heads, or of text like L14H5, not {several!r}")
     return tuple(one if isinstance(one, Head) else Head.parse(str(one)) for one in several)
 
 
@@ -170,6 +182,8 @@ def ranked(scores: np.ndarray) -> list[Head]:
 
         print(*heads.ranked(np.array([[-1.0, 0.5], [np.nan, -2.0]])))  # L1H1 L0H0 L0H1
     """
+    if scores.ndim != 2:
+        raise ValueError(f"scores are ranked from a table of (layers, heads), not of {scores.shape}")
     order = np.argsort(scores, axis=None, kind="stable")
     return [Head(*divmod(int(index), scores.shape[1])) for index in order if not np.isnan(scores.flat[index])]
 

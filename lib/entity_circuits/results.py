@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -121,6 +122,8 @@ def _plain(value: object) -> object:
     """A JSON value that differs where the value does."""
     if isinstance(value, Tensor):
         return digest(value)
+    if isinstance(value, np.generic):  # a number is the same number, whoever made it
+        return value.item()
     if isinstance(own := getattr(value, "digest", None), str):
         return own
     if isinstance(value, Mapping):

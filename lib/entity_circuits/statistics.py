@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from .arguments import finite, integer, one_of
+
 Average = Literal["mean", "median"]
 Values = Tensor | np.ndarray | Sequence[Any]
 
@@ -76,6 +78,7 @@ def estimate(
         correct = [1, 1, 0, 0, 1, 0]
         print(statistics.estimate(correct, contexts=[0, 0, 1, 1, 2, 2]))  # 0.50 [0.00, 1.00], n = 6
     """
+    one_of("statistic", statistic, Average)
     numbers = as_array(values)
     if numbers.ndim != 1 or not np.isfinite(numbers).all():
         raise ValueError("an estimate needs one finite value a prompt; for a table of scores use `intervals`")
@@ -128,8 +131,13 @@ def ratio(first: Values, second: Values, contexts: Values, *, draws: int = DRAWS
         print(statistics.ratio(part, whole, contexts=[0, 0, 1, 1]))  # 0.67 [0.50, 1.00], n = 4
     """
     groups, picked = resampled(contexts, draws, seed)
-    clusters = picked.shape[1]
-    totals = np.stack([np.bincount(groups, as_array(values), clusters) for values in (first, second)])
+    clusters, pair = picked.shape[1], [as_array(values) for values in (first, second)]
+    if not pair[0].shape == pair[1].shape == groups.shape or not np.isfinite(pair).all():
+        raise ValueError(
+            f"a ratio needs finite values of the same prompts twice and their contexts, not "
+            f"{pair[0].shape}, {pair[1].shape} and {groups.shape}"
+        )
+    totals = np.stack([np.bincount(groups, values, clusters) for values in pair])
     if not totals[1].sum():
         raise ValueError("a ratio to a mean of zero")
     above, below = totals[0][picked].sum(1), totals[1][picked].sum(1)
@@ -148,8 +156,9 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Estimate:
 
         print(statistics.wilson(10, 10))  # 1.00 [0.72, 1.00], n = 10
     """
-    if not 0 <= successes <= n or n == 0:
-        raise ValueError(f"{successes} successes in {n} trials")
+    finite("level", level, 0, 1, inside=True)
+    n = integer("n", n)
+    successes = integer("successes", successes, 0, n)
     z = NormalDist().inv_cdf(0.5 + level / 2)
     share, scale = successes / n, 1 + z**2 / n
     middle = (share + z**2 / (2 * n)) / scale
@@ -189,6 +198,7 @@ def in_cells(table: pd.DataFrame, names: Sequence[str], form: str = ".2f") -> pd
         print(statistics.in_cells(table, ["share"])["share"].item())  # 0.50 [0.40, 0.60]
     """
     told = {}
+    _require_columns(table, names)
     for name in names:
         ends = (f"{name}_low", f"{name}_high") if f"{name}_low" in table else ("low", "high")
         rows = zip(*(table[column] for column in (name, *ends)), strict=True)
@@ -237,15 +247,14 @@ def intervals(
         scores = torch.randn(4, 8, 21)  # layers, heads, n
         print(statistics.intervals(scores, statistic="median").high < 0)  # surely negative?
     """
+    one_of("statistic", statistic, Average)
     values = as_array(per_example)
     if values.ndim == 0 or values.size == 0:
         raise ValueError("there is nothing to estimate from: no examples")
-    if statistic not in ("mean", "median"):
-        raise ValueError(f"no statistic called {statistic!r}: mean or median")
     n = values.shape[-1]
     names = np.arange(n) if contexts is None else as_array(contexts)
-    if len(names) != n:
-        raise ValueError(f"{n} examples, but {len(names)} context numbers")
+    if names.shape != (n,):
+        raise ValueError(f"{n} examples, but context numbers of shape {names.shape}: one for each is needed")
     cells = values.reshape(-1, n)
     groups, picked = resampled(names, draws, seed)
     if statistic == "mean":
@@ -271,6 +280,7 @@ def by(frame: pd.DataFrame, columns: str | list[str], value: str = "correct") ->
         print(statistics.by(answers, "place"))
     """
     names = [columns] if isinstance(columns, str) else columns
+    _require_columns(frame, [*names, value, "context"])
     rows = []
     for key, part in frame.groupby(names, sort=False, observed=True):
         found = estimate(part[value].to_numpy(), part["context"].to_numpy())
@@ -289,8 +299,16 @@ def resampled(contexts: Values, draws: int = DRAWS, seed: int = 0) -> tuple[np.n
         groups, picked = statistics.resampled(torch.tensor([0, 0, 1, 1, 2]), draws=300)
         print(picked.shape)  # 300 draws of 3 contexts
     """
-    names, groups = np.unique(as_array(contexts), return_inverse=True)
+    draws, seed, given = integer("draws", draws), integer("seed", seed, least=0), as_array(contexts)
+    if given.ndim != 1 or np.isnan(given).any():
+        raise ValueError(f"contexts are one number a prompt, none of them NaN, not of shape {given.shape}")
+    names, groups = np.unique(given, return_inverse=True)
     return groups, np.random.default_rng(seed).integers(len(names), size=(draws, len(names)))
+
+
+def _require_columns(table: pd.DataFrame, names: Sequence[str]) -> None:
+    for name in names:
+        one_of("column", name, table.columns)
 
 
 def counts(picked: np.ndarray) -> np.ndarray:
@@ -322,4 +340,7 @@ def as_array(values: Values) -> np.ndarray:
     """Any of tensor, array or sequence as float64 in memory."""
     if isinstance(values, Tensor):
         values = values.detach().cpu().double().numpy()
-    return np.asarray(values, dtype=float)
+    try:
+        return np.asarray(values, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"numbers are needed, one an example, not {values!r}") from error

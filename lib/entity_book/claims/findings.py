@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from entity_circuits import places, statistics
+from entity_circuits.arguments import finite, integer
 from entity_circuits.statistics import Estimate
 
 MIME = "application/vnd.entity-circuits.finding+json"
@@ -96,7 +97,8 @@ def keep(
 
     An `Estimate` brings its interval and its n; a bare number may be given them. Numbers are kept to six digits, so
     that the last bits of a sum do not execute other chapters again. Raises `ValueError` for a key of another form than
-    `carries/A/object`, a number that is not finite (keep nothing then: it counts as not tested), or half an interval.
+    `carries/A/object`, a number that is not finite (keep nothing then: it counts as not tested), an accuracy outside
+    [0, 1], half an interval or one the wrong way round, and an n below 0.
 
     >>> keep("accuracy/base", 0.45, low=0.41, high=0.49, n=490, unit="accuracy", model="qwen2.5-coder-0.5b")
     """
@@ -110,17 +112,22 @@ def keep(
 
 def report(key: str, value: "Estimate | float | str", **more: Any) -> Reported:
     """The same as a value, checked and rounded; for tests and for pages that hand over nothing."""
-    if not _KEY.fullmatch(key):
+    if not isinstance(key, str) or not _KEY.fullmatch(key):
         raise ValueError(f"a finding is named like carries/A/object, not {key!r}")
     if not isinstance(value, str):
         for name in ("low", "high", "n"):
             if hasattr(value, name) and more.get(name) is None:
                 more[name] = getattr(value, name)
         value = _number(key, getattr(value, "value", value))
-    interval = [_bound(more.get(name)) for name in ("low", "high")]
-    if interval.count(None) == 1:
+    low, high = (_bound(key, more.get(name)) for name in ("low", "high"))
+    if (low is None) != (high is None):
         raise ValueError(f"finding {key}: an interval has two ends")
-    more |= {"low": interval[0], "high": interval[1], "n": None if more.get("n") is None else int(more["n"])}
+    if low is not None and high is not None and not low <= high:
+        raise ValueError(f"finding {key}: its interval from {low} to {high} is the wrong way round")
+    if not isinstance(value, str) and more.get("unit") == "accuracy":
+        finite(f"finding {key}, an accuracy", value, 0, 1)
+    n = None if more.get("n") is None else integer(f"n of finding {key}", more["n"], least=0)
+    more |= {"low": low, "high": high, "n": n}
     if Path(more.get("model", "")).is_absolute():  # a folder of one machine says nothing to a reader of the page
         more["model"] = Path(more["model"]).name
     return Reported(key, value, **more)
@@ -195,12 +202,15 @@ def _row(one: Reported) -> dict[str, Any]:
 
 
 def _number(key: str, value: Any) -> float:
-    number = float(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"finding {key} is {value!r}, which is no number") from error
     if not math.isfinite(number):
         raise ValueError(f"finding {key} is {number}: keep only what there is")
     return float(f"{number:.6g}")
 
 
-def _bound(value: Any) -> float | None:
+def _bound(key: str, value: Any) -> float | None:
     """An end of an interval; NaN, as an estimate from a single context has it, is none."""
-    return None if value is None or math.isnan(value) else float(f"{float(value):.6g}")
+    return None if value is None or value != value else _number(key, value)

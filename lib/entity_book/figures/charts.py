@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import altair as alt
 import vl_convert
+from entity_circuits.arguments import one_of
 
 MIME = "application/vnd.vegalite.v6+json"
 """The media type of the specification. The suffix `+json` is what makes it legal in a notebook file."""
@@ -127,11 +128,15 @@ def description(spec: Mapping[str, Any]) -> str:
     return words
 
 
-def picture(spec: Mapping[str, Any], kind: Literal["svg", "png"]) -> bytes:
+Form = Literal["svg", "png"]
+
+
+def picture(spec: Mapping[str, Any], kind: Form) -> bytes:
     """The static picture of a specification, on white so that it is readable wherever it is put.
 
     The same specification gives the same bytes on one machine; fonts differ between machines.
     """
+    one_of("form of a picture", kind, Form)
     text = json.dumps({**spec, "background": "white"})
     if kind == "png":
         return vl_convert.vegalite_to_png(text, scale=2, vl_version=VEGA_LITE)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from entity_circuits.arguments import one_of
 from entity_circuits.heads import Circuit, Head
 from entity_circuits.methods import ablation, interchange
 from entity_circuits.methods.ablation import kept
@@ -21,7 +22,7 @@ from entity_circuits.runs.mean_replay import Means
 from entity_circuits.runs.recording import Recording
 from entity_circuits.tasks import boxes, vocabulary
 from entity_circuits.tasks.boxes import Prompts
-from entity_circuits.tasks.desiderata import ANSWERS, HYPOTHESES, Hypothesis, Rewritten, Triples
+from entity_circuits.tasks.desiderata import ANSWERS, Hypothesis, Rewritten, Triples
 from torch import Tensor, nn
 
 
@@ -46,8 +47,7 @@ def sources(prompts: Prompts, desideratum: Hypothesis = "position", seed: int = 
         rows = inputs.sources(p, "position")
         print([p.queries[row] for row in rows])
     """
-    if desideratum not in HYPOTHESES:
-        raise ValueError(f"no desideratum called {desideratum!r}: one of {', '.join(HYPOTHESES)}")
+    one_of("desideratum", desideratum, Hypothesis)
     draw = random.Random(f"official pairs/{desideratum}/{seed}")
     contexts = prompts.contexts.tolist()
     index = [apparent_index(prompts, row) for row in range(len(prompts))]
@@ -71,6 +71,7 @@ def triples(prompts: Prompts, rows: Tensor, desideratum: Hypothesis = "position"
 
     t = inputs.triples(p, inputs.sources(p))
     """
+    one_of("desideratum", desideratum, Hypothesis)
     source, every = prompts.select(rows), torch.arange(len(prompts))
     worlds = list(zip(prompts.worlds, source.asked, strict=True))
     where = torch.tensor([world.labels.index(label) if label in world.labels else -1 for world, label in worlds])
@@ -105,6 +106,7 @@ def borrowed(pairs: Pairs, desideratum: Hypothesis = "position", seed: int = 0) 
     theirs = inputs.borrowed(pairs)
     print(interchange.patch(subject, heads, theirs, position="last").answer.value_counts())
     """
+    one_of("desideratum", desideratum, Hypothesis)
     base = boxes.of(pairs.triples.base)
     rows = sources(base, desideratum, seed)
     return reread(pairs, triples(base, rows, desideratum), pairs.batches, rows)

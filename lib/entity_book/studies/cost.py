@@ -19,7 +19,7 @@ from entity_circuits.methods import path_patching
 from entity_circuits.models.precision import fast_float32
 from entity_circuits.models.subject import Subject
 from entity_circuits.runs.recording import Recording
-from entity_circuits.runs.replay import Method
+from entity_circuits.runs.replay import Method, executor
 from entity_circuits.tasks import boxes as task
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -77,6 +77,7 @@ def round_cost(
 
     In round 4 the definition is timed in its cheapest form, two passes with `reach="all"`; replay confines the reach.
     """
+    executor(method)  # an unknown one is told before anything runs
     asked = next(one for one in task.ROUNDS if one.name == group)
     receivers = circuit.groups[asked.into] if asked.into else None
     reach: path_patching.Reach = "query" if group == "structure_reader" and method == "replay" else "all"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 from entity_circuits import statistics
+from entity_circuits.arguments import one_of
 from entity_circuits.heads import Head
 from entity_circuits.methods.interchange import Position
 from entity_circuits.tasks.desiderata import Hypothesis
@@ -21,6 +22,9 @@ class Selection:
     position: Position
     desideratum: Hypothesis
 
+    def __post_init__(self) -> None:
+        one_of("hypothesis", self.desideratum, Hypothesis)
+
 
 def cross(studies: Sequence[Study], selections: Mapping[str, Selection], part: Part = "test") -> pd.DataFrame:
     """Heads that were selected in one model, patched in every other: the rows of `interchange.patch`, and the `model`.
@@ -28,6 +32,7 @@ def cross(studies: Sequence[Study], selections: Mapping[str, Selection], part: P
     All models are given the same pairs of prompts, and each forgets them afterwards. The floor stands as "no patch"
     beside each selection.
     """
+    one_of("part", part, Part)
     tables = []
     for one in studies:
         for name, chosen in selections.items():

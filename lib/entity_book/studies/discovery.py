@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from entity_circuits import statistics
 from entity_circuits.agreement import spearman
+from entity_circuits.arguments import one_of
 from entity_circuits.heads import GROUPS, LETTERS, POSITIONS, Circuit, Group, Head
 from entity_circuits.methods import path_patching
 from entity_circuits.methods.path_patching import Discovery, Scores, Statistic
@@ -33,6 +34,7 @@ def score_table(scores: Scores, statistic: Statistic = "ratio_of_means") -> pd.D
     Heads without a path have NaN everywhere. The intervals of `mean`, `mean_log` and `ratio_of_means` resample contexts
     (for the last, its numerator alone); that of `median` as well.
     """
+    one_of("statistic", statistic, Statistic)
     weight = scores.logprob.exp() / scores.logprob.exp().mean() if statistic == "ratio_of_means" else 1.0
     values = scores.change if statistic == "mean_log" else scores.per_example * weight
     kind: statistics.Average = "median" if statistic == "median" else "mean"

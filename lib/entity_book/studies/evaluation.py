@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from entity_circuits import models, statistics
+from entity_circuits.arguments import integer, one_of
 from entity_circuits.circuits import criteria
 from entity_circuits.heads import Circuit
 from entity_circuits.methods import ablation
@@ -18,7 +19,7 @@ from entity_circuits.methods.kept import Kept
 from entity_circuits.models.subject import Subject
 from entity_circuits.results import Store
 from entity_circuits.runs.mean_replay import Means
-from entity_circuits.runs.replay import Method
+from entity_circuits.runs.replay import Method, executor
 from entity_circuits.tasks import boxes
 from entity_circuits.tasks.boxes import Prompts, Split
 
@@ -55,6 +56,8 @@ def setting(
         base = evaluation.setting("qwen2.5-coder-0.5b", contexts=70)
         print(base.full.estimate())
     """
+    one_of("split", split, Split)
+    contexts, averaged = integer("contexts", contexts), integer("averaged", averaged)
     name, subject = (model, models.load(model)) if isinstance(model, str) else (model.name, model)
     prompts = boxes.prompts(subject, contexts * boxes_, boxes_, seed, split)
     means = ablation.means(subject, n=averaged, boxes=boxes_, seed=seed, store=store)
@@ -63,7 +66,7 @@ def setting(
 
 def first(one: Setting, contexts: int) -> Setting:
     """The same model on its first few contexts, for what needs many circuits; the means stay."""
-    rows = torch.arange(contexts * one.prompts.boxes)
+    rows = torch.arange(integer("contexts", contexts) * one.prompts.boxes)
     if len(rows) > len(one.prompts):
         raise ValueError(f"{contexts} contexts are asked for, and the prompts have {len(set(one.prompts.worlds))}")
     part = one.prompts.select(rows)
@@ -262,6 +265,7 @@ def scan_positions(
 
         print(evaluation.scan_positions(subject, p, means, ["object", "prev+1", "query+1"]))
     """
+    executor(method)  # an unknown one is told before anything runs
     full = ablation.full_model(subject, prompts, store)
     standing: Kept = ablation.all_heads(subject) if start is None else ablation.kept(start)
     left, rows = list(places), []

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from entity_circuits import agreement, statistics
+from entity_circuits.arguments import each_of, one_of
 from entity_circuits.heads import LETTERS, POSITIONS, Group, Head, by_layer
 from entity_circuits.methods.dcm import Mask
 from entity_circuits.methods.interchange import Position
@@ -23,6 +24,7 @@ def overlap(masks: Masks, one: str, other: str) -> pd.DataFrame:
 
         print(mask_tables.overlap(masks, "qwen2.5-coder-0.5b", "code"))
     """
+    each_of("hypothesis", (target for _, _, target in masks), Hypothesis)
     rows = []
     for (model, group, target), mask in masks.items():
         twin = masks.get((other, group, target))
@@ -88,6 +90,9 @@ def along(one: Study, masks: Sequence[Mask], position: Position, target: Hypothe
         found = study.masks(group, "object", "last", penalties=(0.1, 1.0))
         print(mask_tables.along(study, found, "last", "object"))
     """
+    one_of("hypothesis", target, Hypothesis)
+    if not masks:
+        raise ValueError("there are no masks: the list is empty")
     sets: dict[str, tuple[Head, ...]] = {"whole group": masks[0].heads}
     about: dict[str, tuple[str, float, int | None]] = {"whole group": ("whole group", math.nan, None)}
     random = np.random.default_rng(one.seed)

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 from entity_circuits import models, results, statistics
+from entity_circuits.arguments import each_of, integer, one_of
 from entity_circuits.circuits import criteria
 from entity_circuits.circuits.files import Finding
 from entity_circuits.heads import GROUPS, POSITIONS, Group, Head, by_layer
@@ -47,8 +48,12 @@ class Study:
     seed: int = 0
     recorded: dict[Part, Pairs] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        each_of("part", (*self.triples, *self.recorded), Part)
+
     def pairs(self, part: Part) -> Pairs:
         """The recorded pairs of a part; they are run when first asked for, 10 MB a pair for the default model."""
+        one_of("part", part, Part)
         if part == "few":
             return self.pairs("test").batch(0)
         if part not in self.recorded:
@@ -57,21 +62,20 @@ class Study:
 
     def forget(self, *parts: Part) -> None:
         """Give the memory of recorded pairs back, all of them unless told. They are run again if needed again."""
+        each_of("part", parts, Part)
         for part in parts or tuple(self.recorded):
             self.recorded.pop(part, None)
 
     def patch(
-        self,
-        sets: Mapping[str, Sequence[Head]],
-        position: Position,
-        target: Hypothesis = "label",
-        part: Part = "test",
+        self, sets: Mapping[str, Sequence[Head]], position: Position, target: Hypothesis = "label", part: Part = "test"
     ) -> pd.DataFrame:
         """`interchange.patch` of named sets of heads, "no patch" beside them; what is stored is not computed again.
 
         study = semantics.study("qwen2.5-coder-0.5b", {"value_fetcher": (Head(21, 11),)})
         print(study.patch(study.groups, "last", "object").groupby("patched").hit.mean())
         """
+        one_of("part", part, Part)
+        one_of("hypothesis", target, Hypothesis)
         return self.patched(self.triples[part].towards(target), lambda: self.pairs(part), sets, position)
 
     def patched(
@@ -103,8 +107,7 @@ class Study:
             print(study.masks([dcm.Asked(study.groups["value_fetcher"], "last", "object", penalty=0.1)])[0])
         """
         asked = [one.among(self.subject) for one in asked]
-        learned: dict[Asked, Mask] = {}
-        made = []
+        learned, made = dict[Asked, Mask](), list[Mask]()
         for index, one in enumerate(asked):
             train, judge = (self._towards(part, one) for part in ("train", "validation"))
             inputs = results.key(
@@ -172,6 +175,7 @@ def study(
         print(one.triples["test"].base.texts[0])
     """
     subject = models.load(model) if isinstance(model, str) else model
+    training, validation, contexts = (integer("contexts", n) for n in (training, validation, contexts))
     counts = {"train": training, "validation": validation, "test": contexts}
     triples: dict[Part, Triples] = {
         part: desiderata.triples(subject, "label", count * boxes_, boxes_, seed, SPLITS[part])  # type: ignore[misc]
@@ -181,7 +185,7 @@ def study(
     triples["few"] = triples["test"].select(every.tensor_split(-(-len(every) // BATCH["test"]))[0])
     given = {group: tuple(groups[group]) for group in GROUPS if groups.get(group)}
     called = name or (model if isinstance(model, str) else model.name)
-    return Study(called, subject, given, triples, Store(None) if store is None else store, seed)
+    return Study(called, subject, given, triples, store or Store(None), seed)
 
 
 def others(
@@ -223,6 +227,7 @@ def learn(
 
         masks = semantics.learn([base, tuned], {"value_fetcher": ["object"], "position_transmitter": ["position"]})
     """
+    each_of("hypothesis", (target for targets in wanted.values() for target in targets), Hypothesis)
     found: dict[tuple[str, Group, Hypothesis], Mask] = {}
     for one in studies:
         asked = {
@@ -265,6 +270,7 @@ def table(studies: Sequence[Study], masks: Masks, draws: int = 5, seed: int = 0)
     same minus `bystander`: how often, under this patch, an object of the base is said that no hypothesis predicts) and
     `choice` (masked minus random). Intervals resample contexts. `n` pairs.
     """
+    each_of("hypothesis", (target for _, _, target in masks), Hypothesis)
     rows = []
     for one in studies:
         for group, heads in one.groups.items():
@@ -329,6 +335,7 @@ def additional(
     for all. The `next` and `counted` answers stand beside `position` where a desideratum has them. Pairs are recorded
     one desideratum at a time, the base prompts once.
     """
+    each_of("desideratum", names or (), Desideratum)
     tables, base = [], list[Pairs]()
     count = boxes.of(one.triples["test"].base).boxes
     for name in names or ("position", *ADDITIONAL):

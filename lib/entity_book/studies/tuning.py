@@ -7,6 +7,7 @@ from typing import get_args
 import numpy as np
 import pandas as pd
 from entity_circuits import models, places, results
+from entity_circuits.arguments import one_of
 from entity_circuits.models.subject import Subject
 from entity_circuits.runs.answers import evaluate
 from entity_circuits.statistics import Estimate, difference, estimate
@@ -161,6 +162,7 @@ def own_task(subject: Subject, tuned: str, kind: training_data.Kind, n: int = 64
 
     A row of a table: trained on, model, loss, right (share of answers right token for token), n.
     """
+    one_of("kind", kind, training_data.Kind)
     found = finetune.evaluate(subject, training_data.examples(kind, n, 0, "held_out")).mean(0)
     return {"trained on": kind, "model": tuned, "loss": float(found[0]), "right": float(found[1]), "n": n}
 

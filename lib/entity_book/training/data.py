@@ -11,6 +11,8 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from entity_circuits.arguments import integer, one_of
+
 if TYPE_CHECKING:
     from datasets import Dataset
 
@@ -37,10 +39,11 @@ def examples(kind: Kind, n: int, seed: int = 0, part: Part = "training") -> "Dat
     >>> training_data.examples("arithmetic", 2)[0]["answer"].endswith(chr(10))
     True
     """
+    one_of("kind of examples", kind, Kind)
+    one_of("part", part, Part)
+    n, seed = integer("n", n), integer("seed", seed, least=None)
     from datasets import Dataset  # slow to import
 
-    if kind not in KINDS or part not in get_args(Part) or n < 1:
-        raise ValueError(f"examples of {kind!r}, part {part!r}, n={n}: kinds are {', '.join(KINDS)}; n is at least 1")
     draw = random.Random(f"{kind.replace('shuffled', 'arithmetic')}/{seed}/{part}")
     makers = _MAKERS[kind]
     drawn: dict[str, str] = {}

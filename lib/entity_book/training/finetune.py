@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from entity_circuits import results
+from entity_circuits.arguments import finite, integer, one_of
 from entity_circuits.models.precision import fast_float32
 from entity_circuits.models.subject import Subject
 from entity_circuits.results import Store
@@ -49,10 +50,11 @@ class Recipe:
     full: bool = False
 
     def __post_init__(self) -> None:
-        if self.kind not in training_data.KINDS:
-            raise ValueError(f"nothing is called {self.kind!r} to train on: one of {', '.join(training_data.KINDS)}")
-        if min(self.steps, self.batch, self.rank, self.held_out, self.checkpoint) < 1 or self.learning_rate <= 0:
-            raise ValueError(f"steps, batch, rank, held_out, checkpoint and learning_rate are positive: {self}")
+        one_of("kind of examples", self.kind, Kind)
+        for name in ("steps", "batch", "rank", "held_out", "checkpoint"):
+            object.__setattr__(self, name, integer(name, getattr(self, name)))
+        object.__setattr__(self, "seed", integer("seed", self.seed, least=0))
+        finite("learning_rate", self.learning_rate, 0, inside=True)
 
     @property
     def name(self) -> str:
@@ -119,6 +121,7 @@ def evaluate(subject: Subject, data: "Dataset", batch: int = 64) -> Tensor:
         loss, right = finetune.evaluate(subject, data).mean(0)
         print(loss, right)
     """
+    batch = integer("batch", batch)
     rows = _tokens(subject, data)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
     found = torch.empty(len(rows), 2, dtype=torch.double)

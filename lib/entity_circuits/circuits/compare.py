@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from .. import agreement
+from ..arguments import integer, of_kind, one_of
 from ..heads import LETTERS, Group, Head
 from ..methods.path_patching import Statistic
 from .files import Finding
@@ -31,6 +32,7 @@ def compare(one: Finding, other: Finding, statistic: Statistic | None = None) ->
         table = circuits.compare(circuits.load("qwen2.5-coder-0.5b"), circuits.load("arithmetic"))
         print(table[["group", "shared", "chance", "p"]])
     """
+    one_of("statistic", statistic, Statistic | None)
     tables = _scores(one, other, statistic)
     rows, distributions = [], []
     for group in _groups(one, other):
@@ -64,6 +66,8 @@ def impact(one: Finding, other: Finding, *, top: int | None = None, statistic: S
 
         print(circuits.impact(circuits.load("qwen2.5-coder-0.5b"), circuits.load("arithmetic"), top=5))
     """
+    one_of("statistic", statistic, Statistic | None)
+    top = None if top is None else integer("top", top)
     first, second = _scores(one, other, statistic)
     rows = [
         {
@@ -164,6 +168,8 @@ def _scores(
     one: Finding, other: Finding, statistic: Statistic | None
 ) -> tuple[Mapping[Group, np.ndarray], Mapping[Group, np.ndarray]]:
     """The scores of both by one statistic."""
+    for found in (one, other):
+        of_kind("each of the two", found, Finding)
     kind = one.statistic if statistic is None else statistic
     for found in (one, other):
         if kind not in found.scores:

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from .. import statistics
+from ..arguments import finite, integer, several
 from ..heads import Circuit, Group, Head
 from ..methods.ablation import Answers, circuit_accuracy, full_without, kept, size, without
 from ..methods.kept import Kept
 from ..models.subject import Subject
 from ..results import Store
 from ..runs.mean_replay import Means
-from ..runs.replay import Method
+from ..runs.replay import Method, executor
 from ..statistics import Estimate
 from ..tasks.prompts import Prompts
 from .growth import grown as grown
@@ -62,6 +63,7 @@ def faithfulness(circuit: Tensor, full: Tensor, contexts: Tensor, *, chance: flo
         full, circuit = torch.tensor([1, 1, 1, 1, 0, 1]), torch.tensor([1, 0, 1, 1, 0, 1])
         print(criteria.faithfulness(circuit, full, torch.arange(6), chance=1 / 7).ratio)
     """
+    finite("chance", chance, 0, 1)
     whole = statistics.estimate(full, contexts)
     above = (whole.value if np.isnan(whole.low) else whole.low) > chance
     return Faithfulness(
@@ -153,7 +155,8 @@ def completeness(
         relay = {"prev": [Head(0, 0)], "query": [Head(1, 0)], "last": [Head(2, 0)]}
         print(criteria.completeness(subject, relay, p, means, draws=2).table())
     """
-    whole = kept(circuit)
+    executor(method)  # an unknown one is told before anything runs
+    whole, draws, seed = kept(circuit), integer("draws", draws, least=0), integer("seed", seed, least=None)
     names: list[str] = ["nothing"]
     sets: list[dict[str, tuple[Head, ...]]] = [{}]
     for label, (place, some) in _parts(circuit).items():
@@ -287,6 +290,9 @@ def minimality(
         circuit = {"prev": [Head(0, 0)], "query": [Head(1, 0)], "last": [Head(2, 0), Head(2, 1)]}
         print(criteria.minimality(subject, circuit, p, means).table())
     """
+    executor(method)
+    finite("share", share, 0, 1)
+    parts = None if parts is None else several("parts", parts)
     everything = _parts(circuit)
     if unknown := [label for label in parts or () if label not in everything]:
         raise ValueError(f"no part called {unknown[0]!r}: this circuit has {', '.join(everything)}")

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import heads, places, results
+from ..arguments import each_of, integer, one_of
 from ..heads import Circuit, Group, Head
 from ..methods import path_patching
 from ..methods.path_patching import Discovery, Statistic
@@ -44,6 +45,9 @@ class Finding:
     circuit: Circuit
     scores: Mapping[Statistic, Mapping[Group, np.ndarray]]
 
+    def __post_init__(self) -> None:
+        each_of("statistic", self.scores, Statistic)
+
     @property
     def model(self) -> str:
         """The name of the model that the circuit was found in."""
@@ -63,7 +67,10 @@ class Finding:
 
             print(*circuits.load("qwen2.5-coder-0.5b").rankings()["value_fetcher"][:5])
         """
-        return {group: heads.ranked(scores) for group, scores in self.scores[statistic or self.statistic].items()}
+        one_of("statistic", statistic, Statistic | None)
+        kind = statistic or self.statistic
+        one_of("statistic among the scores", kind, self.scores)
+        return {group: heads.ranked(scores) for group, scores in self.scores[kind].items()}
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -151,6 +158,7 @@ def of(subject: Subject, *, n: int = 70, seed: int = 0, store: Store | None = No
         found = circuits.of(models.load("qwen2.5-coder-0.5b"), n=7)
         print(*found.rankings()["value_fetcher"][:5])
     """
+    n, seed = integer("n", n), integer("seed", seed, least=None)
     for name in names():
         if (stored := load(name)).circuit.about["fingerprint"] == subject.fingerprint:
             return stored

@@ -7,18 +7,21 @@ from typing import Literal
 import pandas as pd
 
 from .. import heads, statistics
+from ..arguments import finite, integer, of_kind, one_of, several
 from ..heads import LETTERS, Circuit, Group, Head
 from ..methods.ablation import circuit_accuracy, kept, size
 from ..methods.kept import Kept
 from ..models.subject import Subject
 from ..results import Store
 from ..runs.mean_replay import Means
-from ..runs.replay import Method
+from ..runs.replay import Method, executor
 from ..tasks.prompts import Prompts
+
+Layers = Literal["any", "same"]
 
 
 def random_circuits(
-    subject: Subject, circuit: Circuit | Kept, n: int = 10, *, layers: Literal["any", "same"] = "any", seed: int = 0
+    subject: Subject, circuit: Circuit | Kept, n: int = 10, *, layers: Layers = "any", seed: int = 0
 ) -> list[dict[str, tuple[Head, ...]]]:
     """`n` circuits with as many heads at each place as this one, drawn without replacement from all heads.
 
@@ -38,6 +41,10 @@ def random_circuits(
         subject = models.load("qwen2.5-coder-0.5b")
         print(criteria.random_circuits(subject, {"last": [Head(3, 5), Head(2, 1)]}, 2, layers="same"))
     """
+    one_of("kind of layers", layers, Layers)
+    n, seed = integer("n", n), integer("seed", seed, least=None)
+    for place, some in kept(circuit).items():
+        heads.require(some, subject.layers, subject.heads, f"at {place}")
     draw = random.Random(f"random circuits/{seed}/{layers}")
     every = heads.every(subject.layers, subject.heads)
     found = []
@@ -64,6 +71,11 @@ def grown(circuit: Circuit, rankings: Mapping[Group, Sequence[Head]], scale: flo
         found = circuits.load("qwen2.5-coder-0.5b")
         print(len(found.circuit), len(criteria.grown(found.circuit, found.rankings(), 2)))
     """
+    finite("scale", scale, 0, inside=True)
+    of_kind("circuit", circuit, Circuit)
+    of_kind("rankings", rankings, Mapping)
+    for group in (group for group, some in circuit.groups.items() if some):
+        one_of("group with a ranking", group, rankings)
     sizes = {group: max(1, round(scale * len(some))) for group, some in circuit.groups.items() if some}
     groups = {group: tuple(rankings[group][:count]) for group, count in sizes.items()}
     return Circuit(groups, {**circuit.about, "scale": scale}, circuit.positions)
@@ -109,6 +121,9 @@ def growth(
         circuit = Circuit({"value_fetcher": (Head(2, 1),)})
         print(criteria.growth(subject, circuit, rankings, p, means, scales=(1, 2), draws=2))
     """
+    executor(method)  # an unknown one is told before anything runs
+    draws = integer("draws", draws, least=0)
+    scales = several("scales", scales)
     planned: list[tuple[dict[str, object], list[dict[str, tuple[Head, ...]]]]] = []
     for scale in scales:
         larger = grown(circuit, rankings, scale)

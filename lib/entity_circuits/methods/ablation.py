@@ -16,8 +16,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .. import heads, results, runs, statistics, tasks
+from ..arguments import finite, integer, several
 from ..heads import Circuit, Head, every
-from ..models.precision import tolerance
+from ..models import precision
 from ..models.subject import Subject
 from ..results import Store
 from ..runs import edits, mean_replay
@@ -25,7 +26,7 @@ from ..runs.answers import evaluate
 from ..runs.mean_replay import Means
 from ..runs.replay import Method, executor
 from ..statistics import Estimate
-from ..tasks.prompts import Prompts
+from ..tasks.prompts import Prompts, require_answers, rows_of
 from . import kept as places
 from . import metrics
 from .kept import Kept
@@ -53,6 +54,7 @@ def means(
 
         print(ablation.means(models.load("qwen2.5-coder-0.5b"), n=20).z.shape)
     """
+    batch = integer("batch", batch)
     if prompts is None:
         prompts = tasks.default.for_means(subject, **drawn)
     elif drawn:
@@ -70,7 +72,7 @@ def means(
 
     inputs = results.key(__name__, subject, prompts=prompts, batch=batch)
     found = (store or Store(None)).keep("means", inputs, compute)["z"]
-    return Means(found.to(subject.device), len(prompts))
+    return Means(found.to(subject.device), len(prompts), subject.fingerprint)
 
 
 def kept(circuit: Circuit | Kept) -> dict[str, tuple[Head, ...]]:
@@ -107,7 +109,7 @@ def size(circuit: Circuit | Kept) -> int:
 
 def all_heads(subject: Subject, places: Sequence[str] = ("prev", "query", "last")) -> dict[str, tuple[Head, ...]]:
     """Every head of the model at these places: the most that any circuit there can keep."""
-    return dict.fromkeys(places, every(subject.layers, subject.heads))
+    return dict.fromkeys(several("places", places, least=0), every(subject.layers, subject.heads))
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,14 +126,17 @@ class Answers:
 
     def estimate(self, circuit: int = 0) -> Estimate:
         """A circuit's accuracy with its 95% interval over contexts."""
+        circuit = integer("circuit", circuit, -len(self), len(self) - 1)
         return statistics.estimate(self.correct[circuit], self.contexts)
 
     def average(self, circuit: int = 0) -> Estimate:
         """The mean of a circuit's `logprob` (or of the metric's number) with its 95% interval over contexts."""
+        circuit = integer("circuit", circuit, -len(self), len(self) - 1)
         return statistics.estimate(self.logprob[circuit], self.contexts)
 
     def rows(self, circuits: slice | Sequence[int]) -> "Answers":
         """The answers of some of the circuits."""
+        circuits = circuits if isinstance(circuits, slice) else rows_of(circuits, len(self)).tolist()
         return replace(self, correct=self.correct[circuits], logprob=self.logprob[circuits])
 
     @classmethod
@@ -175,12 +180,13 @@ def circuit_accuracy(
         p, means = tasks.default.prompts(subject, n=14), ablation.means(subject, n=20)
         print(ablation.circuit_accuracy(subject, {"last": ["L3H5", "L2H1"]}, p, means).estimate())
     """
-    asked = [circuits] if isinstance(circuits, Circuit | Mapping | Head) else list(circuits)
     executor(method)  # an unknown one is told before anything runs
+    asked = [circuits] if isinstance(circuits, Circuit | Mapping | Head) else several("circuits", circuits)
     read = metrics.named(metric)
     targets = read.targets(prompts)
+    finite("memory", memory, 0, inside=True)
     found = [kept(circuit) for circuit in asked]
-    means.require(prompts)
+    places.check(subject, prompts, found, means)
     alike: dict[tuple[str, ...], list[int]] = {}  # by places, so that no circuit carries the live tokens of others
     for index, circuit in enumerate(found):
         alike.setdefault(tuple(sorted(place for place, some in circuit.items() if some)), []).append(index)
@@ -266,9 +272,10 @@ def full_without(
         p, means = tasks.default.prompts(subject, n=14), ablation.means(subject, n=20)
         print(ablation.full_without(subject, [{"last": ["L3H5"]}], p, means).estimate())
     """
-    execute = executor(method)
-    means.require(prompts)
-    asked = [kept(some) for some in removed]
+    execute, batch = executor(method), integer("batch", batch)
+    asked = [kept(some) for some in several("heads to be removed", removed)]
+    places.check(subject, prompts, asked, means)
+    require_answers(prompts)
     parts = []
     for rows in tqdm(torch.arange(len(prompts)).split(batch), desc="full model without", disable=None, leave=False):
         part = prompts.select(rows)
@@ -298,12 +305,11 @@ def _check_once(subject: Subject, prompts: Prompts, means: Means) -> None:
     everywhere = all_heads(subject, ["last", *first.positions])
     half = {place: some[shift % 2 :: 2] for shift, (place, some) in enumerate(everywhere.items())}
     tokens = torch.arange(0, subject.model.config.vocab_size, 7, device=first.last.device)[None]
-    fast = places.ablate(subject, first, [half], means, targets=tokens).logprobs
-    literal = runs.run(subject, first, places.edits(subject, first, half, means), targets=tokens)
-    worst = float((fast - literal.logprobs).abs().max())
-    if not worst < tolerance(subject.dtype, literal.logits):
+    fast = places.ablate(subject, first, [half], means, targets=tokens).logits
+    literal = runs.run(subject, first, places.edits(subject, first, half, means), targets=tokens).logits
+    if not precision.close(fast, literal, subject.dtype):
         raise RuntimeError(
-            f"the fast way differs from the definition by {worst:.2g} in a log-probability: this model does something "
-            'that it does not know. Use method="definition".'
+            f"the fast way differs from the definition by {precision.apart(fast, literal):.2g} of the size of the "
+            'logits: this model does something that it does not know. Use method="definition".'
         )
     _CHECKED.add(subject.model)

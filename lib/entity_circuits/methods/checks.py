@@ -1,9 +1,9 @@
 """What a path of path patching has to be, checked before any model runs."""
 
 from collections.abc import Sequence
-from typing import get_args
 
 from .. import heads
+from ..arguments import of_kind, one_of
 from ..heads import Head
 from ..models.subject import Subject
 from ..tasks.prompts import Prompts
@@ -19,7 +19,7 @@ def check(
     source: Prompts,
     position: str,
     receivers: Sequence[Head] | None,
-    composition: str | None,
+    composition: Composition | None,
     reach: Reach,
 ) -> None:
     """Raise `ValueError` for a path that does not exist.
@@ -33,14 +33,13 @@ def check(
         composition: what they receive through, "q", "k" or "v"; None: the answer is read.
         reach: where changed keys and values are heard.
     """
-    if len(base) != len(source):
-        raise ValueError(f"one source prompt a base prompt is needed: {len(base)} and {len(source)}")
+    one_of("composition", composition, Composition | None)
+    of_kind("base prompts", base, Prompts)
+    base.require_form(source)
     if (receivers is None) != (composition is None):
         raise ValueError("receivers and their composition (q, k or v) are given together, or neither")
-    if composition not in (None, *get_args(Composition)):
-        raise ValueError(f"heads receive through q, k or v, not {composition!r}")
     if receivers is None and position != "last":
-        raise ValueError("without receivers the answer is read at `last`: position must be 'last'")
+        raise ValueError(f"without receivers the answer is read at `last`: position must be 'last', not {position!r}")
     if receivers is not None and not receivers:
         raise ValueError("the list of receivers is empty")
     here = base.position(position)

@@ -31,7 +31,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .. import results, runs, statistics
-from ..heads import Circuit, Head
+from ..arguments import finite, integer, one_of, several
+from ..heads import Circuit, Head, require
 from ..models.subject import Subject
 from ..results import Store
 from ..runs import blocks
@@ -39,7 +40,7 @@ from ..runs.edits import Outcome
 from ..runs.recording import Recording
 from ..runs.replay import Method, executor
 from ..statistics import Estimate
-from ..tasks.prompts import Prompts
+from ..tasks.prompts import Prompts, require_answers
 from . import shares
 from .cmap_conditions import Condition, Into, Origin, Place, of_circuit, sites_of
 from .cmap_conditions import groups as groups
@@ -73,14 +74,17 @@ class Patched:
 
     def estimate(self, condition: int = 0) -> Estimate:
         """The accuracy under one condition, with its 95% interval over contexts."""
+        condition = integer("condition", condition, -len(self), len(self) - 1)
         return statistics.estimate(self.correct[condition], self.contexts)
 
     def unmodified(self, which: Into) -> Estimate:
         """The accuracy of one of the two models as it is."""
+        one_of("model", which, Into)
         return statistics.estimate(self.base_correct if which == "base" else self.tuned_correct, self.contexts)
 
     def share(self, condition: int = 0) -> Estimate:
         """The share of the gap that a condition recovers, or, into the tuned model, loses: see `recovered`."""
+        condition = integer("condition", condition, -len(self), len(self) - 1)
         both = (self.base_correct, self.tuned_correct)
         receiver, donor = both if self.conditions[condition].into == "base" else both[::-1]
         return recovered(self.correct[condition], receiver, donor, self.contexts)
@@ -170,9 +174,10 @@ def sweep(
         p = tasks.default.prompts(base, n=14)
         print(cmap.sweep(base, tuned, cmap.scan(base, "last"), p).table()[["final", "accuracy"]])
     """
-    conditions, store = tuple(conditions), Store(None) if store is None else store
-    _check(base, tuned, conditions, prompts, batch)
-    execute = executor(method)
+    execute, batch = executor(method), integer("batch", batch)
+    finite("memory", memory, 0, inside=True)
+    conditions, store = several("conditions", conditions), Store(None) if store is None else store
+    _check(base, tuned, conditions, prompts)
     subjects: dict[Into, Subject] = {"base": base, "tuned": tuned}
     asked = {"conditions": [condition.words for condition in conditions], "method": method, "memory": memory}
     parts = []
@@ -230,29 +235,26 @@ def patch(
         p = tasks.default.prompts(base, n=14)
         print(cmap.patch(base, tuned, {"last": ["L3H5"]}, p, site="q").estimate())
     """
+    executor(method)
+    one_of("origin", origin, Origin)
+    one_of("model to patch into", into, Into)
     chosen = of_circuit(heads) if isinstance(heads, Circuit) else heads
     one = Condition("these heads", chosen, sites_of(site), origin, into)
     return sweep(base, tuned, [one], prompts, method=method, store=store)
 
 
-def _check(base: Subject, tuned: Subject, conditions: tuple[Condition, ...], prompts: Prompts, batch: int) -> None:
+def _check(base: Subject, tuned: Subject, conditions: tuple[Condition, ...], prompts: Prompts) -> None:
     """A `ValueError` for what cannot be patched, before any model runs."""
     require_twins(base, tuned, prompts)
-    if batch < 1 or not conditions:
-        raise ValueError(f"{len(conditions)} conditions, batch {batch}: at least one of each is needed")
     for condition in conditions:
         for place in condition.heads.keys() - {"everywhere"}:
             prompts.position(place)
-        for head in (head for some in condition.heads.values() for head in some):
-            if not (0 <= head.layer < base.layers and 0 <= head.head < base.heads):
-                raise ValueError(
-                    f"{condition.name}: {head} is not there, these models have {base.layers} layers of {base.heads}"
-                )
+        for some in condition.heads.values():
+            require(some, base.layers, base.heads, f"of {condition.name}")
     kinds = [(c.name, c.sites, c.origin, c.into, c.draw) for c in conditions]
     if twice := [kind for kind in kinds if kinds.count(kind) > 1]:
         raise ValueError(f"two conditions are both called {twice[0][0]!r}, of the same sites, origin and direction")
-    if bool((prompts.answer_ids < 0).any()):
-        raise ValueError("a prompt has no right answer: there is nothing to gain")
+    require_answers(prompts)
     if any(condition.sites != ("z",) for condition in conditions):
         blocks.require(base)
         blocks.require(tuned)

@@ -4,16 +4,17 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
-from ..heads import Circuit, Group, Head, by_layer
+from ..arguments import each_of, integer, of_kind, one_of, several
+from ..heads import LETTERS, Circuit, Group, Head, by_layer, require
 from ..heads import of as heads_of
 from ..models.subject import Subject
+from ..runs.edits import Activation as Site
 
 Place = str
 """The name of a position of the prompts; for outputs (z) also "everywhere"."""
 
-Site = Literal["z", "q", "k", "v"]
 Origin = Literal["run", "weights", "inputs"]
 Into = Literal["base", "tuned"]
 Reach = Literal["band", "up to", "from"]
@@ -41,15 +42,21 @@ class Condition:
     draw: int | None = None
 
     def __post_init__(self) -> None:
+        each_of(f"site of {self.name}", self.sites, Site)
+        one_of(f"origin of {self.name}", self.origin, Origin)
+        one_of(f"model to patch {self.name} into", self.into, Into)
+        of_kind("name of a condition", self.name, str)
         if not isinstance(self.heads, Mapping):
             raise ValueError(f"{self.name}: heads are given by place, as in {{'last': ['L3H5']}}, not {self.heads!r}")
+        for place in self.heads:
+            of_kind(f"each place of {self.name}", place, str)
+        if self.draw is not None:
+            object.__setattr__(self, "draw", integer("draw", self.draw, least=0))
         chosen = {place: tuple(sorted(set(heads_of(some)))) for place, some in self.heads.items()}
         object.__setattr__(self, "heads", chosen)
         object.__setattr__(self, "sites", tuple(sorted(set(self.sites), key="zqkv".find)))
         if self.sites != ("z",) and not (self.sites and set(self.sites) <= set("qkv")):
             raise ValueError(f"{self.name}: sites are 'z' alone, or some of 'q', 'k' and 'v', not {self.sites}")
-        if self.origin not in get_args(Origin) or self.into not in get_args(Into):
-            raise ValueError(f"{self.name}: origin {self.origin!r} into {self.into!r} is none of the known ones")
         if self.sites == ("z",) and self.origin != "run":
             raise ValueError(f"{self.name}: an output has no matrix of its own: origin='run', or patch q, k or v")
         if self.sites != ("z",) and "everywhere" in self.heads:
@@ -87,7 +94,12 @@ def groups(circuit: Circuit, *, into: Into = "base", combined: Sequence[str] = (
         conditions = cmap.groups(circuit) + cmap.groups(circuit, into="tuned")
         print([condition.name for condition in conditions])
     """
+    one_of("model to patch into", into, Into)
+    of_kind("circuit", circuit, Circuit)
     letter = circuit.letters
+    combined = several("groups to combine", combined, least=0)
+    if unknown := [letters for letters in combined if not set(letters) <= {*LETTERS.values(), *letter.values()}]:
+        raise ValueError(f"no groups called {unknown[0]!r}: letters of {', '.join(letter.values())} are combined")
     there = [group for group in letter if circuit.groups[group]]
     wanted = [there, *([group] for group in there if len(there) > 1)]
     for letters in combined:
@@ -116,6 +128,11 @@ def inputs(
         conditions = cmap.inputs(circuit, sites=("q", "v"))
         print([(condition.name, condition.sites, condition.origin) for condition in conditions])
     """
+    one_of("model to patch into", into, Into)
+    each_of("origin", several("origins", origins), Origin)
+    of_kind("circuit", circuit, Circuit)
+    for letters in several("sites", sites):
+        sites_of(letters)
     return tuple(
         Condition(letter, of_circuit(circuit, [group]), sites_of(letters), origin, into)
         for group, letter in circuit.letters.items()
@@ -136,6 +153,10 @@ def random_heads(subject: Subject, condition: Condition, draws: int = 5, seed: i
         a = cmap.Condition("A", {"last": ["L3H5"]})
         print([one.heads for one in cmap.random_heads(models.load("qwen2.5-coder-0.5b"), a, draws=2)])
     """
+    of_kind("condition", condition, Condition)
+    draws, seed = integer("draws", draws), integer("seed", seed, least=None)
+    for some in condition.heads.values():
+        require(some, subject.layers, subject.heads, f"of {condition.name}")
     made = []
     for number in range(draws):
         draw = random.Random(json.dumps(["cmap", seed, number, condition.words]))
@@ -178,8 +199,11 @@ def scan(
 
         print([one.name for one in cmap.scan(models.load("qwen2.5-coder-0.5b"), "last", reach="band")])
     """
-    if reach not in get_args(Reach) or width < 1:
-        raise ValueError(f"reach {reach!r} is one of {', '.join(get_args(Reach))}, and width {width} at least 1")
+    one_of("reach", reach, Reach)
+    one_of("origin", origin, Origin)
+    one_of("model to patch into", into, Into)
+    width = integer("width", width)
+    of_kind("place", place, str)
     made = []
     for first in range(0, subject.layers, width):
         end = min(first + width, subject.layers)
@@ -199,5 +223,8 @@ def of_circuit(circuit: Circuit, groups: Sequence[Group] | None = None) -> dict[
 
 
 def sites_of(letters: str) -> tuple[Site, ...]:
-    """ "z", or letters of "qkv", as sites; any others are refused by `Condition`."""
+    """ "z", or letters of "qkv", as sites. Raises `ValueError` for any others."""
+    of_kind("site", letters, str)
+    if not letters or (letters != "z" and not set(letters) <= set("qkv")):
+        raise ValueError(f"no site called {letters!r}: 'z', or letters of 'qkv'")
     return cast("tuple[Site, ...]", tuple(letters))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..arguments import finite, integer, several
 from ..heads import Head
 from ..heads import of as heads_of
 from ..models.subject import Subject
@@ -71,6 +72,7 @@ def learn(
         t, v = (desiderata.triples(subject, "object", n=7, split=split) for split in ("training", "pruning"))
         print(dcm.learn(subject, ["L3H5", "L2H1"], t, v, position="last", steps=20))
     """
+    executor(method)
     return sweep(
         subject,
         heads,
@@ -124,7 +126,9 @@ def sweep(
         masks = dcm.sweep(subject, ["L3H5"], t, v, position="last", penalties=[0.01], seeds=[None, 0], steps=20)
         print(dcm.curve(masks), dcm.chosen(masks))
     """
+    executor(method)
     group = None if heads is None else heads_of(heads)
+    penalties, seeds = several("penalties", penalties), several("seeds", seeds)
     asked = [Asked(group, position, penalty=penalty, seed=seed) for penalty in penalties for seed in seeds]
     return together(subject, asked, triples, validation, rate=rate, steps=steps, tolerance=tolerance, method=method)
 
@@ -163,11 +167,14 @@ def together(
         print(dcm.curve(dcm.together(subject, asked, t, v, steps=20)))
     """
     executor(method)  # an unknown one is told before anything runs
+    steps = integer("steps", steps)
+    finite("rate", rate, 0, inside=True)
+    finite("tolerance", tolerance, 0)
     asked = [one.among(subject) for one in asked]
     for one in asked:
         interchange.check(subject, one.heads or (), one.position, triples, validation)
-    if not asked or not all(one.heads and one.penalty >= 0 for one in asked) or steps < 1 or rate <= 0:
-        raise ValueError("a mask needs heads, a penalty of 0 or more, a seed (or None), a positive rate and a step")
+    if not asked:
+        raise ValueError("no mask is asked for: a mask has a penalty and a seed (or None)")
     for given in (triples, validation):
         for target in {one.target for one in asked if one.target}:
             (given.triples if isinstance(given, Pairs) else given).towards(target)

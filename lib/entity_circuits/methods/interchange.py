@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .. import runs
+from ..arguments import integer, of_kind, one_of, several
 from ..heads import Head, by_layer, require
 from ..heads import of as heads_of
 from ..models.subject import Subject
@@ -59,6 +60,7 @@ class Pairs:
 
     def batch(self, index: int) -> "Pairs":
         """The pairs of one batch."""
+        index = integer("batch", index, 0, len(self.batches) - 1)
         rows = self.rows[index]
         return replace(
             self,
@@ -109,12 +111,15 @@ def record(
         pairs = interchange.record(subject, desiderata.triples(subject, "position", n=7))
         print((pairs.source_top == pairs.triples.source.answer_ids).float().mean())
     """
-    if batch < 1:
-        raise ValueError(f"batch={batch}: at least one triple has to be run at a time")
+    batch = integer("batch", batch)
     if like is not None and not (
         like.subject is subject and torch.equal(like.triples.base.input_ids, triples.base.input_ids)
     ):
         raise ValueError("the base prompts of `like` are others: record these triples without it")
+    of_kind("triples", triples, Triples)
+    positions = None if positions is None else several("positions", positions)
+    for name in positions or ():
+        triples.base.position(name), triples.source.position(name)
     every = torch.arange(len(triples))
     parts = every.tensor_split(-(-len(triples) // batch)) if like is None else [every[rows] for rows in like.rows]
     batches = [_run(subject, triples.base.select(part)) for part in parts] if like is None else like.batches
@@ -140,6 +145,7 @@ def check(subject: Subject, chosen: Iterable[Head | str], position: Position, *g
     """Raise `ValueError` for an unknown position, a head that the model has not, or pairs recorded with another one."""
     require(heads_of(chosen), subject.layers, subject.heads, "to be patched")
     for one in given:
+        of_kind("triples", one, Triples, Pairs)
         if isinstance(one, Pairs):
             if one.subject is not subject:
                 raise ValueError("these pairs were recorded with another model: record the triples with this one")
@@ -168,6 +174,9 @@ def edits(
         position: where, in each prompt its own.
         keep: (heads,) from 1, what z is in the run, to 0, the source's; None: the source's.
     """
+    batch = integer("batch", batch, 0, len(pairs.batches) - 1)
+    one_of("position", position, pairs.z)
+    require(chosen, pairs.subject.layers, pairs.subject.heads, "to be patched")
     part, rows, place = pairs.batches[batch], pairs.rows[batch], {head: index for index, head in enumerate(chosen)}
     made = []
     for layer, numbers in by_layer(chosen).items():
@@ -179,12 +188,12 @@ def edits(
 
 def outcomes(pairs: Pairs, sets: Sequence[Sequence[Head]], position: Position, method: Method = "replay") -> Outcome:
     """What the base prompts lead to when each set of heads is patched, for the target and then all candidates."""
-    parts, given = [], pairs.triples
+    execute, parts, given = executor(method), [], pairs.triples
     targets = torch.cat((given.targets[:, None], given.candidates), dim=1)
     with torch.no_grad():
         for batch, (part, rows) in enumerate(zip(pairs.batches, pairs.rows, strict=True)):
             variants = [edits(pairs, batch, chosen, position) for chosen in sets]
-            parts.append(executor(method)(part, variants, targets=targets[rows]))
+            parts.append(execute(part, variants, targets=targets[rows]))
     return Outcome.joined(parts, dim=1)
 
 
@@ -231,6 +240,9 @@ def patch(
 
 def answers(pairs: Pairs, sets: Sequence[Sequence[Head]], position: Position, method: Method = "replay") -> Answers:
     """What `patch` tabulates, for no particular target: one computation serves every `Pairs.towards`."""
+    executor(method)
+    of_kind("pairs", pairs, Pairs)
+    sets = [heads_of(chosen) for chosen in several("sets of heads", sets)]
     outcome = outcomes(pairs, sets, position, method)
     return Answers(outcome.top, outcome.logprobs[..., 1:], pairs.base_top, pairs.source_top)
 

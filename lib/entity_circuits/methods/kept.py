@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import heads
+from ..arguments import of_kind
 from ..heads import Head
 from ..models.subject import Subject
 from ..runs import mean_replay
@@ -21,6 +22,23 @@ Kept = Mapping[str, Iterable[Head | str]]
 def positions(prompts: Prompts, place: str) -> Tensor:
     """(n, k): the tokens that a place names in each prompt, -1 where a prompt has none: `Prompts.places`."""
     return prompts.places(place)
+
+
+def check(subject: Subject, prompts: Prompts, circuits: Sequence[Kept], means: Means) -> None:
+    """Raise `ValueError` for a head or a place that is not there, or means that do not fit model and prompts."""
+    of_kind("prompts", prompts, Prompts)
+    of_kind("means", means, Means)
+    means.require(prompts, subject)
+    shape = (subject.layers, means.z.shape[1], subject.heads, subject.head_size)
+    if (tuple(means.z.shape), means.z.dtype, means.z.device) != (shape, subject.dtype, subject.device):
+        raise ValueError(
+            f"these means are of another model: {tuple(means.z.shape)} in {means.z.dtype} on {means.z.device}, and "
+            f"{subject.name} needs {shape} in {subject.dtype} on {subject.device}"
+        )
+    for circuit in circuits:
+        for place, some in circuit.items():
+            prompts.places(place)
+            heads.require(heads.of(some), subject.layers, subject.heads, f"at {place}")
 
 
 def live(subject: Subject, prompts: Prompts, circuits: Sequence[Kept]) -> tuple[Tensor, Tensor]:
@@ -58,7 +76,7 @@ def edits(subject: Subject, prompts: Prompts, circuit: Kept, means: Means) -> li
 
     Paper: section 3 (method of the ablations); official code: mean ablation, section 6.2 of our notes on it.
     """
-    means.require(prompts)
+    means.require(prompts, subject)
     slots, keep = live(subject, prompts, [circuit])
     rest = torch.ones(len(prompts), means.z.shape[1] + 1, dtype=torch.bool, device=slots.device)
     rest[torch.arange(len(prompts), device=slots.device)[:, None], slots] = False  # -1 marks the spare last column
@@ -91,7 +109,7 @@ def edits(subject: Subject, prompts: Prompts, circuit: Kept, means: Means) -> li
 
 def removal(subject: Subject, prompts: Prompts, removed: Kept, means: Means) -> list[Edit]:
     """The edits that put only these heads at their means, at these places, in the otherwise unmodified model."""
-    means.require(prompts)
+    means.require(prompts, subject)
     found = []
     for place, numbers in removed.items():
         for column in prompts.places(place).unbind(1):

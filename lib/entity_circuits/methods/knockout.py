@@ -16,13 +16,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .. import results, runs, statistics
+from ..arguments import integer, several
 from ..heads import LETTERS, Circuit, Group
 from ..models.subject import Subject
 from ..results import Store
 from ..runs.edits import Edit
 from ..runs.recording import Recording
 from ..runs.replay import Method, executor
-from ..tasks.prompts import Prompts
+from ..tasks.prompts import Prompts, require_answers
 
 Condition = str
 """Which position may no longer attend to which: two places of the prompts, "last->object". "last->random" is a control:
@@ -122,14 +123,14 @@ def sweep(
         print(knockout.recovery(knockout.sweep(subject, p, conditions=["last->object"])))
     """
     execute, wanted = executor(method), range(subject.layers + 1)
-    starts = tuple(wanted) if starts is None else tuple(sorted(set(starts)))
-    conditions, store = tuple(conditions), Store(None) if store is None else store
+    batch, seed = integer("batch", batch), integer("seed", seed, least=None)
+    most = subject.layers
+    given = wanted if starts is None else several("start layers", starts)
+    starts = tuple(sorted({integer("start layer", start, 0, most) for start in given}))
+    conditions, store = several("conditions", conditions), Store(None) if store is None else store
     if unknown := [name for name in conditions if name.count("->") != 1]:
         raise ValueError(f"no condition called {unknown[0]!r}: two places, as in {', '.join(CONDITIONS)}")
-    if not conditions or not starts or not set(starts) <= set(wanted):
-        raise ValueError(f"start layers {starts} of {len(conditions)} conditions: 0 to {subject.layers} are there")
-    if bool((prompts.answer_ids < 0).any()):
-        raise ValueError("a prompt has no right answer: there is nothing to lose")
+    require_answers(prompts)
     if recording is not None:
         recording.require(subject, prompts)
     random = any(name.endswith("->random") for name in conditions)
@@ -163,7 +164,8 @@ def cut(subject: Subject, position: Tensor, key: Tensor, start: int) -> list[Edi
     """The edits of one knockout: in layers `start` to the top, no head attends from `position` (n,) to `key` (n,).
 
     A key after its position is masked anyway, so that cutting it changes nothing. Raises `ValueError` where `position`
-    would be left with nothing to attend to: the first token sees only itself.
+    would be left with nothing to attend to: the first token sees only itself. A start layer equal to the number of
+    layers cuts nothing, another one that is not there is refused.
 
         from entity_circuits import knockout, models, replay, runs, tasks
 
@@ -172,6 +174,7 @@ def cut(subject: Subject, position: Tensor, key: Tensor, start: int) -> list[Edi
         cuts = [knockout.cut(subject, p.last, p.object, start) for start in (0, 2)]
         print(replay.replay(runs.record(subject, p), cuts).top == p.answer_ids)
     """
+    start = integer("start layer", start, 0, subject.layers)
     if bool(((position == 0) & (key == 0)).any()):
         raise ValueError("the first token of a prompt attends only to itself: this cut would leave it nothing")
     every = tuple(range(subject.heads))
@@ -199,6 +202,7 @@ def recovery(
         p = tasks.default.prompts(subject, n=14)
         print(knockout.recovery(knockout.sweep(subject, p))[["condition", "lost", "first", "last"]])
     """
+    draws, seed = integer("draws", draws), integer("seed", seed, least=0)
     if len(curves.starts) < 2 or curves.starts[-1] != curves.layers:
         raise ValueError("a recovery needs the lowest cut and, as last start layer, the one that cuts nothing")
     contexts, groups = np.unique(curves.contexts.numpy(), return_inverse=True)

@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ..arguments import finite, integer
 from ..heads import Head, every
 from ..heads import of as heads_of
 from ..models.subject import Subject
@@ -19,7 +20,8 @@ class Asked:
     """One mask to be learned: among which heads (None: all of the model), at which position, towards which answer.
 
     `target` names a candidate of the triples (None: their own target). `penalty` is in logits a patched head. With a
-    `seed`, the triples are drawn anew from those given, with replacement.
+    `seed`, the triples are drawn anew from those given, with replacement. Raises `ValueError` for no heads, and a
+    penalty below 0.
     """
 
     heads: tuple[Head, ...] | None
@@ -27,6 +29,15 @@ class Asked:
     target: str | None = None
     penalty: float = 0.01
     seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.heads is not None:
+            object.__setattr__(self, "heads", heads_of(self.heads))
+            if not self.heads:
+                raise ValueError("a mask needs heads to choose among")
+        finite("penalty", self.penalty, 0)
+        if self.seed is not None:
+            object.__setattr__(self, "seed", integer("seed", self.seed, least=None))
 
     def among(self, subject: Subject) -> "Asked":
         """The same with its heads written out, each once."""

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..arguments import one_of
 from ..runs.edits import Outcome
-from ..tasks.prompts import Prompts
+from ..tasks.prompts import Prompts, require_answers
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,20 @@ def top(outcome: Outcome, prompts: Prompts) -> Tensor:
     return outcome.top == prompts.answer_ids
 
 
+def _answer(prompts: Prompts) -> Tensor:
+    require_answers(prompts)
+    return prompts.answer_ids[:, None]
+
+
 def _answer_and_wrong(prompts: Prompts) -> Tensor:
+    require_answers(prompts)
     if prompts.wrong_ids is None:
         raise ValueError("a logit difference needs a wrong answer for each prompt: from_texts(..., wrong=[...])")
     return torch.stack((prompts.answer_ids, prompts.wrong_ids), dim=1)
 
 
 def _answer_and_choices(prompts: Prompts) -> Tensor:
+    require_answers(prompts)
     if prompts.choice_ids is None:
         raise ValueError("a choice needs the answers to choose among: from_texts(..., choices=[...])")
     if not bool((prompts.choice_ids == prompts.answer_ids[:, None]).any(1).all()):
@@ -54,7 +62,7 @@ def _answer_and_choices(prompts: Prompts) -> Tensor:
     return torch.cat((prompts.answer_ids[:, None], prompts.choice_ids), dim=1)
 
 
-LOG_PROBABILITY = Metric("log_probability", lambda p: p.answer_ids[:, None], lambda o, _: o.logprob, top, log=True)
+LOG_PROBABILITY = Metric("log_probability", _answer, lambda o, _: o.logprob, top, log=True)
 """log p(answer) over the whole vocabulary; right if no token is more likely."""
 
 LOGIT_DIFFERENCE = Metric(
@@ -90,6 +98,5 @@ def named(metric: str | Metric) -> Metric:
     """
     if isinstance(metric, Metric):
         return metric
-    if metric not in METRICS:
-        raise ValueError(f"no metric called {metric!r}: one of {', '.join(METRICS)}, or a Metric of your own")
+    one_of("metric", metric, METRICS)
     return METRICS[metric]

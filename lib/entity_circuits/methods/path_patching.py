@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .. import heads, results, runs, tasks
+from ..arguments import integer, one_of
 from ..heads import POSITIONS, Circuit, Group, Head
 from ..models.subject import Subject
 from ..results import Store
@@ -75,14 +76,19 @@ def sweep(
         scores = path_patching.sweep(subject, drawn.base, drawn.source, position="last", senders=["L3H5", "L2H1"])
         print(scores.ranking())
     """
+    one_of("composition", composition, Composition | None)
+    execute, read = executor(method), metrics.named(metric)
     receivers = None if receivers is None else heads.of(receivers)
-    execute = executor(method)
     check(subject, base, source, position, receivers, composition, reach)
+    if recordings is not None and len(recordings) != 2:
+        raise ValueError(f"a recording of base and one of source are given together, not {len(recordings)}")
     for recording, prompts in zip(recordings or (), (base, source), strict=False):
         recording.require(subject, prompts)
-    read = metrics.named(metric)
     read.targets(base)  # what it needs of the prompts is there, or this says what is not
     wanted = heads.every(subject.layers, subject.heads) if senders is None else heads.of(senders)
+    heads.require(wanted, subject.layers, subject.heads, "as a sender")
+    if not wanted:
+        raise ValueError("the list of senders is empty")
     top = max((head.layer for head in receivers), default=0) if receivers is not None else subject.layers
     able = heads.by_layer(head for head in wanted if head.layer < top)
     store = Store(None) if store is None else store
@@ -170,6 +176,7 @@ def patched(
         method: "replay" or "definition".
         metric: what is read at the end.
     """
+    one_of("composition", composition, Composition | None)
     execute, whole = executor(method), metric.vocabulary
     here, there = base.prompts.position(position), source.prompts.position(position)
     given, targets = source.at("z", layer, there), metric.targets(base.prompts)
@@ -239,16 +246,20 @@ def discover(
         print(found.circuit.groups["value_fetcher"])
     """
     executor(method)  # an unknown one is told before anything runs
+    one_of("statistic", statistic, Statistic)
+    read = metrics.named(metric)
     given = _experiment(subject, base, source, rounds, drawn)
-    base, source, rounds, read = given.base, given.source, given.rounds, metrics.named(metric)
+    base, source, rounds = given.base, given.source, given.rounds
     read.targets(base)
+    for one in rounds:
+        receiving = (Head(0, 0),) if one.into else None  # which heads they are, earlier rounds will tell
+        check(subject, base, source, one.position, receiving, one.through, reach or one.heard_at or "all")
     every = subject.layers * subject.heads
     sizes = {r.name: max(1, round(r.share * every)) for r in rounds}
-    sizes |= dict.fromkeys(sizes, k) if isinstance(k, int) else (k or {})
-    if wrong := [
-        name for name, size in sizes.items() if name not in {r.name for r in rounds} or not 1 <= size <= every
-    ]:
-        raise ValueError(f"k of {wrong[0]!r}: 1 to {every} heads of one of the rounds {[r.name for r in rounds]}")
+    asked = k if isinstance(k, Mapping) else {} if k is None else dict.fromkeys(sizes, k)
+    for name, size in asked.items():
+        one_of("round", name, sizes)
+        sizes[name] = integer(f"k of {name!r}", size, 1, every)
     recordings = _recorded(subject, base, source)
     scores: dict[Group, Scores] = {}
     found: dict[Group, tuple[Head, ...]] = {}

@@ -1,14 +1,16 @@
 """Scores of path patching: what replacing each sender did, example by example, and one number a head of it."""
 
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal
 
 import pandas as pd
 import torch
 from torch import Tensor
 
 from .. import heads, statistics
+from ..arguments import integer, one_of
 from ..heads import Head
+from ..tasks.prompts import rows_of
 
 Statistic = Literal["mean", "median", "ratio_of_means", "mean_log"]
 
@@ -48,14 +50,13 @@ class Scores:
         another metric, `mean`, `median` and `mean_log` take its change, and `ratio_of_means` the change of its mean
         relative to that mean, which has to be positive.
         """
+        one_of("statistic", kind, Statistic)
         if kind == "mean":
             return self.per_example.mean(-1)
         if kind == "median":
             return self.per_example.median(-1).values
         if kind == "mean_log":
             return self.change.mean(-1)
-        if kind != "ratio_of_means":
-            raise ValueError(f"no statistic called {kind!r}: one of {', '.join(get_args(Statistic))}")
         if self.log:
             clean = self.logprob.exp()
             return (self.per_example * clean).sum(-1) / clean.sum()
@@ -65,6 +66,7 @@ class Scores:
 
     def where(self, rows: Tensor) -> "Scores":
         """The scores over some of the examples, `scores.where(scores.correct)` for instance."""
+        rows = rows_of(rows, len(self.contexts))
         cut = {name: getattr(self, name)[rows] for name in ("logprob", "correct", "contexts")}
         return replace(self, change=self.change[..., rows], **cut)
 
@@ -77,6 +79,7 @@ class Scores:
             found = path_patching.discover(models.load("qwen2.5-coder-0.5b"), n=7)
             print(found.scores["value_fetcher"].table(5))
         """
+        top = None if top is None else integer("top", top)
         cells = statistics.intervals(self.change, self.contexts)
         parts = (cells.value, cells.low, cells.high)
         rows = [
@@ -89,4 +92,5 @@ class Scores:
 
     def ranking(self, kind: Statistic = "ratio_of_means") -> list[Head]:
         """All heads that have a path, the most negative first; ties in the order of layer and head."""
+        one_of("statistic", kind, Statistic)
         return heads.ranked(self.statistic(kind).cpu().numpy())

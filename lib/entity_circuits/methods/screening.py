@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from .. import heads
+from ..arguments import of_kind, one_of
 from ..heads import Head
 from ..runs import replay
 from ..runs.edits import Edit, Outcome, Read
 from ..runs.recording import Recording
+from ..tasks.prompts import require_answers
 from ..tasks.rounds import Composition
 from .checks import Reach, check
 
@@ -43,9 +45,13 @@ def screen(
         base, source = (runs.record(subject, p) for p in (drawn.base, drawn.source))
         print(path_patching.screen(base, source, position="last").flatten().argsort()[:5])
     """
+    one_of("composition", composition, Composition | None)
+    of_kind("base", base, Recording)
+    of_kind("source", source, Recording)
     subject = base.subject
     receivers = None if receivers is None else heads.of(receivers)
     check(subject, base.prompts, source.prompts, position, receivers, composition, reach)
+    require_answers(base.prompts)
     here, there = base.prompts.position(position), source.prompts.position(position)
     every = tuple(range(subject.heads))
     layers = range(subject.layers if receivers is None else max(head.layer for head in receivers))

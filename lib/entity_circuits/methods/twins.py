@@ -3,6 +3,7 @@
 import warnings
 from typing import Any
 
+from ..arguments import of_kind
 from ..models import alike
 from ..models.subject import Subject
 from ..tasks.prompts import Prompts
@@ -21,6 +22,10 @@ def require_twins(base: Subject, tuned: Subject, prompts: Prompts | None = None)
         base, tuned = models.load_pair("arithmetic")
         assert cmap.require_twins(base, tuned) is None
     """
+    for subject in (base, tuned):
+        of_kind("each of the two models", subject, Subject)
+    if prompts is not None:
+        of_kind("prompts", prompts, Prompts)
     kinds = ("layers", "heads", "kv_heads", "head_size", "dtype", "device")
     both = [{name: getattr(subject, name) for name in kinds} for subject in (base, tuned)]
     for shape, subject in zip(both, (base, tuned), strict=True):

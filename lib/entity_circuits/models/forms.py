@@ -10,6 +10,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ..arguments import one_of
+
+Layout = Literal["columns", "head"]
+Rescaling = Literal["", "logit_scale", "logits_scaling", "final_logit_softcapping"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
@@ -34,7 +39,7 @@ class Form:
     k: str = "k_proj"
     v: str = "v_proj"
     fused: str = ""
-    layout: Literal["columns", "head"] = "columns"
+    layout: Layout = "columns"
     out: str = "o_proj"
     before_attention: str = "input_layernorm"
     after_attention: str = ""
@@ -45,9 +50,13 @@ class Form:
     rotates_all: bool = True
     clips: bool = False
     caps: bool = False
-    logits: Literal["", "logit_scale", "logits_scaling", "final_logit_softcapping"] = ""
+    logits: Rescaling = ""
     refused: tuple[str, ...] = ("use_bidirectional_attention",)
     replay: bool = True
+
+    def __post_init__(self) -> None:
+        one_of("layout", self.layout, Layout)
+        one_of("logits", self.logits, Rescaling)
 
     def blocks(self, model: Any) -> Any:
         """The layers of a model, or of its nnsight view."""

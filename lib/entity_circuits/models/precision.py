@@ -7,6 +7,10 @@ import torch
 
 from .subject import Subject
 
+CLOSE = {torch.bfloat16: 0.02, torch.float16: 0.02}
+"""By what share of their size two ways to the same logits may differ, and 1e-4 in other dtypes: rounding grows with
+the size of the logits, so no number of them by itself would do for every model."""
+
 
 @contextlib.contextmanager
 def fast_float32(subject: Subject) -> Iterator[None]:
@@ -38,16 +42,20 @@ def fast_float32(subject: Subject) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def tolerance(dtype: torch.dtype, logits: torch.Tensor) -> float:
-    """How far rounding alone may take two ways to one log-probability apart, for logits of this size.
+def apart(one: torch.Tensor, other: torch.Tensor) -> float:
+    """The largest difference of two tables of logits as a share of the largest of them; 0 where all are zero.
 
     For example:
 
         import torch
-        from entity_circuits.models.precision import tolerance
+        from entity_circuits.models import precision
 
-        print(tolerance(torch.float32, torch.tensor([-3.0, 20.0])))  # 0.00095
+        print(precision.apart(torch.tensor([10.0, -20.0]), torch.tensor([10.0, -19.0])))  # 0.05
     """
-    half = dtype in (torch.float16, torch.bfloat16)
-    eps = max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
-    return (2 if half else 400) * eps * max(1.0, float(logits.abs().max()))
+    size = torch.maximum(one.abs().max(), other.abs().max()).clamp(min=torch.finfo(one.dtype).tiny)
+    return float((one - other).abs().max() / size)
+
+
+def close(one: torch.Tensor, other: torch.Tensor, dtype: torch.dtype) -> bool:
+    """Whether two tables of logits are the same up to the rounding of a model in this dtype; never for NaN."""
+    return apart(one, other) < CLOSE.get(dtype, 1e-4)

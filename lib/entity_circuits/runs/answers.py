@@ -11,9 +11,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import DynamicCache
 
+from ..arguments import integer, of_kind
 from ..models.precision import fast_float32
 from ..models.subject import Subject
-from ..tasks.prompts import Prompts
+from ..tasks.prompts import Prompts, require_answers
 from .prefix import Batch, batches
 
 ROWS = 64  # rows of logits held at once: 64 x 151,936 x 4 bytes = 39 MB
@@ -26,8 +27,10 @@ class Behaviour:
 
     `top` (n,) is the most likely token and `said` the same as text; `answer_logprob` (n,) belongs to the right answer
     (NaN where there is none), `object_logprob` (n, k) to each of the prompts' choices (k = 0 if they have none).
-    `rank` (n,) is the number of tokens more likely than the right one, -1 where there is none. `tokens_computed` were
-    run through the model; `tokens_without_sharing` is what whole prompts would have taken.
+    `rank` (n,) is the number of tokens more likely than the right one, -1 where there is none. `tied` (n,) bool: other
+    tokens have the very logit of `top`, which is the one of them with the lowest id; that is common in bfloat16, and
+    counts as wrong. `tokens_computed` were run through the model; `tokens_without_sharing` is what whole prompts would
+    have taken.
     """
 
     prompts: Prompts
@@ -36,6 +39,7 @@ class Behaviour:
     answer_logprob: Tensor
     object_logprob: Tensor
     rank: Tensor
+    tied: Tensor
     tokens_computed: int
     tokens_without_sharing: int
 
@@ -44,8 +48,12 @@ class Behaviour:
 
     @property
     def correct(self) -> Tensor:
-        """(n,) bool: whether the most likely token of the whole vocabulary is the right object."""
-        return self.top == self.prompts.answer_ids
+        """(n,) bool: whether the right answer is more likely than every other token of the whole vocabulary.
+
+        Raises `ValueError` if a prompt has no right answer.
+        """
+        require_answers(self.prompts)
+        return (self.top == self.prompts.answer_ids) & ~self.tied
 
 
 def evaluate(subject: Subject, prompts: Prompts, *, share_context: bool = True, batch: int = 70) -> Behaviour:
@@ -64,13 +72,14 @@ def evaluate(subject: Subject, prompts: Prompts, *, share_context: bool = True, 
         result = answers.evaluate(subject, p)
         print(statistics.estimate(result.correct, p.contexts))
     """
-    if batch < 1:
-        raise ValueError(f"batch={batch}: at least one prompt has to be run at a time")
+    batch = integer("batch", batch)
+    of_kind("prompts", prompts, Prompts)
     if rescaled := [name for name in RESCALED if getattr(subject.model.config, name, None) not in (None, 1.0)]:
         raise NotImplementedError(f"{subject.name} rescales its logits ({rescaled[0]}), which is not followed here")
     plan = list(batches(prompts, batch, share=share_context))
     n, device = len(prompts), prompts.last.device
     top, rank = (torch.empty(n, dtype=torch.long, device=device) for _ in range(2))
+    tied = torch.empty(n, dtype=torch.bool, device=device)
     answer, objects = torch.empty(n, device=device), torch.empty(_choices(prompts).shape, device=device)
     computed = 0
     with fast_float32(subject), torch.no_grad():
@@ -80,10 +89,10 @@ def evaluate(subject: Subject, prompts: Prompts, *, share_context: bool = True, 
             computed += int((part.last + 1 - some.prefix).sum()) + some.prefix * len(some.spokesmen)
             for chunk in torch.arange(len(part)).split(ROWS):
                 found = _read(subject, hidden[chunk], part.select(chunk))
-                for whole, piece in zip((top, answer, objects, rank), found, strict=True):
+                for whole, piece in zip((top, answer, objects, rank, tied), found, strict=True):
                     whole[some.rows[chunk].to(device)] = piece
     said = tuple(subject.tokenizer.decode([token]) for token in top.tolist())
-    return Behaviour(prompts, top, said, answer, objects, rank, computed, int((prompts.last + 1).sum()))
+    return Behaviour(prompts, top, said, answer, objects, rank, tied, computed, int((prompts.last + 1).sum()))
 
 
 def _final(subject: Subject, prompts: Prompts, batch: Batch) -> Tensor:
@@ -101,8 +110,8 @@ def _final(subject: Subject, prompts: Prompts, batch: Batch) -> Tensor:
     return hidden[torch.arange(len(part), device=hidden.device), part.last - prefix].contiguous()
 
 
-def _read(subject: Subject, hidden: Tensor, part: Prompts) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`top`, `answer_logprob`, `object_logprob` and `rank` of a few rows, from hidden states (rows, width).
+def _read(subject: Subject, hidden: Tensor, part: Prompts) -> tuple[Tensor, ...]:
+    """`top`, `answer_logprob`, `object_logprob`, `rank` and `tied` of a few rows, from hidden states (rows, width).
 
     Two-dimensional on purpose: a linear layer on a strided (rows, 1, width) slice copies its matrix for each row.
     """
@@ -115,6 +124,7 @@ def _read(subject: Subject, hidden: Tensor, part: Prompts) -> tuple[Tensor, Tens
         (right - total).squeeze(1).masked_fill(~known, torch.nan),
         logits.gather(1, _choices(part)) - total,
         (logits > right).sum(1).masked_fill(~known, -1),
+        (logits == logits.amax(1, keepdim=True)).sum(1) > 1,
     )
 
 

@@ -10,10 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..arguments import one_of
 from ..models import forms
 from ..models.subject import Subject
 from .attention_inputs import AttentionInputs
 from .edits import Outcome
+
+Compared = Literal["q", "k"]
+"""What an attention compares with each other."""
 
 
 def require(subject: Subject) -> None:
@@ -107,7 +111,7 @@ def joined(subject: Subject, slices: dict[str, Tensor]) -> Tensor:
 
 
 def rotated(
-    subject: Subject, layer: int, site: Literal["q", "k"], x: Tensor, given: AttentionInputs, positions: slice | Tensor
+    subject: Subject, layer: int, site: Compared, x: Tensor, given: AttentionInputs, positions: slice | Tensor
 ) -> Tensor:
     """q or k as the attention compares them: clipped and normed where the model does so, then rotated.
 
@@ -130,6 +134,7 @@ def rotated(
         k = torch.ones(1, 5, subject.kv_heads, subject.head_size)
         print(blocks.rotated(subject, 3, "k", k, given, slice(0, 5))[0, :, 0, 0])
     """
+    one_of("site", site, Compared)
     form, attention = forms.of(subject.model), parts(subject, layer)[1]
     x, norm = forms.clipped(subject.model, x), f"{site}_norm"
     if getattr(form, site) != norm and hasattr(attention, norm):

@@ -15,14 +15,15 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..arguments import integer
 from ..models import forms
-from ..models.precision import fast_float32, tolerance
+from ..models.precision import apart, close, fast_float32
 from ..models.subject import Subject
 from ..tasks.prompts import Prompts
 from .attention_inputs import require_something_heard
 from .edits import Edit, Outcome, Read, check, heard_together
 from .projected import projected_at, put_together, taken_apart
-from .recording import Recording, inputs_of, require_room, wrapped
+from .recording import Recording, inputs_of, require_room, require_targets, wrapped
 
 GROUPED = ("num_key_value_groups", "num_key_value_heads")
 """What an attention is told about groups of query heads that share keys and values."""
@@ -61,8 +62,13 @@ def run(
     """
     for edit in edits:
         check(edit, subject, prompts)
+    for item in read:
+        check(item, subject, prompts)
     heard_together(edits)
+    integer("batch", batch)
     require_room(subject, prompts)
+    if targets is not None:
+        require_targets(subject, prompts, targets)
     require_something_heard(subject, prompts, edits)
     if edits and not forms.of(subject.model).replay:
         _check_once(subject, prompts)
@@ -271,13 +277,16 @@ def _check_once(subject: Subject, prompts: Prompts) -> None:
         places = [Read(site, layer, early) for layer in range(subject.layers) for site in ("k", "v")]
         clean = forward([], places)
         same = [Edit(at.site, at.layer, heads, early, value[0]) for at, value in zip(places, clean.reads, strict=True)]
-        moved = float((forward(same, []).logits - clean.logits).abs().max())
+        moved = forward(same, []).logits
         cut, z = Edit("score", 0, heads, last, key=early), [Read("z", 0, last)]
         other = Edit("v", 0, heads, early, 1 - 2 * clean.reads[1][0])
-        leaked = float((forward([cut, other], z).reads[0] - forward([cut], z).reads[0]).abs().max())
-    for what, by in (("its own keys and values in place of themselves move a logit", moved), ("a cut leaks", leaked)):
-        if not by < tolerance(subject.dtype, clean.logits):
-            raise _refusal(subject, f"{what} by {by:.2g}")
+        leaked, held = (forward(edits, z).reads[0] for edits in ([cut, other], [cut]))
+    for what, one, right in (
+        ("its own keys and values in place of themselves move its logits", moved, clean.logits),
+        ("a cut leaks, and moves the output of a head", leaked, held),
+    ):
+        if not close(one, right, subject.dtype):
+            raise _refusal(subject, f"{what} by {apart(one, right):.2g} of their size")
     _CHECKED.add(subject.model)
 
 

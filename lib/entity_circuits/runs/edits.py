@@ -16,10 +16,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ..arguments import integer, one_of
 from ..models.subject import Subject
 from ..tasks.prompts import Prompts
 
-Site = Literal["z", "q", "k", "v", "score"]
+Activation = Literal["z", "q", "k", "v"]
+Site = Activation | Literal["score"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class Edit:
     head_size), or (n, T, heads, head_size) where `position` is None. With `keep` (heads,) in [0, 1] the new
     activation is keep * (what it is in this run) + (1 - keep) * value. A `k` or `v` edit with `seen_by` (n,) acts only
     in the outputs of its heads at that position, which is not before its own: no other token sees the change. A
-    `score` edit forbids `position` to attend to `key` (n,): it takes no value.
+    `score` edit forbids `position` to attend to `key` (n,): it takes no value. Where edits of a list overlap, they are
+    made in its order. Raises `ValueError` for another site, and for heads that are no numbers, none, or one twice.
 
         from entity_circuits import models, prompts, runs
 
@@ -48,6 +51,18 @@ class Edit:
     keep: Tensor | None = None
     key: Tensor | None = None
     seen_by: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        one_of("site", self.site, Site)
+        object.__setattr__(self, "layer", integer("layer of an edit", self.layer, least=None))
+        if not isinstance(self.heads, Sequence) or isinstance(self.heads, str) or not self.heads:
+            raise ValueError(
+                f"the heads of an edit are a list of their numbers, not {self.heads!r}: there are no heads"
+            )
+        heads = tuple(integer("head of an edit", head, least=None) for head in self.heads)
+        if len(set(heads)) < len(heads):
+            raise ValueError(f"heads {heads} of an edit: one stands there twice, and only one value can be its own")
+        object.__setattr__(self, "heads", heads)
 
     def rows(self, index: slice | Tensor) -> "Edit":
         """The same edit for some of the examples: `index` is a slice, or int64."""
@@ -72,7 +87,7 @@ class Edit:
 class Read:
     """An activation to be read after the edits: `z`, `q`, `k` or `v` of all heads of a layer, at `position` (n,).
 
-    For example:
+    Raises `ValueError` for another site.
 
         from entity_circuits import models, prompts, runs
 
@@ -81,9 +96,13 @@ class Read:
         print(runs.run(subject, p, read=[runs.Read("q", 3, p.last)]).reads[0].shape)
     """
 
-    site: Site
+    site: Activation
     layer: int
     position: Tensor
+
+    def __post_init__(self) -> None:
+        one_of("site", self.site, Activation)
+        object.__setattr__(self, "layer", integer("layer of a read", self.layer, least=None))
 
 
 @dataclass(frozen=True)
@@ -123,10 +142,10 @@ class Outcome:
         return cls(logits, logprobs, top, reads)
 
 
-def check(edit: Edit, subject: Subject, prompts: Prompts) -> None:
-    """Raise `ValueError` if an edit names a layer, head or position that is not there, or has the wrong shape.
+def check(edit: Edit | Read, subject: Subject, prompts: Prompts) -> None:
+    """Raise `ValueError` if an edit (or a read) names a layer, head or position that is not there, or does not fit.
 
-    For example:
+    The value of an edit is finite and of the right shape; `keep` is from 0 to 1.
 
         from entity_circuits import edits, models, prompts
 
@@ -138,14 +157,17 @@ def check(edit: Edit, subject: Subject, prompts: Prompts) -> None:
             print(error)
     """
     n, width = prompts.input_ids.shape
+    what = "an edit" if isinstance(edit, Edit) else "a read"
     if not 0 <= edit.layer < subject.layers:
-        raise ValueError(f"layer {edit.layer} of an edit: this model has layers 0 to {subject.layers - 1}")
-    if not edit.heads or not all(0 <= head < subject.heads for head in edit.heads):
-        raise ValueError(f"heads {edit.heads} of an edit: this model has heads 0 to {subject.heads - 1}")
+        raise ValueError(f"layer {edit.layer} of {what}: this model has layers 0 to {subject.layers - 1}")
     for name in ("position", "key", "seen_by"):
-        where = getattr(edit, name)
-        if where is not None and (where.shape != (n,) or bool(((where < 0) | (where > prompts.last)).any())):
-            raise ValueError(f"{name} of an edit must be {n} indices from 0 to each prompt's last token, got {where}")
+        where = getattr(edit, name, None)
+        if where is not None:
+            _check_place(f"{name} of {what}", where, prompts)
+    if isinstance(edit, Read):
+        return
+    if not all(0 <= head < subject.heads for head in edit.heads):
+        raise ValueError(f"heads {edit.heads} of an edit: this model has heads 0 to {subject.heads - 1}")
     if edit.site == "score":
         if edit.position is None or edit.key is None or edit.value is not None or edit.keep is not None:
             raise ValueError("a score edit forbids one position to attend to one key: it has both and no value")
@@ -157,8 +179,21 @@ def check(edit: Edit, subject: Subject, prompts: Prompts) -> None:
     if edit.value is None or tuple(edit.value.shape) != shape:
         got = None if edit.value is None else tuple(edit.value.shape)
         raise ValueError(f"the value of this {edit.site} edit must have shape {shape}, got {got}")
+    if not bool(torch.isfinite(edit.value).all()):
+        raise ValueError(f"the value of this {edit.site} edit of layer {edit.layer} has NaN or infinite numbers in it")
     if edit.keep is not None and edit.keep.shape != (len(edit.heads),):
         raise ValueError(f"`keep` must be one number a head, {len(edit.heads)}, got shape {tuple(edit.keep.shape)}")
+    if edit.keep is not None and not bool(((edit.keep >= 0) & (edit.keep <= 1)).all()):
+        raise ValueError(f"`keep` is from 0 (the value) to 1 (what it is in this run), not {edit.keep.tolist()}")
+
+
+def _check_place(what: str, where: Tensor, prompts: Prompts) -> None:
+    """Raise `ValueError` unless it is one token of each prompt."""
+    if not isinstance(where, Tensor) or where.dtype != torch.long or where.shape != prompts.last.shape:
+        got = f"{where.dtype} of shape {tuple(where.shape)}" if isinstance(where, Tensor) else repr(where)
+        raise ValueError(f"{what} must be {len(prompts)} indices in a tensor of int64, not {got}")
+    if bool(((where < 0) | (where > prompts.last)).any()):
+        raise ValueError(f"{what} must be {len(prompts)} indices from 0 to each prompt's last token, got {where}")
 
 
 def heard_together(edits: Sequence[Edit]) -> list[list[Edit]]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..arguments import finite, integer
 from ..models import forms
 from ..models.precision import fast_float32
 from ..models.subject import Subject
@@ -26,7 +27,8 @@ from .edits import Outcome
 class Means:
     """Mean head outputs: `z` (layers, T, heads, head_size), one mean a layer, absolute position and head.
 
-    dtype and device are those of the model; averaged over `n` prompts of T tokens. `ablation.means` takes them.
+    dtype and device are those of the model; averaged over `n` prompts of T tokens. `ablation.means` takes them, and
+    says of which model they are by its `fingerprint` ("" is not compared).
 
         from entity_circuits import runs, toy
         from entity_circuits.runs.mean_replay import Means
@@ -37,9 +39,12 @@ class Means:
 
     z: Tensor
     n: int
+    fingerprint: str = ""
 
-    def require(self, prompts: Prompts) -> None:
-        """Raise `ValueError` unless every prompt has as many tokens as the means have positions."""
+    def require(self, prompts: Prompts, subject: Subject) -> None:
+        """Raise `ValueError` unless these are means of this model, and every prompt has a token at each position."""
+        if self.fingerprint not in ("", subject.fingerprint):
+            raise ValueError(f"these means are of another model than {subject.name}: take them with it")
         length, found = self.z.shape[1], sorted(set((prompts.last + 1).tolist()) | {prompts.input_ids.shape[1]})
         if found != [length]:
             raise ValueError(
@@ -88,7 +93,9 @@ def ablate(
         print(mean_replay.ablate(subject, p, p.last[:, None], keep, means).logprob)  # (circuits, n)
     """
     blocks.require(subject)
-    means.require(prompts)
+    means.require(prompts, subject)
+    integer("batch", batch)
+    finite("memory", memory, least=0.0, inside=True)
     targets = prompts.answer_ids[:, None] if targets is None else targets
     parts = []
     with fast_float32(subject), torch.no_grad():

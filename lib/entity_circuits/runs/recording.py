@@ -9,14 +9,15 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import DynamicCache
 
+from ..arguments import integer, one_of
 from ..heads import Head
 from ..models import forms
 from ..models.precision import fast_float32
 from ..models.subject import Subject
-from ..tasks.prompts import Prompts
+from ..tasks.prompts import Prompts, rows_of
 from . import attention_inputs, blocks
 from . import prefix as sharing
-from .edits import Read, Site
+from .edits import Activation, Read
 from .projected import projected_at, taken_apart
 
 
@@ -38,7 +39,7 @@ class Recording:
     def __len__(self) -> int:
         return len(self.prompts)
 
-    def at(self, site: Site, layer: int, position: Tensor) -> Tensor:
+    def at(self, site: Activation, layer: int, position: Tensor) -> Tensor:
         """(n, heads, head_size): `z`, or `k` or `v` one slice a query head, at one position of each example.
 
         Raises `ValueError` for a site that is not recorded.
@@ -49,13 +50,16 @@ class Recording:
             p = prompts.from_texts(subject, ["The cup is in F. F contains the"], [" cup"])
             print(runs.record(subject, p).at("z", 3, p.last).shape)
         """
+        one_of("site", site, Activation)
+        if not 0 <= layer < self.subject.layers:
+            raise ValueError(f"layer {layer}: this model has layers 0 to {self.subject.layers - 1}")
         rows = torch.arange(len(self), device=position.device)
         if site == "z":
             return self.z[layer, rows, position]
-        if site in ("k", "v"):
-            slices = getattr(self, site)[layer, rows, position]
-            return slices.repeat_interleave(self.subject.heads // self.subject.kv_heads, dim=1)
-        raise ValueError(f"{site!r} is not part of a recording: read it in a run")
+        if site == "q":
+            raise ValueError("'q' is not part of a recording: read it in a run")
+        slices: Tensor = getattr(self, site)[layer, rows, position]
+        return slices.repeat_interleave(self.subject.heads // self.subject.kv_heads, dim=1)
 
     def require(self, subject: Subject, prompts: Prompts) -> None:
         """Raise `ValueError` unless this is a recording of these prompts by this model."""
@@ -75,7 +79,7 @@ class Recording:
             recording = runs.record(toy.subject(), toy.prompts("apple", "cup"))
             print(len(recording.select(torch.tensor([1]))))
         """
-        index = torch.nonzero(rows)[:, 0] if rows.dtype == torch.bool else rows
+        index = rows_of(rows, len(self))
         cut = {name: getattr(self, name)[:, index] for name in ("residual", "z", "k", "v")}
         return replace(self, prompts=self.prompts.select(index), **cut)
 
@@ -94,6 +98,7 @@ def record(subject: Subject, prompts: Prompts, *, batch: int = 32, share_context
         p = prompts.from_texts(subject, ["The cup is in F. F contains the"], [" cup"])
         print(runs.record(subject, p).z.shape)  # layers, n, tokens, heads, head size
     """
+    integer("batch", batch)
     require_room(subject, prompts)
     n, width = prompts.input_ids.shape
     like: Any = {"dtype": subject.dtype, "device": subject.device}
@@ -156,6 +161,19 @@ def require_room(subject: Subject, prompts: Prompts) -> None:
         )
 
 
+def require_targets(subject: Subject, prompts: Prompts, targets: Tensor) -> None:
+    """Raise `ValueError` unless these are (n, k) tokens of the model, or -1 for none."""
+    words = subject.model.get_input_embeddings().weight.shape[0]
+    if targets.ndim != 2 or len(targets) != len(prompts) or targets.dtype != torch.long:
+        raise ValueError(
+            f"targets are ({len(prompts)}, k) int64 tokens, not {tuple(targets.shape)} {str(targets.dtype)[6:]}"
+        )
+    if bool(((targets < -1) | (targets >= words)).any()):
+        raise ValueError(
+            f"targets are tokens from 0 to {words - 1}, or -1 for none, not {targets.min()} to {targets.max()}"
+        )
+
+
 def inputs_of(prompts: Prompts) -> dict[str, Any]:
     """Unpadded prompts go in without a mask: then the attention kernel is the causal one, edits or none."""
     full = bool((prompts.last == prompts.input_ids.shape[1] - 1).all())
@@ -212,6 +230,8 @@ def attention(recording: Recording, head: Head, position: Tensor) -> Tensor:
     """
     subject, width = recording.subject, recording.prompts.input_ids.shape[1]
     blocks.require(subject)
+    if not (0 <= head.layer < subject.layers and 0 <= head.head < subject.heads):
+        raise ValueError(f"there is no head {head}: the model has {subject.layers} layers of {subject.heads} heads")
     module, given = blocks.parts(subject, head.layer)[1], attention_inputs.of(subject, width)[head.layer]
     shared = head.head // (subject.heads // subject.kv_heads)
     keys = recording.k[head.layer][:, :, [shared]]

@@ -20,12 +20,13 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
+from ..arguments import finite
 from ..models import forms
-from ..models.precision import fast_float32, tolerance
+from ..models.precision import apart, close, fast_float32
 from . import attention_inputs, blocks, definition, edits
 from .attending import apply, attend
 from .edits import Edit, Outcome, Read, heard_together
-from .recording import Recording, recorded
+from .recording import Recording, recorded, require_targets
 from .recording import attention as attention
 from .selfcheck import probes
 
@@ -68,7 +69,11 @@ def replay(
     """
     subject, prompts = recording.subject, recording.prompts
     blocks.require(subject)
+    finite("memory", memory, least=0.0, inside=True)
     targets = prompts.answer_ids[:, None] if targets is None else targets
+    require_targets(subject, prompts, targets)
+    for item in read:
+        edits.check(item, subject, prompts)
     for edit in itertools.chain.from_iterable(variants):
         edits.check(edit, subject, prompts)
         if frozen and edit.site != "z":
@@ -253,13 +258,13 @@ def _check_once(recording: Recording) -> None:
     with torch.no_grad():
         for edits_ in probes(first):
             frozen = all(edit.site == "z" for edit in edits_)
-            replayed = _replay(first, [edits_], frozen, (), tokens, True, True, 1e9)
-            expected = definition.rerun(first, [edits_], frozen=frozen, targets=tokens)
-            worst = float((replayed.logprobs - expected.logprobs).abs().max())
-            if not worst < tolerance(recording.subject.dtype, expected.logits):
+            replayed = _replay(first, [edits_], frozen, (), tokens, True, True, 1e9).logits
+            expected = definition.rerun(first, [edits_], frozen=frozen, targets=tokens).logits
+            if not close(replayed, expected, recording.subject.dtype):
                 raise RuntimeError(
-                    f"a replay of {recording.subject.name} differs from whole forward passes by {worst:.2g} in a "
-                    'log-probability: this model does something that replay does not know. Use method="definition".'
+                    f"a replay of {recording.subject.name} differs from whole forward passes by "
+                    f"{apart(replayed, expected):.2g} of the size of the logits: this model does something that "
+                    'replay does not know. Use method="definition".'
                 )
     _CHECKED.add(model)
 

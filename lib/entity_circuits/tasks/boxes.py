@@ -12,10 +12,11 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from ..arguments import integer, of_kind, one_of, several
 from ..heads import GROUPS
 from ..models.subject import Subject
 from . import vocabulary
@@ -74,8 +75,8 @@ def prompts(
         p = boxes.prompts(subject, n=14, boxes=7, seed=0)
         print(p.texts[0], p.answer_ids[0])
     """
-    if not 2 <= boxes <= 10:
-        raise ValueError(f"2 to 10 boxes can be asked for, not {boxes}")
+    one_of("split", split, Split)
+    n, boxes, seed = integer("n", n, least=None), integer("boxes", boxes, 2, 10), integer("seed", seed, least=None)
     if n < 1 or n % boxes:
         raise ValueError(
             f"n={n} is not a multiple of {boxes}: the {boxes} queries of a context come together. "
@@ -117,13 +118,23 @@ def from_worlds(
         assert p.texts[0].endswith("Box F contains the")
     """
     if isinstance(template, str):
-        if template not in TEMPLATES:
-            raise ValueError(f"no template called {template!r}: one of {', '.join(TEMPLATES)}, or a Template")
+        one_of("template", template, TEMPLATES)
         template = TEMPLATES[template]
-    templates = (template,) * len(worlds) if isinstance(template, Template) else tuple(template)
-    if not worlds or len(worlds) != len(queries) or len({len(world.objects) for world in worlds}) != 1:
+    worlds, queries = several("worlds", worlds), several("queries", queries)
+    for world in worlds:
+        of_kind("each of the worlds", world, World)
+    if len(worlds) != len(queries) or len({len(world.objects) for world in worlds}) != 1:
         raise ValueError("one query a world is needed, and worlds with equally many boxes")
-    asked = tuple(asked) if asked else tuple(world.labels[box] for world, box in zip(worlds, queries, strict=True))
+    templates = (template,) * len(worlds) if isinstance(template, Template) else several("templates", template)
+    queries = [integer("queried box", box, 0, len(worlds[0].objects) - 1) for box in queries]
+    for name, given in (("template", templates), ("asked label", asked)):
+        if given is not None and len(several(f"{name}s", given)) != len(worlds):
+            raise ValueError(f"one {name} a world is needed: {len(worlds)}, not {len(given)}")
+    asked = (
+        tuple(asked)
+        if asked is not None
+        else tuple(world.labels[box] for world, box in zip(worlds, queries, strict=True))
+    )
     for world, box, label in zip(worlds, queries, asked, strict=True):
         if label in world.labels and label != world.labels[box]:
             raise ValueError(f"box {box} is asked for, but {label!r} is the label of box {world.labels.index(label)}")
@@ -131,12 +142,16 @@ def from_worlds(
     words = {word for world in worlds for word in world.objects}
     letters = {label for world in worlds for label in world.labels} | set(asked)
     tokens = vocabulary.require(tokenizer, sorted(words | letters), len(words | letters), "words of these worlds")
+    if len(set(tokens.values())) < len(tokens):
+        one, other = next(pair for pair in itertools.combinations(tokens, 2) if tokens[pair[0]] == tokens[pair[1]])
+        raise ValueError(f"{one!r} and {other!r} are one token of this tokenizer: they cannot be told apart")
     ids = [
         tokenizer(written.text(world, label))["input_ids"]
         for written, world, label in zip(templates, worlds, asked, strict=True)
     ]
     if any(row[-1] == tokenizer.eos_token_id for row in ids):
         raise ValueError("this tokenizer ends every text with an end token: the answer would not be what comes next")
+    _require_boundary(tokenizer, ids, tokens, templates, worlds, asked)
     found = [
         _positions(row, tokens, world, box, label)
         for row, world, box, label in zip(ids, worlds, queries, asked, strict=True)
@@ -164,6 +179,26 @@ def from_worlds(
         prev=prev,
         object=object_,
     )
+
+
+def _require_boundary(
+    tokenizer: Any,
+    ids: Sequence[Sequence[int]],
+    tokens: dict[str, int],
+    templates: Sequence[Template],
+    worlds: Sequence[World],
+    asked: Sequence[str],
+) -> None:
+    """`ValueError` unless each prompt goes on as it was read, with its answer (any word, if it has none) as a token."""
+    words = [
+        world.objects[world.labels.index(label) if label in world.labels else 0]
+        for world, label in zip(worlds, asked, strict=True)
+    ]
+    rows = zip(templates, worlds, asked, words, ids, strict=True)
+    for template, world, label, word, row in rows:
+        text = template.text(world, label)
+        if list(tokenizer(f"{text} {word}")["input_ids"]) != [*row, tokens[word]]:
+            raise ValueError(f"this tokenizer reads {text[-30:]!r} and ' {word}' otherwise together than apart")
 
 
 def _positions(row: list[int], tokens: dict[str, int], world: World, box: int, label: str) -> tuple[int, int, int, int]:
@@ -198,7 +233,8 @@ def noise(subject: Subject, base: Prompts, seed: int = 0) -> Prompts:
         source = boxes.noise(subject, boxes.prompts(subject, n=14))
         assert (source.answer_ids == -1).all()
     """
-    tokenizer, count = subject.tokenizer, base.boxes
+    of_kind("base", base, Prompts)
+    tokenizer, count, seed = subject.tokenizer, base.boxes, integer("seed", seed, least=None)
     words = sorted(vocabulary.require(tokenizer, vocabulary.objects(), 2 * count, "objects"))
     letters = sorted(vocabulary.require(tokenizer, vocabulary.LABELS, 2 * count + 1, "box labels"))
     drawn, asked, stand_in = [], [], []
@@ -239,6 +275,7 @@ def for_means(subject: Subject, n: int = 200, boxes: int = 7, seed: int = 0) -> 
         subject = models.load("qwen2.5-coder-0.5b")
         print(boxes.for_means(subject, n=20).texts[0])
     """
+    n, boxes, seed = integer("n", n), integer("boxes", boxes, 2, 10), integer("seed", seed, least=None)
     letters = sorted(vocabulary.require(subject.tokenizer, vocabulary.LABELS, boxes + 1, "box labels"))
     drawn = list(itertools.islice(worlds(subject.tokenizer, boxes, seed, "means"), n))
     draw = random.Random(f"means/{seed}")

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 from torch import Tensor
 
+from ..arguments import integer, one_of
 from ..models.subject import Subject
 from . import vocabulary
 from .boxes import Split, Template, World, from_worlds, of, worlds
@@ -112,10 +113,9 @@ def triples(
         t = desiderata.triples(subject, "position", n=7, split=desiderata.SPLITS["test"])
         print(t.base.texts[0], t.source.texts[0], subject.tokenizer.decode(t.targets[0]))
     """
-    if desideratum not in HYPOTHESES + ADDITIONAL:
-        raise ValueError(f"no desideratum called {desideratum!r}: one of {', '.join(HYPOTHESES + ADDITIONAL)}")
-    if not 3 <= boxes <= 10 or n < 1:
-        raise ValueError(f"at least one triple of 3 to 10 boxes can be asked for, not {n} of {boxes}")
+    one_of("desideratum", desideratum, Desideratum)
+    one_of("split", split, Split)
+    n, boxes, seed = integer("n", n), integer("boxes", boxes, 3, 10), integer("seed", seed, least=None)
     tokenizer = subject.tokenizer
     words = sorted(vocabulary.require(tokenizer, vocabulary.objects(), 2 * boxes + 1, "objects"))
     letters = sorted(vocabulary.require(tokenizer, vocabulary.LABELS, 2 * boxes + 4, "box labels"))

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from .. import results
+from ..arguments import integer, of_kind, several
 from ..models.subject import Subject
+from .vocabulary import ends_in_space
 
 _PLACE = re.compile(r"(.*?)([+-]\d+)?")
 Where = str | int | tuple[str, int] | Sequence[str | int | tuple[str, int]]
@@ -38,6 +40,20 @@ class Prompts:
     positions: Mapping[str, Tensor] = field(default_factory=dict)
     wrong_ids: Tensor | None = None
     choice_ids: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.input_ids.shape)
+        if len(shape) != 2 or not all(shape):
+            raise ValueError(f"there are no prompts: `input_ids` are (n, tokens), not of shape {shape}")
+        columns = {name: getattr(self, name) for name in ("last", "answer_ids", "contexts", "wrong_ids")}
+        for name, column in {**columns, **{f"position {name!r}": x for name, x in self.positions.items()}}.items():
+            if column is not None and tuple(column.shape) != shape[:1]:
+                raise ValueError(f"{name}: one a prompt, of shape {shape[:1]}, is needed, not {tuple(column.shape)}")
+        for name, value in {**vars(self), **self.positions}.items():
+            if isinstance(value, Tensor) and value.dtype != torch.long:
+                raise ValueError(f"{name}: tokens, places and contexts are int64, not {value.dtype}")
+        if bool(((self.last < 0) | (self.last >= shape[1])).any()):
+            raise ValueError(f"last={self.last.tolist()}: the prompts have tokens 0 to {shape[1] - 1}")
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -70,8 +86,9 @@ class Prompts:
         A place is `last`, the name of a position, `everywhere`, or what the task knows besides; an offset counts tokens
         from there, as in `query+1`. Raises `ValueError` for another name.
         """
-        match = _PLACE.fullmatch(place)
-        assert match is not None
+        match = _PLACE.fullmatch(place) if isinstance(place, str) else None
+        if match is None:
+            raise ValueError(f"a place is the name of a token, not {place!r}")
         found = self._named(match[1])
         if found is None:
             known = ", ".join(["last", *self.positions, "everywhere"])
@@ -89,6 +106,15 @@ class Prompts:
         named = {"last": self.last, **self.positions}
         return named[name][:, None] if name in named else None
 
+    def require_form(self, other: "Prompts", what: str = "source") -> None:
+        """Raise `ValueError` unless the other prompts, `what` they are, are as many as these, one for each.
+
+        A task may ask for more.
+        """
+        of_kind(f"{what} prompts", other, Prompts)
+        if len(self) != len(other):
+            raise ValueError(f"one {what} prompt a base prompt is needed: {len(self)} and {len(other)}")
+
     def columns(self) -> dict[str, list[Any]]:
         """What a table says of each prompt beside its answer; a task has its own."""
         return {}
@@ -100,8 +126,8 @@ class Prompts:
         )
 
     def select(self, rows: Tensor | Sequence[int]) -> Self:
-        """These rows, in this order."""
-        index = torch.as_tensor(rows, dtype=torch.long)
+        """These rows, in this order; of (n,) bools, those that are true. Raises `ValueError` as `rows_of` does."""
+        index = rows_of(rows, len(self))
         picked: dict[str, Any] = {}
         for one in fields(self):
             value = getattr(self, one.name)
@@ -112,6 +138,50 @@ class Prompts:
             elif isinstance(value, Mapping):
                 picked[one.name] = {name: x[index.to(x.device)] for name, x in value.items()}
         return replace(self, **picked)
+
+
+def rows_of(rows: Tensor | Sequence[int], n: int) -> Tensor:
+    """(k,) int64: the rows of n prompts that are meant, given as numbers or as a mask of n bools.
+
+    Raises `ValueError` for a mask of another length, and for numbers that are not whole, or beyond the last row.
+
+        from entity_circuits.tasks.prompts import rows_of
+
+        print(rows_of([True, False, True], 3), rows_of([2, 0], 3))
+    """
+    try:
+        index = torch.as_tensor(rows)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"rows are whole numbers, or a mask of {n} bools, not {rows!r}") from error
+    if index.dtype == torch.bool and index.shape == (n,):
+        return torch.nonzero(index)[:, 0]
+    if index.dtype == torch.bool:
+        raise ValueError(f"a mask of {n} prompts is {n} bools, not {tuple(index.shape)}")
+    if not index.numel():
+        return index.long().flatten()
+    if index.ndim != 1 or index.is_floating_point():
+        raise ValueError(f"rows are whole numbers, or a mask of {n} bools, not {index.tolist()}")
+    if bool(((index < -n) | (index >= n)).any()):
+        raise ValueError(f"rows {index.tolist()} of {n} prompts: they are numbered from 0 to {n - 1}")
+    return index.long()
+
+
+def require_answers(prompts: Prompts) -> None:
+    """Raise `ValueError` unless every prompt has a right answer.
+
+    For example:
+
+        from entity_circuits import toy
+        from entity_circuits.tasks.prompts import require_answers
+
+        require_answers(toy.prompts("apple"))
+        print("an accuracy can be told")
+    """
+    of_kind("prompts", prompts, Prompts)
+    if missing := int((prompts.answer_ids < 0).sum()):
+        raise ValueError(
+            f"{missing} of {len(prompts)} prompts have no right answer: nothing can be right or wrong there"
+        )
 
 
 def from_texts(
@@ -146,15 +216,20 @@ def from_texts(
         p = prompts.from_texts(subject, texts, [" cup"], positions={"object": "cup"})
         print(p.position("object"), p.answer_ids)
     """
+    texts, answers = several("texts", texts), several("answers", answers)
+    choices = None if choices is None else [several("choices", some) for some in several("choices", choices)]
+    if not isinstance(positions, Mapping | None):
+        raise ValueError(f"positions are given by name, as in {{'object': 'cup'}}, not as {positions!r}")
     n, tokenizer = len(texts), subject.tokenizer
     given = {"answers": answers, "wrong": wrong, "choices": choices, "contexts": contexts}
     for name, values in given.items():
-        if values is not None and len(values) != n:
+        if values is not None and len(several(name, values)) != n:
             raise ValueError(f"{len(values)} {name} for {n} texts: one for each is needed")
-    if not n:
-        raise ValueError("there are no texts")
     for row, text in enumerate(texts):
-        if not text or text != text.rstrip():
+        of_kind(f"text {row}", text, str)
+        if not text:
+            raise ValueError(f"text {row} is empty")
+        if ends_in_space(text):
             raise ValueError(f"text {row} ends in a space, which belongs to the next token: leave it out ({text!r})")
     read = [tokenizer(text)["input_ids"] for text in texts]
     if any(ids[-1] == tokenizer.eos_token_id for ids in read):
@@ -162,9 +237,11 @@ def from_texts(
     width, device = max(map(len, read)), subject.device
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
 
-    def tokens(words: Sequence[str | int]) -> Tensor:
+    most = subject.model.get_input_embeddings().weight.shape[0] - 1
+
+    def tokens(name: str, words: Sequence[str | int], least: int = 0) -> Tensor:
         one = [_next_token(tokenizer, text, ids, word) for text, ids, word in zip(texts, read, words, strict=True)]
-        return torch.tensor(one, device=device)
+        return torch.tensor([integer(f"token id among the {name}", id_, least, most) for id_ in one], device=device)
 
     found = {}
     for name, where in (positions or {}).items():
@@ -175,27 +252,41 @@ def from_texts(
             raise ValueError(f"{len(each)} positions called {name!r} for {n} texts: one for each is needed")
         spots = [_spot(tokenizer, name, row, text, each[row]) for row, text in enumerate(texts)]
         found[name] = torch.tensor(spots, device=device)
+    if choices is not None and len({len(some) for some in choices}) != 1:
+        raise ValueError(f"all texts have equally many choices, not {sorted({len(some) for some in choices})}")
     columns = list(zip(*choices, strict=True)) if choices is not None else []
-    return Prompts(
+    given_contexts = range(n) if contexts is None else contexts
+    made = Prompts(
         input_ids=torch.tensor([list(ids) + [pad] * (width - len(ids)) for ids in read], device=device),
         last=torch.tensor([len(ids) - 1 for ids in read], device=device),
-        answer_ids=tokens(answers),
-        contexts=torch.tensor(list(contexts) if contexts is not None else list(range(n))),
+        answer_ids=tokens("answers", answers, least=-1),
+        contexts=torch.tensor([integer("number of a context", one, least=None) for one in given_contexts]),
         positions=found,
-        wrong_ids=None if wrong is None else tokens(wrong),
-        choice_ids=torch.stack([tokens(column) for column in columns], dim=1) if columns else None,
+        wrong_ids=None if wrong is None else tokens("wrong answers", wrong),
+        choice_ids=torch.stack([tokens("choices", column) for column in columns], dim=1) if columns else None,
     )
+    for row, right in enumerate(made.answer_ids.tolist()):
+        if made.wrong_ids is not None and int(made.wrong_ids[row]) == right:
+            raise ValueError(f"{answers[row]!r} is the answer of text {row} and its wrong answer: they have to differ")
+        if made.choice_ids is not None and choices is not None:
+            ids = made.choice_ids[row].tolist()
+            if right not in ids or len(set(ids)) < len(ids):
+                raise ValueError(
+                    f"the choices {list(choices[row])} of text {row}: its answer {answers[row]!r} has to be among "
+                    "them, and no token twice"
+                )
+    return made
 
 
 def _next_token(tokenizer: Any, text: str, ids: Sequence[int], word: str | int) -> int:
     """The token of a continuation, given as text or as the token itself."""
     if not isinstance(word, str):
-        return int(word)
+        return integer("token id", word, least=None)
     if text[-1].isalnum() and word[:1].isalnum() and word.isascii():
         raise ValueError(f"{word!r} would join the last word of {text!r}: write {' ' + word!r}")
-    whole = list(tokenizer(text + word)["input_ids"])
-    rest = whole[len(ids) :]
-    if whole[: len(ids)] != list(ids) or len(rest) != 1 or rest[0] == getattr(tokenizer, "unk_token_id", None):
+    together = list(tokenizer(text + word)["input_ids"])
+    rest = together[len(ids) :]
+    if together[: len(ids)] != list(ids) or len(rest) != 1 or rest[0] == getattr(tokenizer, "unk_token_id", None):
         parts = tokenizer.convert_ids_to_tokens(rest)
         raise ValueError(f"{word!r} after {text!r} is not one token of this tokenizer but {parts}: choose another word")
     return int(rest[0])
@@ -203,11 +294,14 @@ def _next_token(tokenizer: Any, text: str, ids: Sequence[int], word: str | int) 
 
 def _spot(tokenizer: Any, name: str, row: int, text: str, where: Any) -> int:
     """The index of the token that a position means in one text."""
-    if isinstance(where, int) and not isinstance(where, bool):
-        length = len(tokenizer(text)["input_ids"])
+    if not isinstance(where, str | tuple):
+        where, length = (
+            integer(f"position {name!r} of text {row}", where, least=None),
+            len(tokenizer(text)["input_ids"]),
+        )
         if not -length <= where < length:
             raise ValueError(f"{name!r} of text {row} is token {where}, and the text has {length}: {text!r}")
-        return where % length
+        return int(where % length)
     piece, which = where if isinstance(where, tuple) else (where, None)
     begins = [match.start() for match in re.finditer(re.escape(piece), text)]
     if not begins or not piece:

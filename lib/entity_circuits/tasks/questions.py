@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import integer
 from .prompts import Prompts as AnyPrompts
 from .worlds import Template, World
 
@@ -35,6 +36,13 @@ class Prompts(AnyPrompts):
     def __post_init__(self) -> None:
         named = {"query": self.query, "prev": self.prev, "object": self.object}
         vars(self).update(positions=named, choice_ids=self.object_ids)  # frozen: the same again, by the general names
+        super().__post_init__()
+
+    def require_form(self, other: AnyPrompts, what: str = "source") -> None:
+        """As for any prompts; and prompts about boxes are about equally many."""
+        super().require_form(other, what)
+        if isinstance(other, Prompts) and other.boxes != self.boxes:
+            raise ValueError(f"{what} prompts of equally many boxes are needed: {self.boxes}, not {other.boxes}")
 
     @property
     def boxes(self) -> int:
@@ -79,7 +87,7 @@ class Prompts(AnyPrompts):
             p = boxes.prompts(subject, n=7)
             assert (p.random_keys(subject.tokenizer) < p.query).all()
         """
-        found = []
+        found, seed = [], integer("seed", seed, least=None)
         for row, (template, world) in enumerate(zip(self.templates, self.worlds, strict=True)):
             statements = template.context(world).removesuffix(template.end)
             ids = tokenizer(statements)["input_ids"]

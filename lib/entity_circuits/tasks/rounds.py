@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ..arguments import finite, of_kind, one_of
 from .prompts import Prompts
 
 Composition = Literal["q", "k", "v"]
@@ -33,13 +34,15 @@ class Round:
     share: float = 10 / 1024
 
     def __post_init__(self) -> None:
+        one_of("way for a round to hear through", self.through, Composition | None)
+        for what, given in (("name", self.name), ("position", self.position)):
+            of_kind(f"{what} of a round", given, str)
         if (self.into is None) != (self.through is None):
             raise ValueError(f"round {self.name!r}: `into` (which heads) and `through` (q, k or v) go together")
-        if self.through not in (None, "q", "k", "v"):
-            raise ValueError(f"round {self.name!r}: heads receive through q, k or v, not {self.through!r}")
         if self.heard_at is not None and self.through not in ("k", "v"):
             raise ValueError(f"round {self.name!r}: `heard_at` is for keys and values")
-        if not 0 < self.share <= 1:
+        finite(f"share of all heads of round {self.name!r}", self.share, 0, 1)
+        if not self.share:
             raise ValueError(f"round {self.name!r}: share {self.share} of all heads")
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import results
-from .prompts import Prompts
+from .prompts import Prompts, rows_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,8 +26,7 @@ class Triples:
     names: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if len(self.base) != len(self.source):
-            raise ValueError(f"one source prompt a base prompt is needed: {len(self.base)} and {len(self.source)}")
+        self.base.require_form(self.source)
         if not len(self.candidates) == len(self.targets) == len(self.base):
             raise ValueError(f"each of {len(self.base)} pairs needs a target and candidate answers")
 
@@ -40,8 +39,8 @@ class Triples:
         return " ".join((self.base.digest, self.source.digest, results.digest(self.candidates)))
 
     def select(self, rows: Tensor | Sequence[int]) -> "Triples":
-        """These rows, in this order."""
-        index = torch.as_tensor(rows, dtype=torch.long)
+        """These rows, in this order; or, given (n,) bools, those that are true."""
+        index = rows_of(rows, len(self))
         there = index.to(self.targets.device)
         return replace(
             self,

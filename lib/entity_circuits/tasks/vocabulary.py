@@ -2,6 +2,7 @@
 
 import csv
 import string
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,18 @@ def token_ids(tokenizer: Any, words: Iterable[str]) -> dict[str, int]:
         if ids[: len(carrier)] == carrier and len(rest) == 1 and rest[0] != getattr(tokenizer, "unk_token_id", None):
             found[word] = rest[0]
     return found
+
+
+def ends_in_space(text: str) -> bool:
+    """Whether a text ends in a space, a line break or a character that is not seen: it belongs to the next token.
+
+    For example:
+
+        from entity_circuits.tasks import vocabulary
+
+        print(vocabulary.ends_in_space("F contains the "), vocabulary.ends_in_space("F contains the"))
+    """
+    return bool(text) and unicodedata.category(text[-1])[0] in "ZC"
 
 
 def require(tokenizer: Any, words: Sequence[str], at_least: int, what: str) -> dict[str, int]:

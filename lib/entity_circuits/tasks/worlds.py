@@ -3,10 +3,12 @@
 import hashlib
 import json
 import random
+import string
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from ..arguments import integer, one_of
 from . import vocabulary
 
 Split = Literal["discovery", "pruning", "means", "training", "evaluation"]
@@ -20,8 +22,8 @@ class World:
     labels: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if len(self.objects) != len(self.labels):
-            raise ValueError(f"{len(self.objects)} objects for {len(self.labels)} labels")
+        if len(self.objects) != len(self.labels) or not self.objects:
+            raise ValueError(f"{len(self.objects) or 'no'} objects for {len(self.labels)} labels")
         if len(set(self.objects)) < len(self.objects) or len(set(self.labels)) < len(self.labels):
             raise ValueError(f"objects and labels of a world must be distinct: {self.objects}, {self.labels}")
 
@@ -34,12 +36,27 @@ class World:
 
 @dataclass(frozen=True)
 class Template:
-    """How a world is written. The placeholders are `{object}` and `{label}`; the query ends where the answer begins."""
+    """How a world is written. The placeholders are `{object}` and `{label}`; the query ends where the answer begins.
+
+    Raises `ValueError` for a statement that lacks one of the two, a query without the label, any other placeholder, and
+    a query that ends in a space: the space is part of the token that follows.
+
+        from entity_circuits.boxes import Template, World
+
+        template = Template("{label} holds the {object}", "{label} holds the")
+        print(template.text(World(("apple", "cup"), ("F", "Q")), "F"))
+    """
 
     statement: str = "the {object} is in Box {label}"
     query: str = "Box {label} contains the"
     join: str = ", "
     end: str = ". "
+
+    def __post_init__(self) -> None:
+        _require_fields("statement", self.statement, {"object", "label"})
+        _require_fields("query", self.query, {"label"})
+        if vocabulary.ends_in_space(self.query):
+            raise ValueError(f"the query {self.query!r} ends in a space, which belongs to the next token: leave it out")
 
     def context(self, world: World) -> str:
         """All statements of a world and the full stop, up to where the query begins."""
@@ -52,6 +69,20 @@ class Template:
         return self.context(world) + self.query.format(label=label)
 
 
+def _require_fields(part: str, text: str, needed: set[str]) -> None:
+    """Raise `ValueError` unless a text has all of these placeholders, and no other."""
+    try:
+        found = {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
+    except ValueError as error:
+        raise ValueError(f"the {part} {text!r} of a template cannot be read: {error}") from error
+    if found != needed:
+        raise ValueError(f"the {part} {text!r} of a template needs {_braced(needed)}, and has {_braced(found)}")
+
+
+def _braced(names: set[str]) -> str:
+    return " and ".join(f"{{{name}}}" for name in sorted(names)) or "no placeholder"
+
+
 TEMPLATES = {
     "object_first": Template(),
     "label_first": Template(statement="Box {label} contains the {object}"),
@@ -62,10 +93,14 @@ context and copying what followed it there is enough."""
 
 def worlds(tokenizer: Any, boxes: int, seed: int, split: Split) -> Iterator[World]:
     """An endless, seeded stream of distinct worlds of one split, in words that are single tokens of this tokenizer."""
-    if split not in get_args(Split):
-        raise ValueError(f"no split called {split!r}: one of {', '.join(get_args(Split))}")
+    one_of("split", split, Split)
+    boxes, seed = integer("boxes", boxes), integer("seed", seed, least=None)
     words = sorted(vocabulary.require(tokenizer, vocabulary.objects(), boxes, "objects"))
     letters = sorted(vocabulary.require(tokenizer, vocabulary.LABELS, boxes + 1, "box labels"))
+    return _drawn(words, letters, boxes, seed, split)
+
+
+def _drawn(words: list[str], letters: list[str], boxes: int, seed: int, split: Split) -> Iterator[World]:
     draw = random.Random(f"{seed}/{boxes}")
     seen: set[World] = set()
     while True:
@@ -85,6 +120,7 @@ def draw_world(draw: random.Random, words: list[str], letters: list[str], boxes:
         boxes: how many of each.
         split: which split it has to belong to.
     """
+    one_of("split", split, Split)
     while True:
         world = World(tuple(draw.sample(words, boxes)), tuple(draw.sample(letters, boxes)))
         if world.split == split:

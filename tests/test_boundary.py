@@ -1,0 +1,87 @@
+"""Where a prompt ends and its answer begins: the answer is the token that comes next, or the prompt is refused."""
+
+from types import SimpleNamespace
+
+import pytest
+import tiny
+import torch
+from entity_circuits import boxes, prompts
+from entity_circuits.tasks import vocabulary
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+WORLD = boxes.World(("apple", "cup"), ("F", "Q"))
+TEXT = "The cup is in Box F. Box F contains the"
+
+
+def reader(split=r" ?\w+|[^\w\s]|\s", more=(), ending=None, lower=False):
+    """A model that only reads, with a tokenizer of words and blanks that splits like this; `more` are other tokens."""
+    known = {word: index for index, word in enumerate(dict.fromkeys([*tiny.words(), "Ġ", "Â", "<sep>", *more]))}
+    inner = Tokenizer(models.WordLevel(known, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(split), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    inner.decoder = decoders.ByteLevel()
+    if lower:
+        inner.normalizer = normalizers.Lowercase()
+    if ending:
+        inner.post_processor = processors.TemplateProcessing(
+            single=f"$A {ending}", special_tokens=[(ending, known[ending])]
+        )
+    made = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", eos_token="<eos>", pad_token="<eos>")
+    model = SimpleNamespace(get_input_embeddings=lambda: torch.nn.Embedding(len(known), 1))
+    return SimpleNamespace(tokenizer=made, device=torch.device("cpu"), model=model)
+
+
+def written(subject, query="Box {label} contains the", world=WORLD, label=None):
+    asked = None if label is None else [label]
+    return boxes.from_worlds(subject, [world], [0], asked=asked, template=boxes.Template(query=query))
+
+
+def test_the_answer_is_the_token_that_follows():
+    subject = reader()
+    for p in (written(subject), prompts.from_texts(subject, [TEXT], [" apple"])):
+        assert subject.tokenizer.decode(p.answer_ids[0]) == " apple"
+
+
+@pytest.mark.parametrize("end", [" ", "  ", "\t", "\n", "\r\n", "\x0b", "\xa0", "\u2009", "\u200b", "\u2060", "\ufeff"])
+def test_a_prompt_that_ends_in_a_space_of_any_kind_is_refused(end):
+    assert vocabulary.ends_in_space("the" + end) and not vocabulary.ends_in_space("the")
+    with pytest.raises(ValueError, match="ends in a space, which belongs to the next token"):
+        written(reader(), "Box {label} contains the" + end)
+    with pytest.raises(ValueError, match="ends in a space, which belongs to the next token"):
+        prompts.from_texts(reader(), [TEXT + end], [" apple"])
+
+
+@pytest.mark.parametrize("end", ["the", "the:", 'the "', "the (", "the…", "the é", "the 7"])
+def test_a_prompt_that_ends_otherwise_is_not(end):
+    assert not vocabulary.ends_in_space(f"Box F contains {end}")
+
+
+@pytest.mark.parametrize("ending", ["<eos>", "<sep>"])
+def test_a_tokenizer_that_ends_every_text_with_a_token_of_its_own_is_refused(ending):
+    says = "ends every text with an end token" if ending == "<eos>" else "otherwise together than apart"
+    with pytest.raises(ValueError, match=says):
+        written(reader(ending=ending))
+    with pytest.raises(ValueError, match=r"ends every text with an end token|is not one token"):
+        prompts.from_texts(reader(ending=ending), [TEXT], [" apple"])
+
+
+@pytest.mark.parametrize("label", [None, "M"])
+def test_a_tokenizer_that_joins_the_last_word_of_the_prompt_to_the_answer_is_refused(label):
+    """ "holds apple" is one token here, "the apple" is two; also where the asked label is in no box."""
+    joined = reader(r" ?holds \w+| ?\w+|[^\w\s]|\s", more=["Ġholds" + "Ġapple"])
+    assert written(joined, label=label).last.shape == (1,)
+    with pytest.raises(ValueError, match=r"reads '.*holds' and ' apple' otherwise together than apart"):
+        written(joined, "Box {label} holds", label=label)
+    with pytest.raises(ValueError, match="is not one token"):
+        prompts.from_texts(joined, ["Box F holds"], [" apple"])
+
+
+def test_words_that_are_one_token_cannot_be_told_apart():
+    lower = reader(lower=True, more=["Ġf", "Ġq", "Ġbox", "box", "Ġs", "Ġt"])
+    with pytest.raises(ValueError, match="'Cup' and 'cup' are one token of this tokenizer"):
+        written(lower, world=boxes.World(("Cup", "cup"), ("F", "Q")))
