@@ -4,6 +4,7 @@ import ast
 import hashlib
 import importlib.util
 import json
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -39,8 +40,10 @@ class Store:
         """The stored tensors of this name and these inputs; computed and stored first if there are none.
 
         `inputs` are JSON values and must hold all that the tensors depend on: `key` gathers them. A file is served only
-        if the inputs written in it are these very ones; a damaged file is computed anew. Writing is atomic, so what
-        is interrupted and started again continues after its last finished result.
+        if the inputs written in it are these very ones and the tensors have the digest that was written with them; any
+        other is computed anew. Writing is atomic, so what is interrupted and started again continues after its last
+        finished result. Raises `OSError`, before anything is computed, if the folder cannot be written to; if that only
+        shows afterwards (a disk became full), the tensors are given back with a warning.
 
             from pathlib import Path
 
@@ -57,23 +60,49 @@ class Store:
         found = _read(path, text)
         if found is not None:
             return found
+        places.probe(path.parent, "Name another folder in ENTITY_CIRCUITS_RESULTS, or keep nothing: Store(None).")
         tensors = compute()
-        plain = {key: value.detach().contiguous().cpu() for key, value in tensors.items()}
-        with places.writing(path) as part:
-            save_file(plain, part, {"inputs": text})
+        try:
+            _write(path, text, tensors)
+        except Exception as error:  # whatever it is: what was computed is not lost for it
+            warnings.warn(
+                f"{name} was computed and is given back, but could not be kept in {self.folder}, so that it will be "
+                f"computed again next time: {error}. Make room, or name another folder in ENTITY_CIRCUITS_RESULTS.",
+                stacklevel=2,
+            )
         return tensors
 
 
+def _write(path: Path, inputs: str, tensors: Mapping[str, Tensor]) -> None:
+    plain = {key: value.detach().contiguous().cpu() for key, value in tensors.items()}
+    memory: set[int] = set()
+    for key, value in plain.items():  # the format refuses tensors that share their memory
+        if value.untyped_storage().data_ptr() in memory:
+            plain[key] = value.clone()
+        memory.add(value.untyped_storage().data_ptr())
+    with places.writing(path) as part:
+        save_file(plain, part, {"inputs": inputs, "digest": _digest_of(plain)})
+
+
 def _read(path: Path, inputs: str) -> dict[str, Tensor] | None:
+    """The tensors of a file with these inputs, if they are those that were written; otherwise None."""
     if not path.exists():
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            if (file.metadata() or {}).get("inputs") != inputs:
+            about = file.metadata() or {}
+            if about.get("inputs") != inputs:
                 return None
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-    except SafetensorError:
+            found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        return found if about.get("digest") == _digest_of(found) else None
+    except (OSError, ValueError, RuntimeError, LookupError, SafetensorError):
         return None
+
+
+def _digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """A hex digest of names and tensors, whatever their order."""
+    parts = [f"{digest(tensors[name])} {name}" for name in sorted(tensors)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def digest(*tensors: Tensor) -> str:
@@ -89,7 +118,7 @@ def digest(*tensors: Tensor) -> str:
     total = hashlib.sha256()
     for tensor in tensors:
         total.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return total.hexdigest()[:20]
 
 

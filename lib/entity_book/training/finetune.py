@@ -51,7 +51,10 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.kind not in training_data.KINDS:
             raise ValueError(f"nothing is called {self.kind!r} to train on: one of {', '.join(training_data.KINDS)}")
-        if min(self.steps, self.batch, self.rank, self.held_out, self.checkpoint) < 1 or self.learning_rate <= 0:
+        if (
+            min(self.steps, self.batch, self.rank, self.held_out, self.checkpoint) < 1
+            or not 0 < self.learning_rate < math.inf
+        ):
             raise ValueError(f"steps, batch, rank, held_out, checkpoint and learning_rate are positive: {self}")
 
     @property
@@ -89,8 +92,7 @@ def train(subject: Subject, recipe: Recipe, store: Store | None = None) -> Train
     data = training_data.examples(recipe.kind, recipe.steps * recipe.batch, recipe.seed)
     held_out = training_data.examples(recipe.kind, recipe.held_out, recipe.seed, "held_out")
     store = Store(None) if store is None else store
-    inputs = {**asdict(recipe), "model": subject.fingerprint, "threads": torch.get_num_threads()}
-    inputs |= {"code": results.code(__name__), "device": subject.device.type}
+    inputs = results.key(__name__, subject, **asdict(recipe))
     ends = [*range(recipe.checkpoint, recipe.steps, recipe.checkpoint), recipe.steps]
     with _trainable(subject, recipe) as parameters, fast_float32(subject):
         batches = _batches(subject, data, recipe)

@@ -5,7 +5,6 @@ a subject by `wrap`. Weights are only ever read from safetensors or GGUF, and no
 """
 
 import hashlib
-import json
 import re
 import warnings
 from pathlib import Path
@@ -14,12 +13,12 @@ from typing import Any
 import torch
 
 from ..spelling import meant
-from . import weights
-from .registry import ADAPTER_FILES, named, registry, shipped
+from . import folders, weights
+from .registry import ADAPTER_FILES, given, named, registry, shipped
 from .subject import DECODER_ONLY, ModelCheckError, Subject, check, wrap
 from .weights import FetchError
 
-_MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt"]
+_MODEL_FILES = folders.MODEL_FILES
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<file>[^@]+\.gguf))?(?:@(?P<revision>[\w./-]+))?")
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 _CONVERT = (
@@ -38,7 +37,7 @@ def fetch(name: str) -> Path:
 
         print(sorted(file.name for file in models.fetch("qwen2.5-coder-0.5b").iterdir()))
     """
-    entry = registry().get(name)
+    entry = registry().get(given(name))
     return _adapter_folder(name) if entry and entry.base else _locate(name)[0]
 
 
@@ -71,6 +70,7 @@ def load(
         print(subject.layers, subject.heads)  # 24 14
     """
     entries = registry()
+    given(name), given(adapter)
     if name in entries and entries[name].base:
         if adapter is not None:
             raise ValueError(f"{name} is an adapter itself; load {entries[name].base} with one adapter at a time")
@@ -134,8 +134,8 @@ def _locate(name: str) -> tuple[Path, str]:
 
 
 def _snapshot(repo: str, revision: str) -> tuple[Path, str]:
-    folder = weights.hub_download(repo, revision, patterns=_MODEL_FILES)
-    if not any(folder.glob("*.safetensors")):
+    folder = folders.snapshot(repo, revision)
+    if not folders.weight_files(folder):
         raise FetchError(f"{repo} holds no safetensors (for a GGUF file write {repo}/FILE.gguf). {_CONVERT}")
     return folder, _combine(repo, folder.name)  # the folder of a snapshot is named after its commit
 
@@ -147,7 +147,7 @@ def _local(path: Path) -> tuple[Path, str]:
             raise FetchError(f"{path} is neither a folder nor a GGUF file. {advice}")
         folder = weights.from_file(path)
         return folder, str((weights.manifest(folder) or {})["sha256"])
-    parts = sorted(path.glob("*.safetensors"))
+    parts = folders.weight_files(path)
     if parts and (path / "config.json").exists():
         return path, _combine(*(f"{part.name} {weights.digest(part)}" for part in [path / "config.json", *parts]))
     ggufs = sorted(path.glob("*.gguf"))
@@ -197,7 +197,7 @@ def adapted(folder: Path) -> str | None:
     config = folder / "adapter_config.json"
     if not config.is_file() or (folder / "config.json").exists():
         return None
-    return str(json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path") or "")
+    return str(folders.adapter_config(folder).get("base_model_name_or_path") or "")
 
 
 def _adapter_folder(adapter: str) -> Path:
@@ -215,6 +215,7 @@ def _adapter_folder(adapter: str) -> Path:
     missing = [file for file in ADAPTER_FILES if not (path / file).exists()]
     if missing:
         raise FetchError(f"{adapter} lacks {' and '.join(missing)}. {_CONVERT}")
+    folders.require_adapter(path)
     return path
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import places
+from .. import places, sums
 from ..spelling import meant
 from . import weights
 from .weights import FetchError, Source, Wheel
@@ -91,6 +91,20 @@ def named(name: str) -> tuple[str, str]:
     return known[name]
 
 
+def given(name: str | None) -> str:
+    """The same name, or "" for None. Raises `ValueError` for an empty one, which never means the current folder.
+
+    For example:
+
+        from entity_circuits.models.registry import given
+
+        print(given("code"))
+    """
+    if name is not None and not name.strip():
+        raise ValueError("the name of a model is empty; `entity-circuits models` lists what there is ('.' is a folder)")
+    return name or ""
+
+
 def describe() -> "pd.DataFrame":
     """The registry as a table, one row a model: what it is and needs, its terms, whether it was run here, is cached.
 
@@ -121,12 +135,22 @@ def describe() -> "pd.DataFrame":
 
 
 def shipped(entry: Entry) -> Path:
-    """The folder of an entry that lies in the repository itself. Raises `FetchError` where there is no checkout."""
+    """The folder of an entry that lies in the repository itself, its files checked by content (see `sums`).
+
+    Raises `FetchError` where there is no checkout, and for a file that is not the one that was shipped.
+    """
     if (root := places.checkout()) is None:
         raise FetchError(
             f"{entry.name} cannot be had here: {entry.source.path} does not come with the package. {places.CLONE}"
         )
-    return root / entry.source.path
+    folder = root / entry.source.path
+    try:
+        for file in sorted(folder.iterdir()):
+            if file.suffix in (".json", ".safetensors"):
+                sums.require(file)
+    except (OSError, ValueError) as error:
+        raise FetchError(f"{entry.name} cannot be had: {error}") from error
+    return folder
 
 
 def _toml() -> dict[str, Any]:
@@ -156,7 +180,10 @@ def _is_fetched(entry: Entry) -> bool:
 
     source = entry.source
     if source.path:
-        return (root := places.checkout()) is not None and (root / source.path).exists()
+        try:
+            return shipped(entry).is_dir()
+        except FetchError:
+            return False
     if source.file:
         return weights.is_fetched(entry.name, source.sha256)
     file = ADAPTER_FILES[0] if entry.base else "config.json"

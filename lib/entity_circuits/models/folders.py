@@ -1,0 +1,118 @@
+"""Which files make up a model in safetensors or an adapter: what is asked of the hub, and what is read of a folder."""
+
+import glob
+import json
+import re
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from .. import places, sums
+from .weights import FetchError, hub_download
+
+INDEX = "model.safetensors.index.json"
+_SMALL = [
+    *("config.json", "generation_config.json", INDEX, "chat_template.json", "chat_template.jinja"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
+]
+MODEL_FILES = [*_SMALL, "model.safetensors", "model-?????-of-?????.safetensors"]
+"""What transformers reads of a repository of the hub: nothing of another format, or in a folder of its own."""
+
+_BLOB = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
+
+
+def snapshot(repo: str, revision: str) -> Path:
+    """The folder of a model of the hub: config, tokenizer, and the weights that its index names if it has one.
+
+    A file that was damaged in the hub's cache is fetched again. Raises `FetchError` if the hub does not give the files.
+    """
+    folder = _downloaded(repo, revision, _SMALL)
+    weights = [glob.escape(name) for name in named(folder)] or MODEL_FILES
+    return _downloaded(repo, folder.name, weights)  # of the same commit: the folder is named after it
+
+
+def named(folder: Path) -> list[str]:
+    """The weight files that the index of a folder names, sorted; none without an index.
+
+    Raises `FetchError` for an index that cannot be read, or names anything but safetensors within the folder.
+    """
+    index = folder / INDEX
+    if not index.is_file():
+        return []
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        outside = [name for name in names if _leads_outside(name)]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FetchError(f"{index} is damaged: {error!r}. Remove it and fetch the model again.") from error
+    if outside or not names:
+        what = f"names {outside[0]!r}, which is no *.safetensors file of that folder" if outside else "names no file"
+        raise FetchError(f"{index} {what}: nothing is read by it. Get the model from a source that you trust.")
+    return names
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that are read of a folder: the one, or those of the index; none if it has neither.
+
+    Raises `FetchError` as `named` does, for a file of the index that is not there, and for a file of the folder that is
+    not the one that its `SHA256SUMS` lists, if there is one (`finetune --full` writes it).
+    """
+    known = sums.listed(folder) or {}
+    there = {folder / name: wanted for name, wanted in known.items() if (folder / name).is_file()}
+    if damaged := sums.wrong(there):
+        raise FetchError(f"{damaged[0]} is damaged or was changed: it is not what {sums.NAME} beside it lists.")
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    files = [folder / name for name in named(folder)]
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise FetchError(f"{folder} lacks {missing[0]}, which its index names: fetch or copy the model again.")
+    return files
+
+
+def adapter_config(folder: Path) -> dict[str, Any]:
+    """What the config of an adapter says. Raises `FetchError` for one that is damaged."""
+    path = folder / "adapter_config.json"
+    try:
+        found = json.loads(sums.read(path))
+        if not isinstance(found, dict):
+            raise ValueError("it is no table of settings")
+    except (OSError, ValueError) as error:
+        raise FetchError(f"the adapter {folder.name} cannot be loaded: {path}: {error}") from error
+    return found
+
+
+def require_adapter(folder: Path) -> None:
+    """Raise `FetchError` unless config and weights of an adapter can be read, and are those of its `SHA256SUMS`."""
+    adapter_config(folder)
+    path = folder / "adapter_model.safetensors"
+    try:
+        with safe_open(sums.require(path), framework="pt") as file:
+            file.keys()
+    except (OSError, ValueError, SafetensorError) as error:
+        raise FetchError(f"the adapter {folder.name} cannot be loaded: {path}: {error}") from error
+
+
+def _leads_outside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.is_absolute() or ".." in path.parts or "\\" in name or path.suffix != ".safetensors"
+
+
+def _downloaded(repo: str, revision: str, patterns: list[str]) -> Path:
+    folder = hub_download(repo, revision, patterns=patterns)
+    if damaged := _damaged(folder, repo, patterns):
+        for file in damaged:
+            file.resolve().unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
+        folder = hub_download(repo, revision, patterns=patterns)
+    return folder
+
+
+def _damaged(folder: Path, repo: str, patterns: list[str]) -> list[Path]:
+    """The files of a snapshot that are not what they were: the hub's cache calls each by the digest of its content."""
+    from huggingface_hub.utils import filter_repo_objects  # slow to import
+
+    names = (file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*")) if file.is_file())
+    files = [folder / name for name in filter_repo_objects(names, allow_patterns=patterns)]
+    known = {file: name for file in files if _BLOB.fullmatch(name := file.resolve().name)}
+    return sums.wrong(known, places.cache() / "hub" / f"{repo.replace('/', '--')}-{folder.name}.checked")
