@@ -13,12 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import platformdirs
 import pytest
 import tiny
 import torch
 from entity_circuits import heads, places, results
 from entity_circuits.heads import Circuit, Head
+from entity_circuits.methods import ablation, metrics
 from entity_circuits.tasks import boxes
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -181,6 +184,38 @@ def test_threads_device_and_every_parameter_are_part_of_what_identifies_a_result
     assert one not in (key(prompts=p.select(range(5))), key(prompts=p, seed=1), key(prompts=p, seed=0, heads=()))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
     assert one != key(prompts=p, seed=0, heads=(Head(1, 2),))
+
+
+def key_of(value):
+    return json.dumps(results.key("entity_circuits.heads", (), asked=value), sort_keys=True)
+
+
+def test_what_is_asked_is_told_apart_by_its_content():
+    def more(n):
+        return lambda x: x + n
+
+    frame = pd.DataFrame({"a": [1, 2]})
+    apart = [
+        *(more(1), more(2), lambda x: x * 2, lambda x: x - 2, metrics.LOG_PROBABILITY, metrics.CHOICE),
+        replace(metrics.LOG_PROBABILITY, value=lambda o, _: o.logprob * 2),
+        *(1, 1.0, "1", None, (3,), {"a": 1}, {"b": 1}, Head(1, 2), [Head(1, 2)], np.array([1, 2]), np.array([1.0, 2])),
+        *(frame, frame.assign(a=[1, 3])),
+    ]
+    keys = [key_of(value) for value in apart]
+    assert len(set(keys)) == len(apart)
+    assert keys[:-2] == [key_of(value) for value in apart][:-2]
+    assert key_of({"b", "a"}) == key_of(frozenset("ab")) == key_of(["a", "b"])
+    assert key_of(more(1)) == keys[0], "another function of the same code"
+    assert key_of(frame) != keys[-2], "a value that is not understood is like nothing else"
+
+
+def test_answers_by_a_metric_of_ones_own_are_not_served_for_another_of_the_same_name(tmp_path):
+    subject, store = tiny.subject(), results.Store(tmp_path)
+    p = boxes.prompts(subject, n=6, boxes=3)
+    for factor in (1, 2, 3):
+        own = replace(metrics.LOG_PROBABILITY, value=lambda o, _, by=factor: o.logprob * by)
+        stored = ablation.full_model(subject, p, store, metric=own).logprob
+        assert torch.equal(stored, ablation.full_model(subject, p, metric=own).logprob)
 
 
 def test_prompts_that_differ_in_a_position_alone_are_other_prompts():

@@ -168,6 +168,7 @@ def probe(folder: Path, advice: str) -> None:
         from entity_circuits import places
 
         places.probe(Path("results"), "Choose another one.")
+        print("can be written to")
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

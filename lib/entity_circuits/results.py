@@ -4,13 +4,16 @@ import ast
 import hashlib
 import importlib.util
 import json
+import secrets
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
+from types import CodeType, FunctionType
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -126,8 +129,9 @@ def key(module: str, subject: Any, **asked: object) -> dict[str, object]:
     """What a stored result depends on, as JSON values: the `inputs` of `Store.keep`.
 
     `module` is the name of the module that computes it (`__name__`): its code counts, with that of all it imports.
-    `subject` is the model, or several. Of what is `asked`, prompts and tensors stand by their digests and everything
-    else as it is written. Device, number of threads and the version of torch are part of it, because they change bits.
+    `subject` is the model, or several. Of what is `asked`, prompts and tensors stand by their digests, functions by
+    their code, and all else as it is written; what cannot be told apart so is like nothing else, and never served.
+    Device, number of threads and the version of torch are part of it, because they change bits.
 
         from entity_circuits import models, results
 
@@ -147,16 +151,40 @@ def key(module: str, subject: Any, **asked: object) -> dict[str, object]:
 
 
 def _plain(value: object) -> object:
-    """A JSON value that differs where the value does."""
+    """A JSON value that differs where the value does; for one of which that is not known, one that no other has."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
     if isinstance(value, Tensor):
         return digest(value)
     if isinstance(own := getattr(value, "digest", None), str):
         return own
     if isinstance(value, Mapping):
         return {str(name): _plain(one) for name, one in sorted(value.items())}
-    if isinstance(value, Iterable) and not isinstance(value, str):
+    if isinstance(value, FunctionType):
+        return _plain_function(value)
+    if is_dataclass(value) and type(value).__str__ is object.__str__:
+        return {one.name: _plain(getattr(value, one.name)) for one in fields(value)}
+    if isinstance(value, Set):
+        return sorted((_plain(one) for one in value), key=json.dumps)
+    if isinstance(value, Sequence):
         return [_plain(one) for one in value]
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if is_dataclass(value) or isinstance(value, torch.dtype | torch.device | Path):
+        return str(value)
+    return secrets.token_hex()
+
+
+def _plain_function(function: FunctionType) -> object:
+    """What a function does as far as it can be told: its code and what it has from around it, not what it calls."""
+    kept = [_plain(cell.cell_contents) for cell in function.__closure__ or ()]
+    given = [_plain(one) for one in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())]
+    return [function.__module__, _plain_code(function.__code__), kept, given]
+
+
+def _plain_code(made: CodeType) -> object:
+    constants = [_plain_code(one) if isinstance(one, CodeType) else repr(one) for one in made.co_consts]
+    return [made.co_code.hex(), constants, *made.co_names]
 
 
 def code(*modules: str) -> str:

@@ -93,6 +93,7 @@ def write(path: Path, content: str | bytes) -> None:
         from entity_circuits import sums
 
         sums.write(Path("notes.txt"), "without a list nothing is listed")
+        print(sums.listed(Path()))
     """
     places.write(path, content)
     if (path.parent / NAME).is_file():

@@ -87,7 +87,10 @@ class Study:
             where = {"at": position, "heads": list(map(str, heads))} if heads else {}
 
             def compute(heads: list[Head] = heads) -> dict[str, Tensor]:
-                return vars(interchange.answers(pairs(), [heads], position))
+                if (recorded := pairs()).triples.digest != triples.digest:
+                    raise ValueError("these pairs were recorded of other triples than the answers are stored for")
+                interchange.check(self.subject, heads, position, recorded)
+                return vars(interchange.answers(recorded, [heads], position))
 
             found.append(self.store.keep("patched", {**about, **where}, compute))
         top, logprobs = (torch.cat([one[name] for one in found]) for name in ("top", "logprobs"))
