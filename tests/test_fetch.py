@@ -491,7 +491,13 @@ def test_a_file_damaged_in_the_cache_of_the_hub_is_fetched_again(tmp_path, monke
 def test_one_gguf_file_of_a_hub_repository_can_be_named(shelf, monkeypatch, own_hub_cache):
     with hub({"tiny.gguf": shelf.gguf.read_bytes()}) as (address, _):
         monkeypatch.setenv("HF_ENDPOINT", address)
-        assert models.load("someone/tiny/tiny.gguf", check=False).layers == 2
+        right = models.load("someone/tiny/tiny.gguf", check=False)
+        assert right.layers == 2
+        flip(weights.hub_download("someone/tiny", "main", file="tiny.gguf").resolve(), -2000)
+        assert models.load("someone/tiny/tiny.gguf", check=False).fingerprint == right.fingerprint
+    flip(weights.hub_download("someone/tiny", "main", file="tiny.gguf").resolve(), -2000)
+    with pytest.raises(FetchError, match=r"tiny\.gguf was damaged in the cache of the hub and has to come again"):
+        models.load("someone/tiny/tiny.gguf", check=False)
 
 
 @pytest.mark.fetch

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import places
+from . import sums
 
 Group = str
 """The name of a group of heads. A circuit may have any; these are the paper's."""
@@ -113,7 +113,7 @@ class Circuit:
 
     def save(self, path: Path) -> None:
         """Write the circuit whole or not at all."""
-        places.write(path, self.to_json() + "\n")
+        sums.write(path, self.to_json() + "\n")
 
 
 def every(layers: int, heads: int) -> tuple[Head, ...]:

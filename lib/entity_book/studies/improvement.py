@@ -223,11 +223,12 @@ def _files() -> Iterator[tuple[str, list[str], Patched]]:
             with safe_open(sums.require(path), framework="pt") as file:
                 about = {name: json.loads(text) for name, text in file.metadata().items()}
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-        except (OSError, ValueError, SafetensorError) as error:
+            whole = {key: x.float() if x.is_floating_point() else x for key, x in tensors.items()}
+            pair, found = about["models"], Patched(tuple(map(_condition, about["conditions"])), **whole)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
             warnings.warn(f"the kept answers of {path.stem} are left out: {error}", stacklevel=2)
             continue
-        whole = {key: x.float() if x.is_floating_point() else x for key, x in tensors.items()}
-        yield path.stem, about["models"], Patched(tuple(map(_condition, about["conditions"])), **whole)
+        yield path.stem, pair, found
 
 
 def folder() -> Path:

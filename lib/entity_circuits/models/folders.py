@@ -28,9 +28,36 @@ def snapshot(repo: str, revision: str) -> Path:
 
     A file that was damaged in the hub's cache is fetched again. Raises `FetchError` if the hub does not give the files.
     """
-    folder = _downloaded(repo, revision, _SMALL)
+    folder = downloaded(repo, revision, patterns=_SMALL)
     weights = [glob.escape(name) for name in named(folder)] or MODEL_FILES
-    return _downloaded(repo, folder.name, weights)  # of the same commit: the folder is named after it
+    return downloaded(repo, folder.name, patterns=weights)  # of the same commit: the folder is named after it
+
+
+def downloaded(repo: str, revision: str, *, file: str = "", patterns: list[str] | None = None) -> Path:
+    """`weights.hub_download` of a file or of a snapshot, fetched again where the cache of the hub is damaged.
+
+    That cache calls each file by the digest of its content, so what changed since it came is known.
+    """
+    got = hub_download(repo, revision, file=file, patterns=patterns)
+    if damaged := _damaged(got, repo, patterns):
+        names = ", ".join(one.name for one in damaged)
+        for one in damaged:
+            one.resolve().unlink(missing_ok=True)
+            one.unlink(missing_ok=True)
+        try:
+            got = hub_download(repo, revision, file=file, patterns=patterns)
+        except FetchError as error:
+            raise FetchError(f"{names} was damaged in the cache of the hub and has to come again: {error}") from error
+    return got
+
+
+def _damaged(got: Path, repo: str, patterns: list[str] | None) -> list[Path]:
+    from huggingface_hub.utils import filter_repo_objects  # slow to import
+
+    inside = (one.relative_to(got).as_posix() for one in sorted(got.rglob("*")) if one.is_file())
+    files = [got / name for name in filter_repo_objects(inside, allow_patterns=patterns)] if got.is_dir() else [got]
+    known = {one: name for one in files if _BLOB.fullmatch(name := one.resolve().name)}
+    return sums.wrong(known, places.cache() / "hub" / f"{repo.replace('/', '--')}-{got.name}.checked")
 
 
 def named(folder: Path) -> list[str]:
@@ -57,6 +84,11 @@ def weight_files(folder: Path) -> list[Path]:
 
     Raises `FetchError` as `named` does, for a file of the index that is not there, and for a file of the folder that is
     not the one that its `SHA256SUMS` lists, if there is one (`finetune --full` writes it).
+
+        from entity_circuits import models
+        from entity_circuits.models import folders
+
+        print([file.name for file in folders.weight_files(models.fetch("qwen2.5-coder-0.5b"))])
     """
     known = sums.listed(folder) or {}
     there = {folder / name: wanted for name, wanted in known.items() if (folder / name).is_file()}
@@ -71,7 +103,15 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def adapter_config(folder: Path) -> dict[str, Any]:
-    """What the config of an adapter says. Raises `FetchError` for one that is damaged."""
+    """What the config of an adapter says. Raises `FetchError` for one that is damaged.
+
+    For example:
+
+        from entity_circuits import places
+        from entity_circuits.models import folders
+
+        print(folders.adapter_config(places.data("adapters", "code"))["r"])
+    """
     path = folder / "adapter_config.json"
     try:
         found = json.loads(sums.read(path))
@@ -83,7 +123,16 @@ def adapter_config(folder: Path) -> dict[str, Any]:
 
 
 def require_adapter(folder: Path) -> None:
-    """Raise `FetchError` unless config and weights of an adapter can be read, and are those of its `SHA256SUMS`."""
+    """Raise `FetchError` unless config and weights of an adapter can be read, and are those of its `SHA256SUMS`.
+
+    For example:
+
+        from entity_circuits import places
+        from entity_circuits.models import folders
+
+        folders.require_adapter(places.data("adapters", "code"))
+        print("whole")
+    """
     adapter_config(folder)
     path = folder / "adapter_model.safetensors"
     try:
@@ -96,23 +145,3 @@ def require_adapter(folder: Path) -> None:
 def _leads_outside(name: str) -> bool:
     path = PurePosixPath(name)
     return path.is_absolute() or ".." in path.parts or "\\" in name or path.suffix != ".safetensors"
-
-
-def _downloaded(repo: str, revision: str, patterns: list[str]) -> Path:
-    folder = hub_download(repo, revision, patterns=patterns)
-    if damaged := _damaged(folder, repo, patterns):
-        for file in damaged:
-            file.resolve().unlink(missing_ok=True)
-            file.unlink(missing_ok=True)
-        folder = hub_download(repo, revision, patterns=patterns)
-    return folder
-
-
-def _damaged(folder: Path, repo: str, patterns: list[str]) -> list[Path]:
-    """The files of a snapshot that are not what they were: the hub's cache calls each by the digest of its content."""
-    from huggingface_hub.utils import filter_repo_objects  # slow to import
-
-    names = (file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*")) if file.is_file())
-    files = [folder / name for name in filter_repo_objects(names, allow_patterns=patterns)]
-    known = {file: name for file in files if _BLOB.fullmatch(name := file.resolve().name)}
-    return sums.wrong(known, places.cache() / "hub" / f"{repo.replace('/', '--')}-{folder.name}.checked")

@@ -129,7 +129,7 @@ def _locate(name: str) -> tuple[Path, str]:
         )
     revision = hub["revision"] or "main"
     if hub["file"]:
-        return _local(weights.hub_download(hub["repo"], revision, file=hub["file"]))
+        return _local(folders.downloaded(hub["repo"], revision, file=hub["file"]))
     return _snapshot(hub["repo"], revision)
 
 
@@ -211,7 +211,7 @@ def _adapter_folder(adapter: str) -> Path:
                 f"there is no adapter {adapter!r}: no entry of the registry, no folder and no hub id."
                 f"{meant(adapter, known)}"
             )
-        path = weights.hub_download(hub["repo"], hub["revision"] or "main", patterns=ADAPTER_FILES)
+        path = folders.downloaded(hub["repo"], hub["revision"] or "main", patterns=ADAPTER_FILES)
     missing = [file for file in ADAPTER_FILES if not (path / file).exists()]
     if missing:
         raise FetchError(f"{adapter} lacks {' and '.join(missing)}. {_CONVERT}")

@@ -154,8 +154,10 @@ def shipped(entry: Entry) -> Path:
 
 
 def _toml() -> dict[str, Any]:
-    with FILE.open("rb") as file:
-        return tomllib.load(file)
+    try:
+        return tomllib.loads(FILE.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{FILE} is damaged: {error}. Install entity-circuits again.") from error
 
 
 def _entry(name: str, table: dict[str, Any]) -> Entry:
