@@ -182,8 +182,17 @@ def test_threads_device_and_every_parameter_are_part_of_what_identifies_a_result
     one = key(prompts=p, seed=0, heads=(Head(1, 2),))
     assert one == key(prompts=p.select(range(6)), seed=0, heads=[Head(1, 2)])
     assert one not in (key(prompts=p.select(range(5))), key(prompts=p, seed=1), key(prompts=p, seed=0, heads=()))
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
-    assert one != key(prompts=p, seed=0, heads=(Head(1, 2),))
+    for place, name, other in (
+        (torch, "get_num_threads", lambda: 77),
+        (torch.backends.cpu, "get_cpu_capability", lambda: "another"),
+        (torch, "__version__", "0"),
+        (results, "version", lambda _: "0"),
+        (subject.model.config, "_attn_implementation", "eager"),
+    ):
+        with monkeypatch.context() as changed:
+            changed.setattr(place, name, other)
+            assert one != key(prompts=p, seed=0, heads=(Head(1, 2),)), name
+    assert one == key(prompts=p, seed=0, heads=(Head(1, 2),))
 
 
 def key_of(value):

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
@@ -131,7 +132,8 @@ def key(module: str, subject: Any, **asked: object) -> dict[str, object]:
     `module` is the name of the module that computes it (`__name__`): its code counts, with that of all it imports.
     `subject` is the model, or several. Of what is `asked`, prompts and tensors stand by their digests, functions by
     their code, and all else as it is written; what cannot be told apart so is like nothing else, and never served.
-    Device, number of threads and the version of torch are part of it, because they change bits.
+    The device and what its processor can do, the implementation of attention, the number of threads and the versions of
+    torch and transformers are part of it, because they change bits.
 
         from entity_circuits import models, results
 
@@ -143,11 +145,20 @@ def key(module: str, subject: Any, **asked: object) -> dict[str, object]:
         **{name: _plain(value) for name, value in asked.items()},
         "models": [one.fingerprint for one in subjects],
         "dtype": [str(one.dtype) for one in subjects],
-        "device": [one.device.type for one in subjects],
+        "device": [_device(one.device) for one in subjects],
+        "attention": [getattr(getattr(one.model, "config", None), "_attn_implementation", "") for one in subjects],
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
+        "transformers": version("transformers"),
         "code": code(module),
     }
+
+
+def _device(device: torch.device) -> str:
+    """What computes, as far as it decides how sums are rounded."""
+    if device.type == "cuda":
+        return f"cuda {torch.cuda.get_device_name(device)}"
+    return f"cpu {torch.backends.cpu.get_cpu_capability()}" if device.type == "cpu" else device.type
 
 
 def _plain(value: object) -> object:

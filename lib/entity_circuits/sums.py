@@ -186,9 +186,9 @@ def _store(folder: Path, found: Mapping[str, str]) -> None:
 
 def _words(path: Path) -> str:
     return (
-        f"{path} is damaged or was changed: its content is not what {NAME} beside it lists. Get it again (in a "
-        f"checkout `git restore {path.name}` in its folder), or make it anew with the command that writes it; if the "
-        f"change is meant, `sha256sum {path.name}` gives the line for {NAME}."
+        f"{path} is damaged or was changed: its content is not what {NAME} beside it lists. Get both again (in a "
+        f"checkout `git restore {path.name} {NAME}` in their folder), or make it anew with the command that writes "
+        f"it; if the change is meant, `sha256sum {path.name}` gives the line for {NAME}."
     )
 
 
