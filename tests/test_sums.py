@@ -185,5 +185,5 @@ def test_an_empty_name_is_never_the_current_folder(name, tmp_path, monkeypatch):
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "code"}))
     monkeypatch.chdir(tmp_path)
     for call in (models.fetch, models.load, lambda name: models.load("qwen2.5-coder-0.5b", adapter=name)):
-        with pytest.raises(ValueError, match="the name of a model is empty"):
+        with pytest.raises(ValueError, match=r"the name of a model is empty|is no name of a model"):
             call(name)

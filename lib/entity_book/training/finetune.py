@@ -51,10 +51,7 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.kind not in training_data.KINDS:
             raise ValueError(f"nothing is called {self.kind!r} to train on: one of {', '.join(training_data.KINDS)}")
-        if (
-            min(self.steps, self.batch, self.rank, self.held_out, self.checkpoint) < 1
-            or not 0 < self.learning_rate < math.inf
-        ):
+        if min(self.steps, self.batch, self.rank, self.held_out, self.checkpoint) < 1 or self.learning_rate <= 0:
             raise ValueError(f"steps, batch, rank, held_out, checkpoint and learning_rate are positive: {self}")
 
     @property
