@@ -464,14 +464,15 @@ def test_the_patterns_of_a_model_take_one_format_of_its_weights():
 
 
 @pytest.mark.parametrize("name", ["../elsewhere.safetensors", "/etc/passwd.safetensors", "weights.bin", 7])
-def test_an_index_that_leads_out_of_its_folder_is_refused(tmp_path, name):
+def test_an_index_that_leads_out_of_its_folder_is_refused(tmp_path, monkeypatch, own_hub_cache, name):
     folder = tiny.save(tmp_path / "saved", "llama")
-    shutil.copy(folder / "model.safetensors", tmp_path / "elsewhere.safetensors")
-    (folder / "model.safetensors").unlink()
-    index = {"metadata": {}, "weight_map": {"model.norm.weight": name}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(FetchError, match=r"index\.json (names|is damaged)"):
-        models.load(str(folder))
+    index = json.dumps({"metadata": {}, "weight_map": {"model.norm.weight": name}}).encode()
+    files = {file.name: file.read_bytes() for file in folder.iterdir()} | {"model.safetensors.index.json": index}
+    with hub(files) as (address, asked):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        with pytest.raises(FetchError, match=r"index\.json (names|is damaged)"):
+            models.load("someone/tiny")
+    assert not any("elsewhere" in path or "passwd" in path for path in asked)
 
 
 def test_a_file_damaged_in_the_cache_of_the_hub_is_fetched_again(tmp_path, monkeypatch, own_hub_cache):

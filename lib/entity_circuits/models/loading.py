@@ -5,6 +5,7 @@ a subject by `wrap`. Weights are only ever read from safetensors or GGUF, and no
 """
 
 import hashlib
+import json
 import re
 import warnings
 from pathlib import Path
@@ -147,9 +148,11 @@ def _local(path: Path) -> tuple[Path, str]:
             raise FetchError(f"{path} is neither a folder nor a GGUF file. {advice}")
         folder = weights.from_file(path)
         return folder, str((weights.manifest(folder) or {})["sha256"])
-    parts = folders.weight_files(path)
+    parts = sorted(path.glob("*.safetensors"))
     if parts and (path / "config.json").exists():
-        return path, _combine(*(f"{part.name} {weights.digest(part)}" for part in [path / "config.json", *parts]))
+        return folders.as_listed(path), _combine(
+            *(f"{part.name} {weights.digest(part)}" for part in [path / "config.json", *parts])
+        )
     ggufs = sorted(path.glob("*.gguf"))
     if len(ggufs) == 1:
         return _local(ggufs[0])
@@ -197,7 +200,10 @@ def adapted(folder: Path) -> str | None:
     config = folder / "adapter_config.json"
     if not config.is_file() or (folder / "config.json").exists():
         return None
-    return str(folders.adapter_config(folder).get("base_model_name_or_path") or "")
+    try:
+        return str(json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path") or "")
+    except (OSError, ValueError, AttributeError) as error:
+        raise FetchError(f"{config} cannot be read: {error}. Fetch or save the adapter again.") from error
 
 
 def _adapter_folder(adapter: str) -> Path:
@@ -215,12 +221,12 @@ def _adapter_folder(adapter: str) -> Path:
     missing = [file for file in ADAPTER_FILES if not (path / file).exists()]
     if missing:
         raise FetchError(f"{adapter} lacks {' and '.join(missing)}. {_CONVERT}")
-    folders.require_adapter(path)
-    return path
+    return folders.as_listed(path)
 
 
 def _merge(model: Any, folder: Path, name: str) -> Any:
     from peft import PeftConfig, PeftModel  # slow to import
+    from safetensors import SafetensorError
 
     try:
         if (kind := PeftConfig.from_pretrained(str(folder)).peft_type) != "LORA":
@@ -228,7 +234,7 @@ def _merge(model: Any, folder: Path, name: str) -> Any:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*missing adapter keys.*")
             return PeftModel.from_pretrained(model, str(folder)).merge_and_unload(safe_merge=True)
-    except (ValueError, RuntimeError, KeyError, UserWarning) as error:
+    except (ValueError, RuntimeError, KeyError, UserWarning, SafetensorError) as error:
         if isinstance(error, ModelCheckError):
             raise
         raise ModelCheckError(name, "adapter", f"it does not fit this base model: {error}") from error
