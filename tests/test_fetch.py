@@ -24,9 +24,11 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from entity_circuits import models
-from entity_circuits.models import weights
+from entity_circuits import models, sums
+from entity_circuits.models import loading, weights
 from entity_circuits.models.weights import FetchError, Source, Wheel
+from huggingface_hub.utils import filter_repo_objects
+from safetensors import SafetensorError
 
 PARTS = 3
 
@@ -199,7 +201,10 @@ def test_too_small_a_disk_is_told_before_anything_is_downloaded(shelf, plain, mo
     assert not (weights.places.cache() / "downloads").exists()
 
 
-@pytest.mark.parametrize("accident", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+FULL = [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("IoError(Os { message: (os error 28) })")]
+
+
+@pytest.mark.parametrize("accident", [*FULL, KeyboardInterrupt()], ids=lambda accident: type(accident).__name__)
 def test_a_full_disk_or_an_interrupt_while_unpacking_leaves_nothing_half_done(shelf, plain, monkeypatch, accident):
     unpack = weights.unpack
 
@@ -208,7 +213,8 @@ def test_a_full_disk_or_an_interrupt_while_unpacking_leaves_nothing_half_done(sh
         raise accident
 
     monkeypatch.setattr(weights, "unpack", fail)
-    with pytest.raises(FetchError if isinstance(accident, OSError) else KeyboardInterrupt):
+    full = accident in FULL
+    with pytest.raises(FetchError if full else KeyboardInterrupt, match="the disk became full" if full else None):
         shelf.fetch()
     assert [file.suffix for file in weights.folder_of("tiny").parent.iterdir()] in ([], [".lock"])
     monkeypatch.setattr(weights, "unpack", unpack)
@@ -221,7 +227,7 @@ def test_a_leftover_of_a_killed_process_is_cleared_away(shelf, plain):
     building = weights.folder_of("tiny.building")
     building.mkdir(parents=True)
     (building / "stray").write_text("left by a process that was killed")
-    assert sorted(file.name for file in shelf.fetch().iterdir()) == ["manifest.json", "model.safetensors"]
+    assert {file.name for file in shelf.fetch().iterdir()} == {"manifest.json", "model.safetensors", sums.NAME}
 
 
 def test_others_may_read_a_fetched_model_as_the_umask_says(shelf):
@@ -233,10 +239,20 @@ def test_others_may_read_a_fetched_model_as_the_umask_says(shelf):
     assert set(modes.values()) == {0o644}
 
 
-@pytest.mark.parametrize("damage", ["truncated", "missing", "manifest", "other source"])
-def test_a_damaged_folder_is_noticed_and_fetched_again(shelf, plain, damage):
+@pytest.mark.parametrize(
+    "damage", ["truncated", "flipped", "missing", "manifest", "other source", "added", "list", "no list"]
+)
+def test_a_damaged_folder_is_noticed_and_fetched_again(shelf, plain, damage, capsys):
     folder = shelf.fetch()
-    if damage == "truncated":
+    if damage == "flipped":
+        flip(folder / "model.safetensors", 1000)
+    elif damage == "added":
+        (folder / "model.safetensors.index.json").write_text("{}")
+    elif damage == "list":
+        flip(folder / sums.NAME, 3)
+    elif damage == "no list":
+        (folder / sums.NAME).unlink()
+    elif damage == "truncated":
         (folder / "model.safetensors").write_bytes(b"short")
     elif damage == "missing":
         (folder / "model.safetensors").unlink()
@@ -249,12 +265,46 @@ def test_a_damaged_folder_is_noticed_and_fetched_again(shelf, plain, damage):
     shelf.fetch()
     assert stored(shelf) == shelf.gguf.read_bytes()
     assert len(plain) == 2
+    assert "is damaged, or made from another file; it is made anew" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_damaged_file_of_an_unpacked_gguf_is_made_again_when_the_model_is_loaded(shelf, name):
+    before = models.load(str(shelf.gguf), check=False)
+    folder = models.fetch(str(shelf.gguf))
+    content = (folder / name).read_bytes()
+    flip(folder / name, len(content) // 2)
+    again = models.load(str(shelf.gguf), check=False)
+    assert (folder / name).read_bytes() == content and again.fingerprint == before.fingerprint
+    ids = torch.arange(30)[None]
+    assert torch.equal(before.model(ids).logits, again.model(ids).logits)
+
+
+def as_of_before(folder: Path) -> None:
+    """The folder as it was made when the manifest knew sizes only."""
+    (folder / sums.NAME).unlink()
+    content = json.loads((folder / "manifest.json").read_text())
+    sizes = {file.name: file.stat().st_size for file in folder.iterdir() if file.name != "manifest.json"}
+    (folder / "manifest.json").write_text(json.dumps(content | {"format": 1, "files": sizes}))
+
+
+def test_a_folder_from_before_there_were_lists_gets_one_and_is_not_fetched_again(shelf, plain):
+    as_of_before(shelf.fetch())
+    assert weights.is_fetched("tiny", shelf.source.sha256)
+    assert sums.whole(weights.folder_of("tiny"))
+    flip(weights.folder_of("tiny") / "model.safetensors", 1000)
+    assert not weights.is_fetched("tiny", shelf.source.sha256)
+    shelf.fetch()
+    assert stored(shelf) == shelf.gguf.read_bytes() and len(plain) == 2
+    as_of_before(weights.folder_of("tiny"))
+    (weights.folder_of("tiny") / "model.safetensors").write_bytes(b"short")
+    assert not weights.is_fetched("tiny", shelf.source.sha256)
 
 
 def test_two_processes_at_once_do_the_work_once(shelf, tmp_path):
     script = f"""
 import sys, shutil, time
-from entity_circuits.models import weights
+from entity_circuits.models import loading, weights
 def unpack(gguf, folder):
     open({str(tmp_path / "log")!r}, "a").write("unpacked\\n")
     time.sleep(0.5)
@@ -378,10 +428,77 @@ def test_a_hub_id_loads_from_safetensors_and_never_from_pickles(tmp_path, monkey
             models.load("someone/pickled")
 
 
+SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+NOT_READ = ["consolidated.safetensors", "original/consolidated.00.safetensors", "onnx/config.json", "pytorch_model.bin"]
+NOT_READ += ["training_args.bin", "optimizer.pt", "trainer_state.json", "tokenizer.model.v3", "adapter_config.json"]
+
+
+def sharded(folder: Path) -> dict[str, bytes]:
+    """The files of a tiny model in two parts with an index, and of what a repository may hold besides."""
+    tiny.save(folder, "llama")
+    made = tiny.model("llama")
+    made.save_pretrained(folder, max_shard_size="150KB")
+    (folder / "model.safetensors").unlink()
+    files = {file.name: file.read_bytes() for file in folder.iterdir()}
+    return files | dict.fromkeys([*NOT_READ, "model-00001-of-00009.safetensors"], b"nothing that is read")
+
+
+def test_of_a_hub_repository_only_what_its_index_names_is_fetched(tmp_path, monkeypatch, own_hub_cache):
+    files = sharded(tmp_path / "saved")
+    wanted = {
+        name for name in files if name.startswith(("model-", "model.")) and name != "model-00001-of-00009.safetensors"
+    }
+    assert len(wanted) > 2
+    with hub(files) as (address, asked):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        subject = models.load("someone/tiny")
+    fetched = {path.partition(f"/resolve/{'c' * 40}/")[2] for path in asked if "/resolve/" in path}
+    assert wanted <= fetched and not fetched & {*NOT_READ, "model-00001-of-00009.safetensors"}
+    ids = torch.arange(20)[None]
+    assert torch.equal(subject.model(ids).logits, tiny.subject("llama").model(ids).logits)
+
+
+def test_the_patterns_of_a_model_take_one_format_of_its_weights():
+    asked = ["config.json", "model.safetensors.index.json", "tokenizer.json", "vocab.json", *SHARDS]
+    assert list(filter_repo_objects([*asked, *NOT_READ], allow_patterns=loading._MODEL_FILES)) == asked
+
+
+@pytest.mark.parametrize("name", ["../elsewhere.safetensors", "/etc/passwd.safetensors", "weights.bin", 7])
+def test_an_index_that_leads_out_of_its_folder_is_refused(tmp_path, monkeypatch, own_hub_cache, name):
+    folder = tiny.save(tmp_path / "saved", "llama")
+    index = json.dumps({"metadata": {}, "weight_map": {"model.norm.weight": name}}).encode()
+    files = {file.name: file.read_bytes() for file in folder.iterdir()} | {"model.safetensors.index.json": index}
+    with hub(files) as (address, asked):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        with pytest.raises(FetchError, match=r"index\.json (names|is damaged)"):
+            models.load("someone/tiny")
+    assert not any("elsewhere" in path or "passwd" in path for path in asked)
+
+
+def test_a_file_damaged_in_the_cache_of_the_hub_is_fetched_again(tmp_path, monkeypatch, own_hub_cache):
+    folder = tiny.save(tmp_path / "saved", "llama")
+    files = {file.name: file.read_bytes() for file in folder.iterdir()}
+    ids = torch.arange(20)[None]
+    with hub(files) as (address, _):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        for name in ("model.safetensors", "config.json"):
+            cached = models.fetch("someone/tiny") / name
+            flip(cached.resolve(), len(files[name]) // 2)
+            subject = models.load("someone/tiny")
+            assert cached.read_bytes() == files[name]
+            assert torch.equal(subject.model(ids).logits, tiny.subject("llama").model(ids).logits)
+
+
 def test_one_gguf_file_of_a_hub_repository_can_be_named(shelf, monkeypatch, own_hub_cache):
     with hub({"tiny.gguf": shelf.gguf.read_bytes()}) as (address, _):
         monkeypatch.setenv("HF_ENDPOINT", address)
-        assert models.load("someone/tiny/tiny.gguf", check=False).layers == 2
+        right = models.load("someone/tiny/tiny.gguf", check=False)
+        assert right.layers == 2
+        flip(weights.hub_download("someone/tiny", "main", file="tiny.gguf").resolve(), -2000)
+        assert models.load("someone/tiny/tiny.gguf", check=False).fingerprint == right.fingerprint
+    flip(weights.hub_download("someone/tiny", "main", file="tiny.gguf").resolve(), -2000)
+    with pytest.raises(FetchError, match=r"tiny\.gguf was damaged in the cache of the hub and has to come again"):
+        models.load("someone/tiny/tiny.gguf", check=False)
 
 
 @pytest.mark.fetch

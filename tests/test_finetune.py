@@ -8,7 +8,8 @@ import torch
 from entity_book.training import adapters, finetune
 from entity_book.training import data as training_data
 from entity_book.training.finetune import Recipe
-from entity_circuits import models, results
+from entity_circuits import models, results, sums
+from safetensors import SafetensorError
 
 SMALL = {"steps": 6, "batch": 4, "checkpoint": 2, "held_out": 8, "rank": 4}
 
@@ -111,10 +112,10 @@ def test_an_adapter_comes_with_a_card_and_a_log_and_no_path_of_this_machine(save
     subject = models.wrap(tiny.model("qwen2"), tiny.tokenizer(), name="some-base", fingerprint="0")
     trained = finetune.train(subject, Recipe("code", **SMALL))
     folder = adapters.save(trained, subject, tmp_path / "adapter", "entity-circuits finetune code")
-    names = {"adapter_model.safetensors", "adapter_config.json", "README.md", "log.json"}
+    names = {"adapter_model.safetensors", "adapter_config.json", "README.md", "log.json", sums.NAME}
     assert {file.name for file in folder.iterdir()} == names
     log = json.loads((folder / "log.json").read_text())
-    assert len(log["losses"]) == 6
+    assert len(log["losses"]) == 6 and sums.whole(folder)
     for word in ("seed 0", "entity-circuits finetune code", "6 steps of 4", "Apache-2.0", "some-base"):
         assert word in (folder / "README.md").read_text()
     assert not [file for file in folder.glob("*.json") if str(tmp_path) in file.read_text()]
@@ -132,6 +133,43 @@ def test_nothing_is_overwritten_and_a_failed_save_leaves_nothing(saved_base, tmp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "base"]
 
 
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_an_adapter_that_was_damaged_since_it_was_saved_is_refused_by_name(saved_base, tmp_path, name):
+    subject = models.load(str(saved_base), check=False)
+    folder = adapters.save(finetune.train(subject, Recipe("code", **SMALL)), subject, tmp_path / "adapter", "")
+    content = bytearray((folder / name).read_bytes())
+    content[-20] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(models.FetchError, match=rf"{name} is damaged or was changed"):
+        models.load(str(saved_base), adapter=str(folder), check=False)
+    (folder / sums.NAME).unlink()  # as one from elsewhere that has no list, and is cut off
+    (folder / name).write_bytes(content[:60])
+    with pytest.raises((models.FetchError, models.ModelCheckError)):
+        models.load(str(saved_base), adapter=str(folder), check=False)
+    with pytest.raises((models.FetchError, models.ModelCheckError)):
+        models.load(str(folder), check=False)
+
+
+def test_weights_that_are_not_finite_are_not_saved(saved_base, tmp_path):
+    subject = models.load(str(saved_base), check=False)
+    trained = finetune.train(subject, Recipe("code", **SMALL))
+    next(iter(trained.weights.values()))[0] = torch.nan
+    with pytest.raises(ValueError, match="not finite: try a lower learning rate"):
+        adapters.save(trained, subject, tmp_path / "adapter", "")
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]
+
+
+def test_a_training_on_a_full_disk_ends_in_a_sentence(saved_base, tmp_path, monkeypatch):
+    def full(*_):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    subject = models.load(str(saved_base), check=False)
+    trained = finetune.train(subject, Recipe("code", **SMALL))
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(OSError, match=r"adapter could not be written: .*No space left"):
+        adapters.save(trained, subject, tmp_path / "adapter", "")
+
+
 def test_all_weights_are_saved_as_a_model_that_loads(saved_base, tmp_path):
     subject = models.load(str(saved_base), check=False)
     trained = finetune.train(subject, Recipe("code", full=True, **{**SMALL, "learning_rate": 1e-3}))
@@ -139,6 +177,11 @@ def test_all_weights_are_saved_as_a_model_that_loads(saved_base, tmp_path):
     loaded = models.load(str(folder), check=False)
     held_out = training_data.examples("code", 8, 0, "held_out")
     assert finetune.evaluate(loaded, held_out)[:, 0].mean() == pytest.approx(float(trained.held_out[-1, 1]), rel=0.02)
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-100] ^= 1
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(models.FetchError, match=r"model\.safetensors is damaged or was changed"):
+        models.load(str(folder), check=False)
 
 
 def test_a_recipe_that_makes_no_sense_is_refused():

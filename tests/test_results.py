@@ -1,21 +1,32 @@
 """Claims about stored results and circuits: served only for the same inputs, whole or not at all."""
 
+import ast
+import contextlib
+import errno
 import json
 import os
 import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import platformdirs
 import pytest
 import tiny
 import torch
 from entity_circuits import heads, places, results
 from entity_circuits.heads import Circuit, Head
+from entity_circuits.methods import ablation, metrics
 from entity_circuits.tasks import boxes
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+LIB = sorted(path for path in (places.ROOT / "lib").rglob("*.py") if ".keep(" in path.read_text(encoding="utf-8"))
 
 
 def test_a_result_is_computed_once_and_again_when_any_input_changes(tmp_path):
@@ -171,8 +182,49 @@ def test_threads_device_and_every_parameter_are_part_of_what_identifies_a_result
     one = key(prompts=p, seed=0, heads=(Head(1, 2),))
     assert one == key(prompts=p.select(range(6)), seed=0, heads=[Head(1, 2)])
     assert one not in (key(prompts=p.select(range(5))), key(prompts=p, seed=1), key(prompts=p, seed=0, heads=()))
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
-    assert one != key(prompts=p, seed=0, heads=(Head(1, 2),))
+    for place, name, other in (
+        (torch, "get_num_threads", lambda: 77),
+        (torch.backends.cpu, "get_cpu_capability", lambda: "another"),
+        (torch, "__version__", "0"),
+        (results, "version", lambda _: "0"),
+        (subject.model.config, "_attn_implementation", "eager"),
+    ):
+        with monkeypatch.context() as changed:
+            changed.setattr(place, name, other)
+            assert one != key(prompts=p, seed=0, heads=(Head(1, 2),)), name
+    assert one == key(prompts=p, seed=0, heads=(Head(1, 2),))
+
+
+def key_of(value):
+    return json.dumps(results.key("entity_circuits.heads", (), asked=value), sort_keys=True)
+
+
+def test_what_is_asked_is_told_apart_by_its_content():
+    def more(n):
+        return lambda x: x + n
+
+    frame = pd.DataFrame({"a": [1, 2]})
+    apart = [
+        *(more(1), more(2), lambda x: x * 2, lambda x: x - 2, metrics.LOG_PROBABILITY, metrics.CHOICE),
+        replace(metrics.LOG_PROBABILITY, value=lambda o, _: o.logprob * 2),
+        *(1, 1.0, "1", None, (3,), {"a": 1}, {"b": 1}, Head(1, 2), [Head(1, 2)], np.array([1, 2]), np.array([1.0, 2])),
+        *(frame, frame.assign(a=[1, 3])),
+    ]
+    keys = [key_of(value) for value in apart]
+    assert len(set(keys)) == len(apart)
+    assert keys[:-2] == [key_of(value) for value in apart][:-2]
+    assert key_of({"b", "a"}) == key_of(frozenset("ab")) == key_of(["a", "b"])
+    assert key_of(more(1)) == keys[0], "another function of the same code"
+    assert key_of(frame) != keys[-2], "a value that is not understood is like nothing else"
+
+
+def test_answers_by_a_metric_of_ones_own_are_not_served_for_another_of_the_same_name(tmp_path):
+    subject, store = tiny.subject(), results.Store(tmp_path)
+    p = boxes.prompts(subject, n=6, boxes=3)
+    for factor in (1, 2, 3):
+        own = replace(metrics.LOG_PROBABILITY, value=lambda o, _, by=factor: o.logprob * by)
+        stored = ablation.full_model(subject, p, store, metric=own).logprob
+        assert torch.equal(stored, ablation.full_model(subject, p, metric=own).logprob)
 
 
 def test_prompts_that_differ_in_a_position_alone_are_other_prompts():
@@ -204,3 +256,192 @@ def test_heads_are_written_and_read_the_same_way():
     for wrong in ("14.5", "L1", "L-1H2", ""):
         with pytest.raises(ValueError, match="L14H5"):
             Head.parse(wrong)
+
+
+def damaged(file, how):
+    """The same file with one value, one name or one shape changed, still one that safetensors reads."""
+    with safe_open(file, framework="pt") as opened:
+        about, tensors = opened.metadata(), {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    if how == "value":
+        tensors["x"][3] += 1
+    elif how == "name":
+        tensors["y"] = tensors.pop("x")
+    elif how == "missing":
+        del tensors["x"]
+    elif how == "shape":
+        tensors["x"] = tensors["x"].view(2, -1)
+    else:
+        tensors["x"] = tensors["x"].view(torch.int32)
+    save_file(tensors, file, about)
+
+
+@pytest.mark.parametrize("how", ["value", "name", "missing", "shape", "dtype"])
+def test_tensors_that_are_not_those_that_were_written_are_computed_anew(tmp_path, how):
+    store, made = results.Store(tmp_path), {"x": torch.arange(10.0), "other": torch.ones(2)}
+    store.keep("x", {}, lambda: made)
+    (file,) = tmp_path.iterdir()
+    damaged(file, how)
+    calls = []
+    for _ in range(2):
+        again = store.keep("x", {}, lambda: calls.append(1) or made)
+        assert again.keys() == made.keys() and all(torch.equal(again[name], made[name]) for name in made)
+    assert len(calls) == 1, "it is computed once, and the right one is kept"
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(OSError, match=r"file/results cannot be written to: .*ENTITY_CIRCUITS_RESULTS"):
+        results.Store(tmp_path / "file" / "results").keep("x", {}, lambda: pytest.fail("computed first"))
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("os error 28")])
+def test_a_result_that_cannot_be_stored_is_given_back_with_a_warning(tmp_path, monkeypatch, error):
+    def full(*_):
+        raise error
+
+    monkeypatch.setattr(results, "save_file", full)
+    with pytest.warns(
+        UserWarning, match=r"x was computed and is given back, but could not be kept in .*: .*(28|space)"
+    ):
+        found = results.Store(tmp_path).keep("x", {}, lambda: {"x": torch.ones(2)})
+    assert torch.equal(found["x"], torch.ones(2)) and list(tmp_path.iterdir()) == []
+
+
+def test_tensors_that_share_their_memory_are_stored(tmp_path):
+    whole = torch.arange(6.0)
+    made = {"whole": whole, "again": whole, "part": whole[2:], "turned": whole.view(2, 3).T}
+    store = results.Store(tmp_path)
+    store.keep("x", {}, lambda: made)
+    again = store.keep("x", {}, lambda: pytest.fail("was not stored"))
+    assert again.keys() == made.keys() and all(torch.equal(again[name], made[name]) for name in made)
+
+
+def test_threads_that_need_one_result_all_get_it(tmp_path):
+    def one(_):
+        made = lambda: (time.sleep(0.05), {"x": torch.ones(200_000)})[1]  # noqa: E731
+        return results.Store(tmp_path).keep("x", {}, made)["x"].sum().item()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(one, range(8))) == [200_000] * 8
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+BOTH_WRITE = """
+import sys, torch
+from pathlib import Path
+from entity_circuits import results
+for n in range(40):
+    found = results.Store(Path(sys.argv[1])).keep("x", {"n": n}, lambda: {"x": torch.full((50_000,), float(n))})
+    assert bool((found["x"] == n).all()), n
+"""
+
+
+def test_processes_that_need_the_same_results_all_get_them(tmp_path):
+    both = [subprocess.Popen([sys.executable, "-c", BOTH_WRITE, str(tmp_path)]) for _ in range(2)]
+    assert [process.wait(60) for process in both] == [0, 0]
+    for n in range(40):
+        results.Store(tmp_path).keep("x", {"n": n}, lambda: pytest.fail("was not stored"))
+    assert len(list(tmp_path.iterdir())) == 40
+
+
+def test_what_a_killed_writer_left_goes_after_a_day_and_nothing_else_does(tmp_path):
+    old = time.time() - 2 * places.OLD
+    names = {"left": "x.safetensors.somehost-17-0a1b2c3d.part", "folder": "code.some.host-18-0a1b2c3d.part"}
+    (tmp_path / names["left"]).write_text("half")
+    (tmp_path / names["folder"]).mkdir()
+    (tmp_path / names["folder"] / "adapter_config.json").write_text("half")
+    (tmp_path / "film.mkv.part").write_text("a download of this reader's own")
+    (tmp_path / "y.somehost-17-0a1b2c3d.part").write_text("being written now")
+    for name in (*names.values(), "film.mkv.part"):
+        os.utime(tmp_path / name, (old, old))
+    places.write(tmp_path / "note.txt", "new")
+    left = {"film.mkv.part", "y.somehost-17-0a1b2c3d.part", "note.txt"}
+    assert {file.name for file in tmp_path.iterdir()} == left
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    with contextlib.suppress(ZeroDivisionError), places.making(tmp_path / "made") as part:
+        (part / "one").write_text(f"{1 / 0}")
+    assert list(tmp_path.iterdir()) == []
+    with places.making(tmp_path / "made") as part:
+        (part / "one").write_text("one")
+    assert [file.name for file in (tmp_path / "made").iterdir()] == ["one"]
+
+
+def test_a_full_disk_is_told_with_the_file_that_was_not_written(tmp_path):
+    with pytest.raises(OSError, match=r"No space left on device, so that nothing was written: .*note\.txt"):  # noqa: SIM117
+        with places.writing(tmp_path / "note.txt"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def keeps(tree):
+    """The calls of `Store.keep` in a module, each with the function around it; `findings.keep` is of a module."""
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom | ast.Import)]
+    modules = {alias.asname or alias.name for node in imports for alias in node.names}
+    for scope in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
+        for call in ast.walk(scope):
+            named = isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "keep"
+            if named and ast.unparse(call.func.value) not in modules:
+                yield scope, call
+
+
+def keyed(node, scope, seen=()):
+    """Whether an expression is made with `results.key(__name__, ...)`, be it by way of a name of its function."""
+    for one in ast.walk(node):
+        if isinstance(one, ast.Call) and ast.unparse(one.func) == "results.key":
+            return ast.unparse(one.args[0]) == "__name__"
+        if isinstance(one, ast.Name) and one.id not in seen:
+            every = (node for node in ast.walk(scope) if isinstance(node, ast.Assign))
+            given = [node.value for node in every if ast.unparse(node.targets[0]) == one.id]
+            if any(keyed(value, scope, (*seen, one.id)) for value in given):
+                return True
+    return False
+
+
+def unkeyed(source):
+    """The lines of the calls of `Store.keep` whose inputs do not come from `results.key`."""
+    found = keeps(ast.parse(source))
+    inputs = ((scope, call, call.args[1] if len(call.args) > 1 else call.keywords[0].value) for scope, call in found)
+    return [call.lineno for scope, call, given in inputs if not keyed(given, scope)]
+
+
+@pytest.mark.parametrize("file", LIB, ids=lambda file: file.stem)
+def test_every_stored_result_has_a_key_with_the_code_the_device_and_all_else(file):
+    assert unkeyed(file.read_text(encoding="utf-8")) == []
+
+
+def test_a_key_made_by_hand_is_noticed():
+    call = "def f(store):\n    inputs = {}\n    return store.keep('x', {}, g)\n"
+    good = "results.key(__name__, 1)"
+    assert unkeyed(call.replace("{}", good)) == []
+    assert unkeyed(call.replace("'x', {}", "'x', {**inputs, 'n': 1}").replace("{}", good)) == []
+    assert unkeyed(call) == [3]
+    assert unkeyed(call.replace("'x', {}", "'x', inputs | {'n': 1}").replace("{}", "{'code': results.code('a')}")) == [
+        3
+    ]
+    assert unkeyed(call.replace("{}", "results.key('other', 1)")) == [3]
+
+
+class OnDevice(torch.Tensor):
+    """A tensor that says it is elsewhere: it can be worked with beside its like, or fetched, and nothing else."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func.__name__ == "cpu":
+            return args[0].as_subclass(torch.Tensor)
+        if any(type(value) is torch.Tensor and value.dim() for value in args):
+            raise RuntimeError("expected all tensors to be on the same device")
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+def test_what_was_computed_on_a_device_and_what_was_stored_before_can_be_worked_with_together(tmp_path):
+    for store in (results.Store(tmp_path), results.Store(None)):
+        before = store.keep("clean", {"n": 1}, lambda: {"x": torch.ones(3).as_subclass(OnDevice)})["x"]
+        stored = results.Store(tmp_path).keep("clean", {"n": 1}, lambda: {"x": torch.ones(3)})["x"]
+        fresh = store.keep("sweep", {"n": 2}, lambda: {"x": torch.zeros(3).as_subclass(OnDevice)})["x"]
+        assert torch.equal(fresh - before, fresh - stored)
+
+
+def test_the_tensor_that_says_it_is_elsewhere_refuses_to_be_mixed():
+    with pytest.raises(RuntimeError, match="same device"):
+        torch.ones(3).as_subclass(OnDevice) - torch.ones(3)

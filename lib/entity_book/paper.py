@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from entity_circuits import places
+from entity_circuits import places, sums
 
 
 @dataclass(frozen=True)
@@ -84,12 +84,13 @@ class Paper:
 
 
 def paper() -> Paper:
-    """Read the published numbers. Raises `FileNotFoundError` without the checkout, `TypeError` if one lacks.
+    """Read the published numbers. Raises `FileNotFoundError` without the checkout, `TypeError` if one lacks,
+    and `ValueError` for a file that is not the one that was shipped.
 
     published = paper()
     print(published.model("llama").accuracy, published.ranking("llama", "value_fetcher").strongest[0])
     """
-    content: dict[str, Any] = json.loads(places.data("paper.json").read_text(encoding="utf-8"))
+    content: dict[str, Any] = json.loads(sums.read(places.data("paper.json")))
     about = content.pop("about")
     tables = {name: pd.DataFrame(rows) for name, rows in content.items()}
     return Paper(citation=about["paper"], repository=about["repository"], commit=about["commit"], **tables)

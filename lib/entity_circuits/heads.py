@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import places
+from . import sums
 from .arguments import integer
 
 Group = str
@@ -122,7 +122,7 @@ class Circuit:
 
     def save(self, path: Path) -> None:
         """Write the circuit whole or not at all."""
-        places.write(path, self.to_json() + "\n")
+        sums.write(path, self.to_json() + "\n")
 
 
 def every(layers: int, heads: int) -> tuple[Head, ...]:

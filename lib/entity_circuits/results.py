@@ -4,10 +4,14 @@ import ast
 import hashlib
 import importlib.util
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+import secrets
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
+from types import CodeType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -37,11 +41,13 @@ class Store:
     def keep(
         self, name: str, inputs: Mapping[str, object], compute: Callable[[], dict[str, Tensor]]
     ) -> dict[str, Tensor]:
-        """The stored tensors of this name and these inputs; computed and stored first if there are none.
+        """The stored tensors of this name and these inputs; computed and stored first if there are none. On the CPU.
 
         `inputs` are JSON values and must hold all that the tensors depend on: `key` gathers them. A file is served only
-        if the inputs written in it are these very ones; a damaged file is computed anew. Writing is atomic, so what
-        is interrupted and started again continues after its last finished result.
+        if the inputs written in it are these very ones and the tensors have the digest that was written with them; any
+        other is computed anew. Writing is atomic, so what is interrupted and started again continues after its last
+        finished result. Raises `OSError`, before anything is computed, if the folder cannot be written to; if that only
+        shows afterwards (a disk became full), the tensors are given back with a warning.
 
             from pathlib import Path
 
@@ -52,29 +58,60 @@ class Store:
             print(store.keep("ones", {"n": 3}, lambda: {"x": torch.ones(3)})["x"])
         """
         if self.folder is None:
-            return compute()
+            return _plain_tensors(compute())
         text = json.dumps(inputs, sort_keys=True)
         path = self.folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:20]}.safetensors"
         found = _read(path, text)
         if found is not None:
             return found
-        tensors = compute()
-        plain = {key: value.detach().contiguous().cpu() for key, value in tensors.items()}
-        with places.writing(path) as part:
-            save_file(plain, part, {"inputs": text})
+        places.probe(path.parent, "Name another folder in ENTITY_CIRCUITS_RESULTS, or keep nothing: Store(None).")
+        tensors = _plain_tensors(compute())
+        try:
+            _write(path, text, tensors)
+        except Exception as error:  # whatever it is: what was computed is not lost for it
+            warnings.warn(
+                f"{name} was computed and is given back, but could not be kept in {self.folder}, so that it will be "
+                f"computed again next time: {error}. Make room, or name another folder in ENTITY_CIRCUITS_RESULTS.",
+                stacklevel=2,
+            )
         return tensors
 
 
+def _plain_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """As they are read back: whether a result was stored before changes nothing for who asks for it."""
+    return {key: value.detach().contiguous().cpu() for key, value in tensors.items()}
+
+
+def _write(path: Path, inputs: str, tensors: Mapping[str, Tensor]) -> None:
+    plain = dict(tensors)
+    memory: set[int] = set()
+    for key, value in plain.items():  # the format refuses tensors that share their memory
+        if value.untyped_storage().data_ptr() in memory:
+            plain[key] = value.clone()
+        memory.add(value.untyped_storage().data_ptr())
+    with places.writing(path) as part:
+        save_file(plain, part, {"inputs": inputs, "digest": _digest_of(plain)})
+
+
 def _read(path: Path, inputs: str) -> dict[str, Tensor] | None:
+    """The tensors of a file with these inputs, if they are those that were written; otherwise None."""
     if not path.exists():
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            if (file.metadata() or {}).get("inputs") != inputs:
+            about = file.metadata() or {}
+            if about.get("inputs") != inputs:
                 return None
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-    except SafetensorError:
+            found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        return found if about.get("digest") == _digest_of(found) else None
+    except (OSError, ValueError, RuntimeError, LookupError, SafetensorError):
         return None
+
+
+def _digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """A hex digest of names and tensors, whatever their order."""
+    parts = [f"{digest(tensors[name])} {name}" for name in sorted(tensors)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def digest(*tensors: Tensor) -> str:
@@ -90,7 +127,7 @@ def digest(*tensors: Tensor) -> str:
     total = hashlib.sha256()
     for tensor in tensors:
         total.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return total.hexdigest()[:20]
 
 
@@ -98,8 +135,10 @@ def key(module: str, subject: Any, **asked: object) -> dict[str, object]:
     """What a stored result depends on, as JSON values: the `inputs` of `Store.keep`.
 
     `module` is the name of the module that computes it (`__name__`): its code counts, with that of all it imports.
-    `subject` is the model, or several. Of what is `asked`, prompts and tensors stand by their digests and everything
-    else as it is written. Device, number of threads and the version of torch are part of it, because they change bits.
+    `subject` is the model, or several. Of what is `asked`, prompts and tensors stand by their digests, functions by
+    their code, and all else as it is written; what cannot be told apart so is like nothing else, and never served.
+    The device and what its processor can do, the implementation of attention, the number of threads and the versions of
+    torch and transformers are part of it, because they change bits.
 
         from entity_circuits import models, results
 
@@ -111,15 +150,26 @@ def key(module: str, subject: Any, **asked: object) -> dict[str, object]:
         **{name: _plain(value) for name, value in asked.items()},
         "models": [one.fingerprint for one in subjects],
         "dtype": [str(one.dtype) for one in subjects],
-        "device": [one.device.type for one in subjects],
+        "device": [_device(one.device) for one in subjects],
+        "attention": [getattr(getattr(one.model, "config", None), "_attn_implementation", "") for one in subjects],
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
+        "transformers": version("transformers"),
         "code": code(module),
     }
 
 
+def _device(device: torch.device) -> str:
+    """What computes, as far as it decides how sums are rounded."""
+    if device.type == "cuda":
+        return f"cuda {torch.cuda.get_device_name(device)}"
+    return f"cpu {torch.backends.cpu.get_cpu_capability()}" if device.type == "cpu" else device.type
+
+
 def _plain(value: object) -> object:
-    """A JSON value that differs where the value does."""
+    """A JSON value that differs where the value does; for one of which that is not known, one that no other has."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
     if isinstance(value, Tensor):
         return digest(value)
     if isinstance(value, np.generic):  # a number is the same number, whoever made it
@@ -128,9 +178,31 @@ def _plain(value: object) -> object:
         return own
     if isinstance(value, Mapping):
         return {str(name): _plain(one) for name, one in sorted(value.items())}
-    if isinstance(value, Iterable) and not isinstance(value, str):
+    if isinstance(value, FunctionType):
+        return _plain_function(value)
+    if is_dataclass(value) and type(value).__str__ is object.__str__:
+        return {one.name: _plain(getattr(value, one.name)) for one in fields(value)}
+    if isinstance(value, Set):
+        return sorted((_plain(one) for one in value), key=json.dumps)
+    if isinstance(value, Sequence):
         return [_plain(one) for one in value]
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if is_dataclass(value) or isinstance(value, torch.dtype | torch.device | Path):
+        return str(value)
+    return secrets.token_hex()
+
+
+def _plain_function(function: FunctionType) -> object:
+    """What a function does as far as it can be told: its code and what it has from around it, not what it calls."""
+    kept = [_plain(cell.cell_contents) for cell in function.__closure__ or ()]
+    given = [_plain(one) for one in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())]
+    return [function.__module__, _plain_code(function.__code__), kept, given]
+
+
+def _plain_code(made: CodeType) -> object:
+    constants = [_plain_code(one) if isinstance(one, CodeType) else repr(one) for one in made.co_consts]
+    return [made.co_code.hex(), constants, *made.co_names]
 
 
 def code(*modules: str) -> str:

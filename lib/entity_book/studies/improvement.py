@@ -5,6 +5,7 @@ the command that made them; a chapter runs the first contexts again and compares
 """
 
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from entity_circuits import circuits, models, places, statistics
+from entity_circuits import circuits, models, places, statistics, sums
 from entity_circuits.circuits import criteria
 from entity_circuits.heads import LETTERS, Circuit, Head
 from entity_circuits.methods import cmap
@@ -20,7 +21,7 @@ from entity_circuits.methods.cmap import Condition, Patched
 from entity_circuits.models.subject import Subject
 from entity_circuits.results import Store
 from entity_circuits.tasks import boxes
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 SCALE = 4
@@ -32,7 +33,7 @@ _NUMBERS = tuple(field.name for field in fields(Patched) if field.name != "condi
 
 def circuit_of(tuned: Subject, base: Subject, scale: float = SCALE, store: Store | None = None) -> Circuit:
     """The fine-tuned model's own circuit, `scale` times larger; the base model's where its own was not looked for."""
-    known = {circuits.load(name).circuit.about["fingerprint"] for name in circuits.names()}
+    known = {found.circuit.about["fingerprint"] for found in circuits.readable()}
     found = circuits.of(tuned if tuned.fingerprint in known else base, store=store)
     return criteria.grown(found.circuit, found.rankings(), scale)
 
@@ -109,7 +110,7 @@ def keep(found: Patched, path: Path, base: Subject, tuned: Subject, *, command: 
     about = {"conditions": words, "models": _models(base, tuned), "command": command}
     tensors = {name: getattr(found, name) for name in _NUMBERS}
     small = {name: (x.half() if x.is_floating_point() else x).contiguous() for name, x in tensors.items()}
-    places.write(path, save(small, {name: json.dumps(value) for name, value in about.items()}))
+    sums.write(path, save(small, {name: json.dumps(value) for name, value in about.items()}))
 
 
 def kept(base: Subject, tuned: Subject) -> Patched | None:
@@ -216,13 +217,18 @@ def words(found: Patched, table: pd.DataFrame | None = None) -> dict[str, str]:
 
 
 def _files() -> Iterator[tuple[str, list[str], Patched]]:
-    """Of each kept file its name, the fingerprints of both models, and the answers."""
+    """Of each kept file its name, the fingerprints of both models, and the answers; a damaged one is left out."""
     for path in sorted(folder().glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            about = {name: json.loads(text) for name, text in file.metadata().items()}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-        whole = {key: x.float() if x.is_floating_point() else x for key, x in tensors.items()}
-        yield path.stem, about["models"], Patched(tuple(map(_condition, about["conditions"])), **whole)
+        try:
+            with safe_open(sums.require(path), framework="pt") as file:
+                about = {name: json.loads(text) for name, text in file.metadata().items()}
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            whole = {key: x.float() if x.is_floating_point() else x for key, x in tensors.items()}
+            pair, found = about["models"], Patched(tuple(map(_condition, about["conditions"])), **whole)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
+            warnings.warn(f"the kept answers of {path.stem} are left out: {error}", stacklevel=2)
+            continue
+        yield path.stem, pair, found
 
 
 def folder() -> Path:

@@ -91,7 +91,7 @@ class Study:
             where = {"at": position, "heads": list(map(str, heads))} if heads else {}
 
             def compute(heads: list[Head] = heads) -> dict[str, Tensor]:
-                return vars(interchange.answers(pairs(), [heads], position))
+                return vars(interchange.answers(pairs().of(triples), [heads], position))
 
             found.append(self.store.keep("patched", {**about, **where}, compute))
         top, logprobs = (torch.cat([one[name] for one in found]) for name in ("top", "logprobs"))

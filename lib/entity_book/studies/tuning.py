@@ -6,7 +6,7 @@ from typing import get_args
 
 import numpy as np
 import pandas as pd
-from entity_circuits import models, places, results
+from entity_circuits import models, places, results, sums
 from entity_circuits.arguments import one_of
 from entity_circuits.models.subject import Subject
 from entity_circuits.runs.answers import evaluate
@@ -49,7 +49,7 @@ def measure(
         prompts = boxes.prompts(subject, contexts * boxes_, boxes_, seed, "evaluation")
         right = store.keep(
             f"accuracy-{kind}-{number}",
-            results.key(evaluate.__module__, subject, prompts=prompts),
+            results.key(__name__, subject, prompts=prompts),
             lambda: {"correct": evaluate(subject, prompts).correct},  # noqa: B023
         )["correct"]
         bits = np.packbits(right.cpu().numpy().astype(np.uint8)).tobytes().hex()
@@ -57,7 +57,7 @@ def measure(
     made = {"base": base, "contexts": contexts, "boxes": boxes_, "seed": seed, "split": "evaluation",
             "command": "entity-circuits measure-adapters", "rows": rows}  # fmt: skip
     path = places.data("adapters") / "accuracy.json" if path is None else path
-    places.write(path, json.dumps(made, indent=1) + "\n")
+    sums.write(path, json.dumps(made, indent=1) + "\n")
     return path
 
 
@@ -69,7 +69,7 @@ def measured(path: Path | None = None) -> pd.DataFrame:
     [0, 1, 2]
     """
     path = places.data("adapters") / "accuracy.json" if path is None else path
-    made = json.loads(path.read_text(encoding="utf-8"))
+    made = json.loads(sums.read(path))
     n, size = made["contexts"] * made["boxes"], made["boxes"]
     prompt = np.arange(n)
     tables = []

@@ -3,15 +3,17 @@
 import json
 import os
 import platform
-import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from entity_circuits import models, places, results
+from entity_circuits import models, places, results, sums
 from entity_circuits.models.subject import Subject
+from safetensors import SafetensorError
 
 from . import data as training_data
 from . import finetune
@@ -23,18 +25,19 @@ SEEDS = (0, 1, 2)
 def save(trained: Trained, subject: Subject, folder: Path, command: str) -> Path:
     """Write an adapter in PEFT's format with its card and its log, or all weights; the folder appears whole or not.
 
-    The numbers are stored in bfloat16. Raises `FileExistsError` if the folder is there: nothing is overwritten.
+    The numbers are stored in bfloat16, and the SHA-256 of every file beside them. Raises `FileExistsError` if the
+    folder is there: nothing is overwritten; and `ValueError` for weights that are not finite.
 
         adapters.save(trained, subject, Path("adapters/arithmetic"), "by hand")
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save_file  # slow to import
 
     if folder.exists():
         raise FileExistsError(f"{folder} is there already; remove it first, or give another --out")
-    part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-    part.mkdir(parents=True)
+    if broken := [name for name, value in trained.weights.items() if not value.isfinite().all()]:
+        raise ValueError(f"{len(broken)} trained tensors hold numbers that are not finite: try a lower learning rate")
     recipe = trained.recipe
-    try:
+    with _as_system_error(folder), places.making(folder) as part:
         weights = {name: value.to(torch.bfloat16).contiguous() for name, value in trained.weights.items()}
         if recipe.full:
             subject.model.config.save_pretrained(part)
@@ -57,10 +60,16 @@ def save(trained: Trained, subject: Subject, folder: Path, command: str) -> Path
         }  # fmt: skip
         (part / "log.json").write_text(json.dumps(log) + "\n", encoding="utf-8")
         (part / "README.md").write_text(_card(log), encoding="utf-8")
-        os.replace(part, folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        sums.seal(part)
     return folder
+
+
+@contextmanager
+def _as_system_error(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(f"{folder} could not be written: {error}") from error
 
 
 def home(recipe: Recipe) -> Path:
@@ -83,6 +92,7 @@ def run(
     folder = home(recipe) if out is None else out
     if folder.exists():
         raise FileExistsError(f"{folder} is there already; remove it first, or give another --out")
+    places.probe(folder.parent, "Give another --out.")
     if dtype == "auto":
         dtype = "bfloat16" if bfloat16_gain(device) > 1.25 else "float32"
     subject = models.load(model, dtype=getattr(torch, dtype), device=device, check=False)
@@ -124,7 +134,7 @@ def log(kind: str) -> dict[str, Any]:
     >>> adapters.log("arithmetic")["recipe"]["seed"]
     0
     """
-    found: dict[str, Any] = json.loads((places.data("adapters") / kind / "log.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads(sums.read(places.data("adapters", kind, "log.json")))
     return found
 
 

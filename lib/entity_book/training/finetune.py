@@ -91,8 +91,7 @@ def train(subject: Subject, recipe: Recipe, store: Store | None = None) -> Train
     data = training_data.examples(recipe.kind, recipe.steps * recipe.batch, recipe.seed)
     held_out = training_data.examples(recipe.kind, recipe.held_out, recipe.seed, "held_out")
     store = Store(None) if store is None else store
-    inputs = {**asdict(recipe), "model": subject.fingerprint, "threads": torch.get_num_threads()}
-    inputs |= {"code": results.code(__name__), "device": subject.device.type}
+    inputs = results.key(__name__, subject, **asdict(recipe))
     ends = [*range(recipe.checkpoint, recipe.steps, recipe.checkpoint), recipe.steps]
     with _trainable(subject, recipe) as parameters, fast_float32(subject):
         batches = _batches(subject, data, recipe)

@@ -9,4 +9,5 @@ from .files import folder as folder
 from .files import load as load
 from .files import names as names
 from .files import of as of
+from .files import readable as readable
 from .files import save as save

@@ -6,13 +6,14 @@ A file holds a circuit and the score of every head in all rounds.
 import json
 import math
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from .. import heads, places, results
+from .. import heads, places, results, sums
 from ..arguments import each_of, integer, one_of
 from ..heads import Circuit, Group, Head
 from ..methods import path_patching
@@ -123,14 +124,15 @@ def save(discovery: Discovery | Finding, path: Path, *, command: str = "") -> Fi
     content = {"format": FORMAT, **json.loads(found.circuit.to_json()), "scores": scores}
     text = re.sub(r"\[\n([^\[\]]*?)\n\s*\]", _on_one_line, json.dumps(content, indent=1, allow_nan=False))
     _parsed(text, path)
-    places.write(path, text + "\n")
+    sums.write(path, text + "\n")
     return found
 
 
 def load(name: str | Path) -> Finding:
     """A stored circuit, checked: of the book's data by its name (`data/circuits/NAME.json`), or any file by its path.
 
-    Raises `FileNotFoundError` that lists the names there are, and `ValueError` that says what is wrong with a file.
+    Raises `FileNotFoundError` that lists the names there are, and `ValueError` that says what is wrong with a file, or
+    that its content is not what `SHA256SUMS` beside it lists (see `sums`).
 
         from entity_circuits import circuits
 
@@ -145,7 +147,23 @@ def load(name: str | Path) -> Finding:
                 f"{', '.join(known) or 'there are none here'}.{meant(str(name), known)}"
             )
         path = folder() / f"{name}.json"
-    return _parsed(path.read_text(encoding="utf-8"), path)
+    return _parsed(sums.read(path), path)
+
+
+def readable() -> Iterator[Finding]:
+    """The book's circuits, one after the other; of a damaged file it is only told, in a warning, that it is left out.
+
+    For example:
+
+        from entity_circuits import circuits
+
+        print([found.model for found in circuits.readable()])
+    """
+    for name in names():
+        try:
+            yield load(name)
+        except (OSError, ValueError) as error:
+            warnings.warn(f"the circuit {name} is left out: {error}", stacklevel=2)
 
 
 def of(subject: Subject, *, n: int = 70, seed: int = 0, store: Store | None = None) -> Finding:
@@ -159,8 +177,8 @@ def of(subject: Subject, *, n: int = 70, seed: int = 0, store: Store | None = No
         print(*found.rankings()["value_fetcher"][:5])
     """
     n, seed = integer("n", n), integer("seed", seed, least=None)
-    for name in names():
-        if (stored := load(name)).circuit.about["fingerprint"] == subject.fingerprint:
+    for stored in readable():
+        if stored.circuit.about["fingerprint"] == subject.fingerprint:
             return stored
     command = f"entity-circuits discover {subject.name} --n {n} --seed {seed}"
     return finding(path_patching.discover(subject, n=n, seed=seed, store=store), command=command)

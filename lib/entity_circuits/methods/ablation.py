@@ -191,7 +191,7 @@ def circuit_accuracy(
     for index, circuit in enumerate(found):
         alike.setdefault(tuple(sorted(place for place, some in circuit.items() if some)), []).append(index)
     shards = [part[i : i + SHARD] for part in alike.values() for i in range(0, len(part), SHARD)]
-    about = {"metric": read.name, "method": method, "memory": memory}
+    about = {"metric": read, "method": method, "memory": memory}
     inputs = results.key(__name__, subject, prompts=prompts, means=means.z, **about)
     answers = Answers(
         torch.zeros(len(found), len(prompts), dtype=torch.bool),
@@ -238,7 +238,7 @@ def full_model(
         outcome = runs.run(subject, prompts, targets=targets)
         return {"correct": read.correct(outcome, prompts), "logprob": read.value(outcome, prompts)}
 
-    inputs = results.key(__name__, subject, prompts=prompts, metric=read.name)
+    inputs = results.key(__name__, subject, prompts=prompts, metric=read)
     return Answers(contexts=prompts.contexts.cpu(), **(store or Store(None)).keep("full", inputs, compute))
 
 

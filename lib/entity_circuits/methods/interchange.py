@@ -54,6 +54,12 @@ class Pairs:
         ends = np.cumsum([0, *map(len, self.batches)]).tolist()
         return [slice(begin, end) for begin, end in itertools.pairwise(ends)]
 
+    def of(self, triples: Triples) -> "Pairs":
+        """These pairs. Raises `ValueError` unless they were recorded of these triples."""
+        if self.triples.digest != triples.digest:
+            raise ValueError("these pairs were recorded of other triples than the answers are stored for")
+        return self
+
     def towards(self, name: str) -> "Pairs":
         """The same runs with another candidate answer as the target: `pairs.towards("object")`."""
         return replace(self, triples=self.triples.towards(name))

@@ -101,7 +101,7 @@ def sweep(
         receivers=None if receivers is None else sorted(set(receivers)),
         composition=composition,
         reach=reach,
-        metric=read.name,
+        metric=read,
         method=method,
     )
     made: list[tuple[Recording, Recording]] = [recordings] if recordings else []

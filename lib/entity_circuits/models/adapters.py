@@ -9,7 +9,7 @@ import torch
 
 from .. import places
 from ..spelling import meant
-from . import weights
+from . import folders
 from .cached import folder_of
 from .naming import CONVERT, HUB_ID, path_of
 from .registry import ADAPTER_FILES, registry, shipped
@@ -49,11 +49,11 @@ def folder(adapter: str) -> Path:
                 f"there is no adapter {adapter!r}: no entry of the registry, no folder and no hub id."
                 f"{meant(adapter, known)}"
             )
-        path = weights.hub_download(hub["repo"], hub["revision"] or "main", patterns=ADAPTER_FILES)
+        path = folders.downloaded(hub["repo"], hub["revision"] or "main", patterns=ADAPTER_FILES)
     missing = [file for file in ADAPTER_FILES if not (path / file).exists()]
     if missing:
         raise FetchError(f"{adapter} lacks {' and '.join(missing)}. {CONVERT}")
-    return path
+    return folders.as_listed(path)
 
 
 def same_model(one: str, other: str) -> bool | None:

