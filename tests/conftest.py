@@ -1,10 +1,12 @@
 """Fixtures of several test files."""
 
-import json
+from pathlib import Path
 
+import nbformat
 import pytest
-from entity_book.build import book
-from small_book import PARAMETERS, executed, notebook
+from entity_book.build import book, executed
+from entity_circuits import places
+from small_book import PARAMETERS, notebook
 
 
 @pytest.fixture
@@ -27,10 +29,11 @@ def pretend(monkeypatch):
     """
     kept = {}
 
-    def run(jobs, _, root):
+    def run(jobs, _):
         for job in jobs:
             rows = {key: {"value": value} for key, value in kept.get(job.chapter, {}).items()}
-            executed(root, job.chapter).write_text(json.dumps({"metadata": {"book": {**job.record, "findings": rows}}}))
+            made = nbformat.v4.new_notebook(metadata={"book": {**job.record, "findings": rows}})
+            places.write(executed.path(Path(job.root), job.chapter), executed.sealed(made))
         return [book.Run(job.chapter, "", 0, 0, job.parameters) for job in jobs]
 
     monkeypatch.setattr(book, "_execute", run)

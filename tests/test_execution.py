@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from entity_book.build import book, cli, notebooks
 from entity_book.build.book import BookError
-from small_book import PARAMETERS, add, executed, notebook, outputs, ran
+from small_book import PARAMETERS, add, executed, notebook, outputs, ran, results
 
 
 def test_a_chapter_is_executed_noted_and_then_left_alone(house, capfd):
@@ -46,11 +46,11 @@ def test_two_at_a_time_give_the_same_bytes_as_one(house):
         cells = "import sys, time\nfor i in range(3):\n    print(i, flush=True); time.sleep(0.02)", "{'a', 'b', 'c'}"
         add(house, name, PARAMETERS, *cells, "print('no' + 'ise', file=sys.stderr)")
     book.execute(["02", "03"], {"seed": 3}, root=house)
-    before = [executed(house, name).read_bytes() for name in ("02_two", "03_three")]
+    before = [results(house, name) for name in ("02_two", "03_three")]
     book.execute(["02", "03"], {"seed": 3}, jobs=2, force=True, root=house)
-    assert [executed(house, name).read_bytes() for name in ("02_two", "03_three")] == before
-    assert b"noise" not in before[0]
-    assert sum(b"injected-parameters" in text for text in before) == 2
+    assert [results(house, name) for name in ("02_two", "03_three")] == before
+    assert "noise" not in before[0]
+    assert sum("injected-parameters" in text for text in before) == 2
 
 
 def test_a_parameter_reaches_the_chapter(house):

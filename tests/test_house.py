@@ -29,7 +29,6 @@ DOCUMENTS = ["README.md", "CONTRIBUTING.md", "book/how_to.md"]
 # Declared, and used otherwise than by an import.
 NOT_IMPORTED = {
     "jupyter-book": "started as a program",
-    "ipykernel": "runs the notebooks",
     "sphinx-exercise": "named in _config.yml",
     "sphinx-mathjax-offline": "read as files",
     "playwright": "imported by name, where it is installed",

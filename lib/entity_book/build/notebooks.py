@@ -46,8 +46,8 @@ def read(path: Path) -> NotebookNode:
     """The notebook in a file. Raises `ValueError` naming the file if it is not a notebook."""
     try:
         return nbformat.reads(path.read_text(encoding="utf-8"), as_version=4)
-    except (nbformat.reader.NotJSONError, nbformat.ValidationError) as error:
-        raise ValueError(f"{path} is not a notebook: {str(error).splitlines()[0][:200]}") from error
+    except (ValueError, nbformat.ValidationError, LookupError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path} is not a notebook: {(str(error).splitlines() or [''])[0][:200]}") from error
 
 
 def text(notebook: NotebookNode) -> str:

@@ -19,7 +19,7 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from ..claims import claims, findings
 from ..figures import charts
-from . import book, notebooks, used
+from . import book, executed, notebooks, used
 
 log = logging.getLogger(__name__)
 
@@ -45,13 +45,16 @@ def use_executed(app: Sphinx, docname: str, source: list[str]) -> None:
     """Read a chapter's executed copy in place of the stripped notebook. Warns if there is none or it is out of date."""
     if not docname.startswith("chapters/"):
         return
-    executed = Path(app.srcdir, "build", "executed", docname + ".ipynb")
-    app.env.note_dependency(str(executed))
-    if not executed.is_file():
+    copy = executed.path(Path(app.srcdir), docname.removeprefix("chapters/"))
+    app.env.note_dependency(str(copy))
+    if not copy.is_file():
         log.warning("this chapter has not been executed", location=docname)
         return
-    text = executed.read_text(encoding="utf-8")
-    if json.loads(text)["metadata"].get("book", {}).get("source") != notebooks.digest(source[0]):
+    text = copy.read_bytes().decode(errors="replace")
+    if not executed.whole(text):
+        log.warning("its executed copy was altered or damaged; `entity-circuits book` executes it", location=docname)
+        return
+    if json.loads(text)["metadata"]["book"]["source"] != notebooks.digest(source[0]):
         log.warning("this chapter has changed since it was executed", location=docname)
     source[0] = text
 
@@ -155,16 +158,17 @@ class RunsTable(SphinxDirective):
     has_content = False
 
     def run(self) -> list[nodes.Node]:
-        """The table as nodes, made from `build/executed/runs.json`."""
+        """The table as nodes, made from what the executed copies say of their runs."""
         root = Path(self.env.srcdir)
-        self.env.note_dependency(str(root / "build" / "executed" / "runs.json"))
+        for name in book.chapters(root):
+            self.env.note_dependency(str(executed.path(root, name)))
         done = book.runs(root)
         missing = [name for name in book.chapters(root) if name not in done]
         if missing:
             log.warning("no run of %s is recorded", ", ".join(missing), location=self.get_location())
         lines = _table([done[name] for name in book.chapters(root) if name in done])
         holder = nodes.container(classes=["book-runs"])
-        self.state.nested_parse(StringList(lines, source="build/executed/runs.json"), self.content_offset, holder)
+        self.state.nested_parse(StringList(lines, source="build/executed"), self.content_offset, holder)
         return [holder]
 
 
@@ -190,13 +194,13 @@ class Quoted(SphinxRole):
         """The number with its interval; where there is none, because nothing was tested, the words that say so."""
         path = findings.file(Path(self.env.srcdir))
         self.env.note_dependency(str(path))
-        found = findings.load(path).get(self.text)
+        found = book.found(Path(self.env.srcdir)).reported.get(self.text)
         return [nodes.Text("not tested here" if found is None else str(found))], []
 
 
 def claims_lines(root: Path) -> list[str]:
     """The table of claims as MyST text; a line that says so if no chapter sums up, or it has not been executed."""
-    chapters, found = book.summing_up(root), findings.gathered(findings.file(root))
+    chapters, found = book.summing_up(root), book.found(root)
     if not chapters or not findings.file(root).is_file():
         return ["The chapter that sums up has not been executed."]
     judged = claims.table(found.reported)
