@@ -9,6 +9,7 @@ import nbformat
 import pytest
 from entity_book.build import book, cli, notebooks
 from entity_book.build.book import BookError
+from entity_circuits import places
 from small_book import PARAMETERS, add, executed, notebook, outputs, ran, results
 
 
@@ -133,6 +134,49 @@ def test_an_address_or_an_error_in_an_output_is_a_problem(tmp_path):
     assert len(found) == 2
     assert "cell 1 shows a memory address" in found[0]
     assert "cell 2 stores an error: ValueError: no" in found[1]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "/mnt/disk/x",
+        "in '/data/models'",
+        "(/scratch/me/x)",
+        "/srv/x",
+        "/workspace/x",
+        "/Volumes/Disk/x",
+        "file:///opt/x",
+        "/home/me",
+        r"C:\Users\me",
+        "c:/Users/me",
+        r"\\server\share\x",
+        "hf_" + "aB3" * 11,
+    ],
+)
+def test_a_path_of_any_machine_or_a_token_is_a_problem_and_a_token_is_not_repeated(tmp_path, words):
+    for output in (
+        nbformat.v4.new_output("stream", text=f"one\n{words}\n"),
+        nbformat.v4.new_output("display_data", {"application/x+json": {"a": [f"one\n{words}"]}}),
+        nbformat.v4.new_output("display_data", {"image/svg+xml": f"<svg>{words}</svg>"}),
+    ):
+        made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x", outputs=[output])])
+        (found,) = notebooks.problems(made, tmp_path)
+        assert "hf_" not in words or words not in found
+
+
+def test_ordinary_words_are_no_path_of_a_machine():
+    words = [
+        "data/cmap/code.safetensors",
+        "and/or",
+        "carries/A/object",
+        "https://arxiv.org/data/1",
+        "a/data/b",
+        "~/data/x",
+    ]
+    words += [r"$\\beta\gamma$", "1/opt/2", r"a \\ b", "10:30", "hf_transfer", "/", "/data", "input/output /s"]
+    outputs = [nbformat.v4.new_output("stream", text=one) for one in [*words, "\n".join(words)]]
+    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x", outputs=outputs)])
+    assert notebooks.problems(made, places.ROOT) == []
 
 
 def test_a_path_that_the_reader_gave_may_be_shown(tmp_path):

@@ -51,6 +51,7 @@ def run(job: Job, environment: dict[str, str]) -> Run:
     root = Path(job.root)
     own = root / "build" / "kernels" / job.chapter
     shutil.rmtree(own, ignore_errors=True)  # of a chapter that was killed
+    own.mkdir(parents=True)
     os.environ.update({**environment, **kernel.environment(own), findings.VARIABLE: job.findings})
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError

@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 from bs4 import BeautifulSoup
 from entity_circuits import places
 
-from . import book, executed, inputs, lock
+from . import book, executed, inputs, lock, notebooks
 from .lock import BookError
 
 LINKED_HOSTS = frozenset(
@@ -96,9 +96,10 @@ def check(html: Path) -> Report:
     """Read every page of a built site and report what is broken in it.
 
     Looked for: links and fragments that lead nowhere, ids used twice, pictures without words, anything loaded from
-    another host, links to hosts outside `LINKED_HOSTS`, charts without a picture or a specification. Raises `BookError`
-    if there is no site.
+    another host, links to hosts outside `LINKED_HOSTS`, charts without a picture or a specification, paths of this
+    machine. Raises `BookError` if there is no site.
     """
+    root = html.resolve().parents[1]
     paths = pages(html)
     if not paths:
         raise BookError(f"no site at {html}; build it with `entity-circuits book`")
@@ -108,6 +109,8 @@ def check(html: Path) -> Report:
     weights: dict[str, int] = {}
     for path, page in soups.items():
         name = path.relative_to(html.resolve()).as_posix()
+        text = page.get_text()
+        problems += [f"{name}: shows a path of this machine" for folder in notebooks.private(root) if folder in text]
         found = [*_repeated_ids(page), *_links(page, path, html.resolve(), anchors), *_loaded(page), *_pictures(page)]
         problems += [f"{name}: {problem}" for problem in [*found, *_charts(page, path)]]
         weights[name] = _weight(page, path)

@@ -5,6 +5,7 @@ Sphinx loads it by name (`_config.yml`); `VegaLiteMime` is found by myst-nb thro
 
 import hashlib
 import json
+import re
 import shutil
 from importlib.metadata import distribution
 from pathlib import Path
@@ -147,7 +148,7 @@ class VegaLiteMime:
         name = f"chart-{hashlib.sha256(spec.encode()).hexdigest()[:16]}.svg"
         uri = renderer.write_file([name], charts.picture(data.content, "svg"), overwrite=True)
         picture = nodes.image(uri=uri, alt=charts.description(data.content), classes=["book-chart-static"])
-        spec = spec.replace("</", "<\\/")
+        spec = spec.replace("<", "\\u003c")  # no text of a chart ends its script, or opens a comment or a script in it
         before, after = '<div class="book-chart">', f'<script type="application/json">{spec}</script></div>'
         return [nodes.raw("", before, format="html"), picture, nodes.raw("", after, format="html")]
 
@@ -219,7 +220,7 @@ def _table(runs: list[book.Run]) -> list[str]:
             f"{run.seconds / 60:.1f} min" if run.seconds >= 90 else f"{run.seconds:.0f} s",
             f"{run.peak_bytes / 2**30:.1f} GiB",
             _noted(run.notes),
-            ", ".join(f"`{name} = {value!r}`" for name, value in run.parameters.items()) or "the chapter's own",
+            ", ".join(_code(f"{name} = {value!r}") for name, value in run.parameters.items()) or "the chapter's own",
         ]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     lines.append("")
@@ -235,11 +236,23 @@ def _grouped(runs: list[book.Run]) -> dict[str, list[str]]:
         at, packages = run.machine, ", ".join(f"{name} {version}" for name, version in run.versions.items())
         hardware = f"{at['processor']}, {at['cores']} cores, {at['memory'] / 2**30:.0f} GiB"
         where = f"{hardware}; {at['system']}; Python {at['python']}; {packages}"
-        groups.setdefault(where, []).append(f"`{run.chapter}`")
+        groups.setdefault(_plain(where), []).append(f"`{run.chapter}`")
     return groups
 
 
 def _noted(notes: dict[str, Any]) -> str:
     """The model and the beginning of its fingerprint, as far as the chapter noted them."""
     words = [str(notes[name])[:length] for name, length in (("model", 60), ("fingerprint", 12)) if notes.get(name)]
-    return " ".join(f"`{word}`" for word in words) or "none noted"
+    return " ".join(map(_code, words)) or "none noted"
+
+
+def _code(text: str) -> str:
+    """Markdown that shows a text as code, whatever it is: between more backticks than it has in a row, in one line."""
+    fence = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
+    room = " " * (fence != "`")
+    return fence + room + " ".join(text.split()) + room + fence
+
+
+def _plain(text: str) -> str:
+    """Markdown that shows a text as it is, in one line."""
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", " ".join(text.split()))
