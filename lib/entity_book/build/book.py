@@ -23,7 +23,7 @@ from entity_circuits.spelling import meant
 
 from ..claims import findings
 from . import chapter as kernels
-from . import executed, inputs, lock, notebooks
+from . import executed, inputs, lifetime, lock, notebooks
 from .chapter import Job, machine, say
 from .executed import Run
 from .lock import BookError
@@ -185,7 +185,7 @@ def _needed(plan: _Plan, names: list[str], found: str, jobs: int, force: bool) -
             say(f"{name}: unchanged, not run again")
             continue
         terminal = sys.stderr.isatty() and jobs == 1
-        todo.append(Job(name, str(plan.root), plan.given[name], record, terminal, os.getpid(), read))
+        todo.append(Job(name, str(plan.root), plan.given[name], record, terminal, read))
     return _execute(todo, jobs) if todo else []
 
 
@@ -193,7 +193,9 @@ def _execute(todo: list[Job], jobs: int) -> list[Run]:
     """Run each job in a fresh process, so that the peak memory of its kernel is that of this chapter alone."""
     done = []
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(
+        jobs, mp_context=context, max_tasks_per_child=1, initializer=lifetime.with_parent, initargs=(os.getpid(),)
+    ) as pool:
         futures = {pool.submit(kernels.run, job, kernels.environment(jobs)): job.chapter for job in todo}
         for future in as_completed(futures):
             try:

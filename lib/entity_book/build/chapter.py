@@ -17,7 +17,7 @@ from typing import Any
 from entity_circuits import places
 
 from ..claims import findings
-from . import executed, kernel, lifetime, notebooks
+from . import executed, kernel, notebooks
 from .executed import Run
 from .lock import BookError
 
@@ -39,15 +39,12 @@ class Job:
     parameters: dict[str, Any]
     record: dict[str, Any]
     terminal: bool
-    parent: int
-    """The process that executes the book; the chapter ends with it."""
     findings: str = ""
     """The file that the chapter reads findings from; empty if it reads none."""
 
 
 def run(job: Job, environment: dict[str, str]) -> Run:
     """In the process of one chapter: run it and store the executed copy. Raises `BookError` if anything fails."""
-    lifetime.with_parent(job.parent)
     root = Path(job.root)
     own = root / "build" / "kernels" / job.chapter
     shutil.rmtree(own, ignore_errors=True)  # of a chapter that was killed
