@@ -52,7 +52,7 @@ help:
 
 # HALF_MADE, with the number of the make that put it there, stands while packages are being installed: an environment in
 # which it was left behind was interrupted and is thrown away. READY is touched last.
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt hashes.txt
 	@test -n $(call quoted,$(PYTHON)) || { echo 'Python 3.11.5 to 3.13 is needed and was not found; name one: make PYTHON=...' >&2; exit 1; }
 	@if kill -0 "$$(cat $(HALF_MADE) 2>/dev/null)" 2>/dev/null; then \
 		echo 'another make is installing into $(VENV); wait for it, or remove $(VENV) if that is not so' >&2; exit 1; fi
@@ -62,11 +62,13 @@ $(READY): pyproject.toml constraints.txt
 	@$(call quoted,$(PYTHON)) -m venv $(VENV)
 	@test -z $(call quoted,$(TORCH_INDEX)) || { $(torch-without-cuda); } || \
 		echo 'environment: the TORCH_INDEX cannot be reached; torch comes from the usual index, on Linux with CUDA' >&2
-	@$(PIP) install -qq -c constraints.txt -e '.[book,dev]'
+	@$(PIP) install -qq --no-deps --require-hashes -r hashes.txt
+	@$(PIP) install -qq -c constraints.txt --no-build-isolation -e '.[book,dev]'
 	@rm $(HALF_MADE) && touch $(READY)
 	@echo 'environment: ready'
 
-# Torch goes first and alone; the next step finds it installed and looks no further. Before the index is relied on, it is
+# Torch goes first and alone; the next steps find it installed and look no further. Then all else comes by its digests,
+# what builds this package too; the last step adds what only some systems need (a torch with CUDA, say). Before the index is relied on, it is
 # asked what it has: an unreachable one must not cost minutes, so an alarm (it outlives exec) ends that after 15 s.
 within-15-s = $(BIN)/python -c 'import os, signal, sys; signal.alarm(15); os.execv(sys.argv[1], sys.argv[1:])'
 from-torch-index = --index-url $(call quoted,$(TORCH_INDEX)) --retries 1

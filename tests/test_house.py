@@ -223,6 +223,15 @@ def test_constraints_hold_plain_versions_only():
         assert line.startswith("#") or re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", line), line
 
 
+def test_every_pinned_version_but_torch_has_digests():
+    text = (places.ROOT / "hashes.txt").read_text(encoding="utf-8")
+    found = re.findall(
+        r"^([a-z0-9-]+)==([0-9a-z.]+) \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", text, re.MULTILINE
+    )
+    assert {name: pinned for name, pinned, _ in found} == {name: one for name, one in pins().items() if name != "torch"}
+    assert len(re.findall("^[^# ]", text, re.MULTILINE)) == len(found)
+
+
 def test_what_builds_the_package_is_pinned_too():
     assert project()["build-system"]["requires"] == [f"setuptools=={pins()['setuptools']}"]
 
