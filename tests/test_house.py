@@ -232,6 +232,12 @@ def test_every_pinned_version_but_torch_has_digests():
     assert len(re.findall("^[^# ]", text, re.MULTILINE)) == len(found)
 
 
+def test_actions_of_the_workflow_are_named_by_commit_with_their_version_beside():
+    used = re.findall(r"uses: (.+)$", (places.ROOT / ".github/workflows/ci.yml").read_text("utf-8"), re.MULTILINE)
+    assert used
+    assert all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", one) for one in used), used
+
+
 def test_what_builds_the_package_is_pinned_too():
     assert project()["build-system"]["requires"] == [f"setuptools=={pins()['setuptools']}"]
 
