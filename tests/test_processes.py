@@ -10,9 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-from entity_book.build import book, executed, lock, site
+from entity_book.build import book, cli, executed, lock, site
 from entity_book.build.book import BookError
 from entity_book.claims import findings
+from entity_circuits import places
 from small_book import PARAMETERS, add, notebook, outputs, ran
 
 SLEEPS = "import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(60)"
@@ -81,7 +82,8 @@ def test_a_book_that_is_killed_takes_its_kernels_with_it_and_holds_no_lock(house
         assert executed.record(house, "01_one") == {}
 
 
-def test_book_site_and_clean_refuse_beside_another_and_name_its_process(house):
+def test_book_site_and_clean_refuse_beside_another_and_name_its_process(house, monkeypatch, capsys):
+    monkeypatch.setattr(places, "ROOT", house, raising=False)
     process = started(house, "with lock.held(house, 'executing chapters'): print(flush=True); time.sleep(60)")
     try:
         assert until((house / "build" / ".lock.json").is_file)
@@ -89,12 +91,18 @@ def test_book_site_and_clean_refuse_beside_another_and_name_its_process(house):
         for work in (book.execute, site.build):
             with pytest.raises(BookError, match=words):
                 work(root=house)
+        executed.path(house, "01_one").parent.mkdir(parents=True)
+        assert cli.main(["clean"]) == 1
+        assert f"process {process.pid} has been executing chapters" in capsys.readouterr().err
+        assert executed.path(house, "").parent.is_dir()
     finally:
         process.kill()
         process.wait()
     with lock.held(house, "one"), lock.held(house, "the same process again"):
         pass
     assert not (house / "build" / ".lock.json").exists()
+    assert cli.main(["clean"]) == 0
+    assert [path.name for path in (house / "build").iterdir()] == [".lock"]
 
 
 def test_an_altered_byte_of_an_executed_copy_makes_it_none_at_all(house, pretend):

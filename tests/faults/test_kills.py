@@ -158,7 +158,7 @@ def test_a_book(tmp_path):
 def test_a_site(tmp_path):
     template = house(tmp_path / "house")
     settings = "title: Title\nonly_build_toc_files: true\nexecute: {execute_notebooks: 'off'}\nsphinx:\n"
-    settings += "  extra_extensions: [entity_book.build.sphinx_ext]\n"
+    settings += "  extra_extensions: [sphinx.ext.autodoc, entity_book.build.sphinx_ext]\n"
     settings += "  config: {suppress_warnings: ['*'], html_last_updated_fmt: null}\n"
     (template / "_config.yml").write_text(settings)
     for path in (template / "chapters").glob("*.ipynb"):

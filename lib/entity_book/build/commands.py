@@ -34,7 +34,7 @@ def book(arguments: argparse.Namespace) -> None:
 
     pair, given = _pair(arguments), _parameters(arguments)
     if arguments.build_only and (pair or given or arguments.only):
-        raise ValueError("--only, parameters and a pair of models are for executing; --build-only executes no chapter")
+        raise ValueError("--only, parameters and a pair are for executing chapters; --build-only executes none")
     book.check(arguments.only, given, pair=pair)
     with lock.held(places.ROOT, "making the book"):
         if pair:
