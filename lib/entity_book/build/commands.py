@@ -8,6 +8,7 @@ from typing import Any
 
 
 def models(_: argparse.Namespace) -> None:
+    """Print the models that have a name here."""
     from entity_circuits import models
 
     rows: list[tuple[str, ...]] = [("name", "GB", "executed here", "fetched", "licence; gate; source")]
@@ -21,6 +22,7 @@ def models(_: argparse.Namespace) -> None:
 
 
 def fetch(arguments: argparse.Namespace) -> None:
+    """Fetch models and print where they lie."""
     from entity_circuits import models
 
     for name in arguments.name:
@@ -28,6 +30,7 @@ def fetch(arguments: argparse.Namespace) -> None:
 
 
 def book(arguments: argparse.Namespace) -> None:
+    """Execute the chapters that need it, then build the site; all that was asked is checked first."""
     from entity_circuits import places
 
     from . import book, lock
@@ -92,6 +95,7 @@ def _pair(arguments: argparse.Namespace) -> tuple[str, str] | None:
 
 
 def readme(arguments: argparse.Namespace) -> int:
+    """Write the numbers of the last whole build, or tell how they differ: 1 if a claim turns."""
     from . import readme
 
     if not arguments.check:
@@ -103,6 +107,7 @@ def readme(arguments: argparse.Namespace) -> int:
 
 
 def finetune(arguments: argparse.Namespace) -> None:
+    """Train an adapter and print its folder."""
     from ..training import adapters, finetune
 
     given = {"steps": arguments.steps, "learning_rate": arguments.learning_rate}
@@ -128,6 +133,7 @@ def _require_device(name: str) -> None:
 
 
 def measure_adapters(_: argparse.Namespace) -> None:
+    """Measure base and adapters, and print the table."""
     from ..studies import tuning
 
     path = tuning.measure()
@@ -135,6 +141,7 @@ def measure_adapters(_: argparse.Namespace) -> None:
 
 
 def measure_cmap(arguments: argparse.Namespace) -> None:
+    """Patch a fine-tuned model into its base, store the result and print it."""
     from entity_circuits import models, results
 
     from ..studies import improvement
@@ -150,6 +157,7 @@ def measure_cmap(arguments: argparse.Namespace) -> None:
 
 
 def discover(arguments: argparse.Namespace) -> None:
+    """Find a circuit, store it and print it."""
     from entity_circuits import circuits, models, places, results
     from entity_circuits.methods import path_patching
 
@@ -165,12 +173,14 @@ def discover(arguments: argparse.Namespace) -> None:
 
 
 def compare_circuits(arguments: argparse.Namespace) -> None:
+    """Print the overlap of two circuits."""
     from entity_circuits import circuits
 
     print(circuits.report(*(circuits.load(name) for name in (arguments.one, arguments.other))))
 
 
 def check_site(_: argparse.Namespace) -> int:
+    """Print the weight of each page and each problem of the built site; 1 if there is one."""
     from entity_circuits import places
 
     from . import site
@@ -185,6 +195,7 @@ def check_site(_: argparse.Namespace) -> int:
 
 
 def serve(arguments: argparse.Namespace) -> None:
+    """Show the built site until it is stopped."""
     import threading
 
     from entity_circuits import places
@@ -200,6 +211,7 @@ def serve(arguments: argparse.Namespace) -> None:
 
 
 def strip(arguments: argparse.Namespace) -> int:
+    """Bring notebooks to their normal form, or say which are not in it: 1 if there is one."""
     from entity_circuits import places
 
     from . import notebooks
@@ -219,6 +231,7 @@ def strip(arguments: argparse.Namespace) -> int:
 
 
 def clean(_: argparse.Namespace) -> None:
+    """Remove the site and the executed chapters, unless a book is being made."""
     import shutil
 
     from entity_circuits import places
