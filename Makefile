@@ -11,7 +11,7 @@ PARAMETERS =
 CHAPTERS =
 JOBS = 1
 PORT = 8000
-TESTS = -m "not fetch"
+TESTS = -m "not fetch and not faults"
 BENCH =
 # On Linux the package index has torch with CUDA, several gigabytes of it. This index has it without.
 TORCH_INDEX = https://download.pytorch.org/whl/cpu
@@ -24,9 +24,14 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --no-input
 READY = $(VENV)/.ready
 HALF_MADE = $(VENV)/.half-made
-BOOK = $(BIN)/entity-circuits book --jobs $(JOBS) \
-	$(foreach chapter,$(CHAPTERS),--only $(chapter)) $(if $(MODEL),-p model $(MODEL)) $(if $(PAIR),--pair $(PAIR)) \
-	$(if $(BASE),--base $(BASE)) $(if $(FINETUNED),--finetuned $(FINETUNED)) $(PARAMETERS)
+# A variable as one word of the shell, whatever is in it. PARAMETERS, BENCH and TESTS are words for the shell themselves.
+quoted = '$(subst ','\'',$(1))'
+BOOK = $(BIN)/entity-circuits book --jobs $(call quoted,$(JOBS)) \
+	$(foreach chapter,$(CHAPTERS),--only $(call quoted,$(chapter))) $(if $(MODEL),-p model $(call quoted,$(MODEL))) \
+	$(if $(PAIR),--pair $(call quoted,$(PAIR))) $(if $(BASE),--base $(call quoted,$(BASE))) \
+	$(if $(FINETUNED),--finetuned $(call quoted,$(FINETUNED))) $(PARAMETERS)
+FETCH = $(BIN)/entity-circuits fetch $(DEFAULT_MODEL) \
+	$(if $(filter-out $(DEFAULT_MODEL),$(MODEL)),$(call quoted,$(MODEL)))
 
 .DEFAULT_GOAL = help
 .PHONY: help test book chapters serve lint bench adapters clean pristine
@@ -47,24 +52,26 @@ help:
 
 # HALF_MADE, with the number of the make that put it there, stands while packages are being installed: an environment in
 # which it was left behind was interrupted and is thrown away. READY is touched last.
-$(READY): pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo 'Python 3.11.5 to 3.13 is needed and was not found; name one: make PYTHON=...' >&2; exit 1; }
+$(READY): pyproject.toml constraints.txt hashes.txt
+	@test -n $(call quoted,$(PYTHON)) || { echo 'Python 3.11.5 to 3.13 is needed and was not found; name one: make PYTHON=...' >&2; exit 1; }
 	@if kill -0 "$$(cat $(HALF_MADE) 2>/dev/null)" 2>/dev/null; then \
 		echo 'another make is installing into $(VENV); wait for it, or remove $(VENV) if that is not so' >&2; exit 1; fi
 	@if test -e $(HALF_MADE); then rm -rf $(VENV); fi
 	@mkdir -p $(VENV) && echo $$PPID > $(HALF_MADE) && rm -f $(READY)
 	@echo 'environment: installing the pinned packages into $(VENV) (minutes, the first time)'
-	@$(PYTHON) -m venv $(VENV)
-	@test -z "$(TORCH_INDEX)" || { $(torch-without-cuda); } || \
-		echo 'environment: $(TORCH_INDEX) cannot be reached; torch comes from the usual index, on Linux with CUDA' >&2
-	@$(PIP) install -qq -c constraints.txt -e '.[book,dev]'
+	@$(call quoted,$(PYTHON)) -m venv $(VENV)
+	@test -z $(call quoted,$(TORCH_INDEX)) || { $(torch-without-cuda); } || \
+		echo 'environment: the TORCH_INDEX cannot be reached; torch comes from the usual index, on Linux with CUDA' >&2
+	@$(PIP) install -qq --no-deps --require-hashes -r hashes.txt
+	@$(PIP) install -qq -c constraints.txt --no-build-isolation -e '.[book,dev]'
 	@rm $(HALF_MADE) && touch $(READY)
 	@echo 'environment: ready'
 
-# Torch goes first and alone; the next step finds it installed and looks no further. Before the index is relied on, it is
+# Torch goes first and alone; the next steps find it installed and look no further. Then all else comes by its digests,
+# what builds this package too; the last step adds what only some systems need (a torch with CUDA, say). Before the index is relied on, it is
 # asked what it has: an unreachable one must not cost minutes, so an alarm (it outlives exec) ends that after 15 s.
 within-15-s = $(BIN)/python -c 'import os, signal, sys; signal.alarm(15); os.execv(sys.argv[1], sys.argv[1:])'
-from-torch-index = --index-url $(TORCH_INDEX) --retries 1
+from-torch-index = --index-url $(call quoted,$(TORCH_INDEX)) --retries 1
 torch-without-cuda = $(within-15-s) $(PIP) index versions torch $(from-torch-index) >/dev/null 2>&1 && \
 	$(PIP) install -qq --no-deps $(from-torch-index) $(shell grep '^torch==' constraints.txt)
 
@@ -73,15 +80,15 @@ test: $(READY)
 
 # Chapters are executed without a network, so their models are fetched before them (nothing to do if it is there).
 chapters: $(READY)
-	$(BIN)/entity-circuits fetch $(sort $(DEFAULT_MODEL) $(MODEL))
+	$(FETCH)
 	$(BOOK) --execute-only
 
 book: $(READY)
-	$(BIN)/entity-circuits fetch $(sort $(DEFAULT_MODEL) $(MODEL))
+	$(FETCH)
 	$(BOOK)
 
 serve: $(READY)
-	$(BIN)/entity-circuits serve --port $(PORT)
+	$(BIN)/entity-circuits serve --port $(call quoted,$(PORT))
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -108,10 +115,14 @@ data/adapters/%: | $(READY)
 build/adapters/%: | $(READY)
 	$(BIN)/entity-circuits finetune $(firstword $(subst -seed, ,$*)) --seed $(lastword $(subst -seed, ,$*))
 
-# Stored results took long to compute and are used again only where they are still right, so `clean` leaves them.
+# Stored results took long to compute and are used again only where they are still right, so `clean` leaves them. What a
+# book that is being made works on is removed by the command, which holds the lock; without the command no book is made.
 clean:
-	rm -rf _build build/executed build/site.json .mypy_cache .ruff_cache .hypothesis .pytest_cache
+	@if $(BIN)/python -c 'import entity_book.build.cli' 2>/dev/null; then $(BIN)/entity-circuits clean; \
+		else rm -rf _build build/executed build/kernels build/site.json; fi
+	rm -rf .mypy_cache .ruff_cache .hypothesis .pytest_cache
 	find lib tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 pristine: clean
-	rm -rf build $(VENV) lib/*.egg-info
+	if test -d build; then find build -mindepth 1 -maxdepth 1 ! -name '.lock*' -exec rm -rf {} +; fi
+	rm -rf $(VENV) lib/*.egg-info

@@ -1,10 +1,13 @@
 """Fixtures of several test files."""
 
-import json
+import socket
+from pathlib import Path
 
+import nbformat
 import pytest
-from entity_book.build import book
-from small_book import PARAMETERS, executed, notebook
+from entity_book.build import book, executed
+from entity_circuits import places
+from small_book import PARAMETERS, notebook
 
 
 @pytest.fixture
@@ -27,11 +30,47 @@ def pretend(monkeypatch):
     """
     kept = {}
 
-    def run(jobs, _, root):
+    def run(jobs, _):
         for job in jobs:
             rows = {key: {"value": value} for key, value in kept.get(job.chapter, {}).items()}
-            executed(root, job.chapter).write_text(json.dumps({"metadata": {"book": {**job.record, "findings": rows}}}))
+            made = nbformat.v4.new_notebook(metadata={"book": {**job.record, "findings": rows}})
+            places.write(executed.path(Path(job.root), job.chapter), executed.sealed(made))
         return [book.Run(job.chapter, "", 0, 0, job.parameters) for job in jobs]
 
     monkeypatch.setattr(book, "_execute", run)
     return kept
+
+
+@pytest.fixture
+def refused(tmp_path, monkeypatch, capsys):
+    """A function that runs a command which has to be refused, in a folder of some files, and gives what it said."""
+    from entity_book.build import cli, lock, site
+    from entity_book.training import adapters
+    from entity_circuits.methods import path_patching
+
+    def worked(*_, **__):
+        pytest.fail("work was started")
+
+    works = [(book, "_execute"), (site, "_build"), (adapters, "run"), (lock, "held")]
+    for module, name in [*works, (path_patching, "discover"), (socket.socket, "connect")]:
+        monkeypatch.setattr(module, name, worked)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for name, content in {"file": b"x", "list.ipynb": b"[]", "bytes.ipynb": b"\xff\xfe\x00"}.items():
+        (tmp_path / name).write_bytes(content)
+
+    def run(command):
+        try:
+            code = cli.main(command)
+        except SystemExit as ended:
+            code = ended.code
+        told = capsys.readouterr().err
+        assert code in (1, 2), told
+        assert "Traceback" not in told
+        assert "fault of the program" not in told
+        last = told.strip().splitlines()[-1]
+        assert last.startswith("entity-circuits") and len(last.split()) > 3, told
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["bytes.ipynb", "file", "list.ipynb"]
+        return told
+
+    return run

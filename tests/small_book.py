@@ -34,5 +34,13 @@ def outputs(house: Path, name: str = "01_one") -> str:
     return "".join("".join(output.get("text", "")) for cell in cells for output in cell.get("outputs", []))
 
 
+def results(house: Path, name: str = "01_one") -> str:
+    """The executed copy without what differs from run to run."""
+    made = notebooks.read(executed(house, name))
+    for key in ("run", "seal"):
+        del made["metadata"]["book"][key]
+    return notebooks.text(made)
+
+
 def ran(house: Path, **options) -> list[str]:
     return [run.chapter for run in book.execute(root=house, **options)]

@@ -9,7 +9,8 @@ import nbformat
 import pytest
 from entity_book.build import book, cli, notebooks
 from entity_book.build.book import BookError
-from small_book import PARAMETERS, add, executed, notebook, outputs, ran
+from entity_circuits import places
+from small_book import PARAMETERS, add, executed, notebook, outputs, ran, results
 
 
 def test_a_chapter_is_executed_noted_and_then_left_alone(house, capfd):
@@ -46,11 +47,11 @@ def test_two_at_a_time_give_the_same_bytes_as_one(house):
         cells = "import sys, time\nfor i in range(3):\n    print(i, flush=True); time.sleep(0.02)", "{'a', 'b', 'c'}"
         add(house, name, PARAMETERS, *cells, "print('no' + 'ise', file=sys.stderr)")
     book.execute(["02", "03"], {"seed": 3}, root=house)
-    before = [executed(house, name).read_bytes() for name in ("02_two", "03_three")]
+    before = [results(house, name) for name in ("02_two", "03_three")]
     book.execute(["02", "03"], {"seed": 3}, jobs=2, force=True, root=house)
-    assert [executed(house, name).read_bytes() for name in ("02_two", "03_three")] == before
-    assert b"noise" not in before[0]
-    assert sum(b"injected-parameters" in text for text in before) == 2
+    assert [results(house, name) for name in ("02_two", "03_three")] == before
+    assert "noise" not in before[0]
+    assert sum("injected-parameters" in text for text in before) == 2
 
 
 def test_a_parameter_reaches_the_chapter(house):
@@ -133,6 +134,50 @@ def test_an_address_or_an_error_in_an_output_is_a_problem(tmp_path):
     assert len(found) == 2
     assert "cell 1 shows a memory address" in found[0]
     assert "cell 2 stores an error: ValueError: no" in found[1]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "|mnt|disk|x",
+        "in '|data|models'",
+        "(|scratch|me|x)",
+        "|srv|x",
+        "|workspace|x",
+        "|Volumes|Disk|x",
+        "file:|||opt|x",
+        "|home|me",
+        r"C:\Users\me",
+        "c:|Users|me",
+        r"\\server\share\x",
+        "hf_" + "aB3" * 11,
+    ],
+)
+def test_a_path_of_any_machine_or_a_token_is_a_problem_and_a_token_is_not_repeated(tmp_path, words):
+    words = words.replace("|", "/")  # no file here names such a folder, this one neither
+    for output in (
+        nbformat.v4.new_output("stream", text=f"one\n{words}\n"),
+        nbformat.v4.new_output("display_data", {"application/x+json": {"a": [f"one\n{words}"]}}),
+        nbformat.v4.new_output("display_data", {"image/svg+xml": f"<svg>{words}</svg>"}),
+    ):
+        made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x", outputs=[output])])
+        (found,) = notebooks.problems(made, tmp_path)
+        assert "hf_" not in words or words not in found
+
+
+def test_ordinary_words_are_no_path_of_a_machine():
+    words = [
+        "data/cmap/code.safetensors",
+        "and/or",
+        "carries/A/object",
+        "https://arxiv.org/data/1",
+        "a/data/b",
+        "~/data/x",
+    ]
+    words += [r"$\\beta\gamma$", "1/opt/2", r"a \\ b", "10:30", "hf_transfer", "/", "/data", "input/output /s"]
+    outputs = [nbformat.v4.new_output("stream", text=one) for one in [*words, "\n".join(words)]]
+    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x", outputs=outputs)])
+    assert notebooks.problems(made, places.ROOT) == []
 
 
 def test_a_path_that_the_reader_gave_may_be_shown(tmp_path):

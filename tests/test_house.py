@@ -29,7 +29,6 @@ DOCUMENTS = ["README.md", "CONTRIBUTING.md", "book/how_to.md"]
 # Declared, and used otherwise than by an import.
 NOT_IMPORTED = {
     "jupyter-book": "started as a program",
-    "ipykernel": "runs the notebooks",
     "sphinx-exercise": "named in _config.yml",
     "sphinx-mathjax-offline": "read as files",
     "playwright": "imported by name, where it is installed",
@@ -222,6 +221,21 @@ def test_constraints_pin_all_that_the_dependencies_bring():
 def test_constraints_hold_plain_versions_only():
     for line in (places.ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
         assert line.startswith("#") or re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", line), line
+
+
+def test_every_pinned_version_but_torch_has_digests():
+    text = (places.ROOT / "hashes.txt").read_text(encoding="utf-8")
+    found = re.findall(
+        r"^([a-z0-9-]+)==([0-9a-z.]+) \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", text, re.MULTILINE
+    )
+    assert {name: pinned for name, pinned, _ in found} == {name: one for name, one in pins().items() if name != "torch"}
+    assert len(re.findall("^[^# ]", text, re.MULTILINE)) == len(found)
+
+
+def test_actions_of_the_workflow_are_named_by_commit_with_their_version_beside():
+    used = re.findall(r"uses: (.+)$", (places.ROOT / ".github/workflows/ci.yml").read_text("utf-8"), re.MULTILINE)
+    assert used
+    assert all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", one) for one in used), used
 
 
 def test_what_builds_the_package_is_pinned_too():

@@ -1,10 +1,9 @@
 """The README's numbers are those of a stored whole build, and a new build is held against it."""
 
-import json
-
+import nbformat
 import pytest
 import tiny
-from entity_book.build import book, cli, readme
+from entity_book.build import book, cli, executed, readme
 from entity_book.build.book import BookError
 from entity_book.claims import claims, findings
 from entity_book.claims.findings import Gathered, Reported
@@ -24,8 +23,8 @@ def built(house):
     (house / "README.md").write_text(f"# A book\n\n{readme.BEGIN}\nold\n{readme.END}\n\nThe end.\n")
     save(house, FOUND)
     run = book.Run("01_one", "2026-11-22T10:00:00+00:00", 1.0, 1, machine=RUN)
-    path = house / "build" / "executed" / "runs.json"
-    path.write_text(json.dumps({"01_one": vars(run)}))
+    made = nbformat.v4.new_notebook(metadata={"book": {"run": vars(run)}})
+    places.write(executed.path(house, "01_one"), executed.sealed(made))
     return house
 
 

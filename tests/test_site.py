@@ -1,15 +1,20 @@
 """The check of a built site, on small sites with one fault each; and the Sphinx side of charts."""
 
+import http.client
+import json
 import re
 import urllib.request
 
 import pytest
+from bs4 import BeautifulSoup
 from docutils import nodes
-from entity_book.build import site, sphinx_ext
+from docutils.core import publish_doctree
+from entity_book.build import book, site, sphinx_ext
 from entity_book.build.book import BookError
 from entity_book.claims import claims, findings
 from entity_book.figures import charts
 from entity_circuits import places
+from myst_parser.docutils_ import Parser as MystParser
 from small_book import add
 
 CHART = '<div class="book-chart"><img class="book-chart-static" src="c.svg" alt="One bar."/>{}</div>'
@@ -85,6 +90,89 @@ def test_the_server_gives_the_pages_on_this_machine_only(tmp_path):
     with site.server(tmp_path) as address:
         assert address.startswith("http://127.0.0.1:")
         assert urllib.request.urlopen(address).read() == b"here"
+
+
+def answer(address: str, path: str = "/", host: str | None = None) -> int:
+    connection = http.client.HTTPConnection(address.removeprefix("http://"))
+    connection.request("GET", path, headers={} if host is None else {"Host": host})
+    return connection.getresponse().status
+
+
+def test_the_server_answers_to_the_names_of_this_machine_alone(tmp_path):
+    (tmp_path / "index.html").write_text("here")
+    with site.server(tmp_path) as address:
+        port = address.rpartition(":")[2]
+        good = [f"127.0.0.1:{port}", f"localhost:{port}", f"LOCALHOST:{port}", f"[::1]:{port}"]
+        bad = ["evil.example", f"evil.example:{port}", "localhost", "localhost:1", "", f"localhost:{port}.evil.example"]
+        assert {answer(address, host=host) for host in good} == {200}
+        assert {answer(address, host=host) for host in bad} == {403}
+
+
+def test_the_server_follows_no_link_out_of_the_site_and_lists_no_folder(tmp_path):
+    html, secret = tmp_path / "html", tmp_path / "secret.html"
+    (html / "pages").mkdir(parents=True)
+    (html / "linked").mkdir()
+    secret.write_text("secret")
+    (html / "index.html").write_text("here")
+    (html / "in.html").symlink_to("index.html")
+    (html / "out.html").symlink_to(secret)
+    (html / "folder").symlink_to(tmp_path)
+    (html / "linked" / "index.html").symlink_to(secret)
+    with site.server(html) as address:
+        assert [answer(address, path) for path in ("/", "/in.html")] == [200, 200]
+        for path in (
+            "/out.html",
+            "/folder/secret.html",
+            "/folder/",
+            "/linked/",
+            "/pages/",
+            "/../secret.html",
+            "/nowhere",
+        ):
+            assert answer(address, path) == 404, path
+
+
+HOSTILE = [
+    "`",
+    "``` <script>",
+    "<script>alert(1)</script>",
+    "<!--<script>",
+    "a | b",
+    "$x$ {{y}} [z](javascript:1)",
+    "a\nb",
+]
+
+
+def parsed(text: str) -> nodes.document:
+    settings = {"myst_enable_extensions": ["colon_fence", "dollarmath", "linkify", "tasklist"], "report_level": 5}
+    return publish_doctree(text, parser=MystParser(), settings_overrides=settings)
+
+
+@pytest.mark.parametrize("words", HOSTILE)
+def test_no_text_of_a_run_becomes_markup_of_the_status_page(words):
+    machine = {"processor": words, "cores": 1, "memory": 1, "system": words, "python": "3.11"}
+    run = book.Run("01_one", "", 1.0, 1, {"model": words, words: 1}, {"model": words}, machine, {words: words})
+    page = parsed("\n".join(sphinx_ext._table([run])))
+    markup = nodes.raw, nodes.math, nodes.math_block, nodes.comment, nodes.reference, nodes.emphasis, nodes.image
+    assert not [node for kind in markup for node in page.findall(kind)]
+    assert page.astext().count(" ".join(words.split())) >= 4
+
+
+@pytest.mark.parametrize("words", HOSTILE)
+def test_no_text_of_a_chart_becomes_markup_of_its_page(words):
+    spec = {**Data.content, "description": words, "data": {"values": [{"a": 3, "label": words}]}}
+    data = type("Hostile", (), {"mime_type": charts.MIME, "content": spec})
+    before, _, after = sphinx_ext.VegaLiteMime.handle_mime(Renderer(), data, False)
+    page = BeautifulSoup(f"{before.astext()}{after.astext()}<p>the rest</p>", "html.parser")
+    assert page.select_one("p").get_text() == "the rest"
+    assert json.loads(page.select_one("script").string) == spec
+    assert after.astext().count("<") == 3  # of the script, its end, and that of what holds it
+
+
+def test_a_path_of_the_builder_on_a_page_is_told(tmp_path):
+    html = tmp_path / "_build" / "html"
+    html.mkdir(parents=True)
+    assert problems(html, f"<pre>ROOT = PosixPath('{tmp_path}/x')</pre>")[0].startswith("index.html: shows a path")
 
 
 class Renderer:

@@ -1,15 +1,18 @@
 """Executing the chapters: each notebook of the table of contents, from its stripped source, in a process of its own.
 
 A chapter that ran is kept in `build/executed/chapters/` together with a digest of all it was made from; while that does
-not change, it is not run again. What it cost and where it ran goes into `build/executed/runs.json`.
+not change, it is not run again. What it cost and where it ran is told by the same copy (`executed`).
 """
 
 import json
+import math
 import multiprocessing
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -17,19 +20,20 @@ from typing import Any
 import yaml
 from entity_circuits import places
 from entity_circuits.spelling import meant
-from filelock import FileLock, Timeout
 
 from ..claims import findings
 from . import chapter as kernels
-from . import notebooks
-from .chapter import BookError, Job, Run, machine, say
+from . import executed, inputs, lifetime, lock, notebooks
+from .chapter import Job, machine, say
+from .executed import Run
+from .lock import BookError
 from .notebooks import note
 
-__all__ = ["BookError", "Run", "chapters", "execute", "machine", "note", "runs", "summing_up"]
+__all__ = ["BookError", "Run", "chapters", "check", "execute", "found", "machine", "note", "runs", "summing_up"]
 
-_FOR_THE_SITE_ONLY = {"cli.py", "site.py", "sphinx_ext.py", "readme.py", "used.py"}
-_NO_INPUT = {"findings.json"}
-"""Files of `data/` that are made from the executed chapters."""
+_FOR_THE_SITE_ONLY = {"cli.py", "commands.py", "lock.py", "site.py", "sphinx_ext.py", "readme.py", "used.py"}
+_NO_INPUT = {"findings.json", "README.md"}
+"""Files of `data/` that are made from the executed chapters, or for people."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +50,14 @@ class _Plan:
         """What the executed copy of a chapter will carry, if it is made now, from these findings if it reads any."""
         parts = [self.sources[name], self.given[name], self.shared, *([found] if name in self.readers else [])]
         digest = notebooks.digest(json.dumps(parts, sort_keys=True))
-        return {"digest": digest, "source": notebooks.digest(self.sources[name]), "parameters": self.given[name]}
+        made = {"digest": digest, "source": notebooks.digest(self.sources[name]), "parameters": self.given[name]}
+        return made | ({"read": notebooks.digest(found)} if name in self.readers else {})
 
     def gathered(self) -> findings.Gathered:
         """The findings of all chapters whose executed copies are current. Raises `BookError` if two keep one key."""
         kept, missing = {}, []
         for name in (name for name in self.sources if name not in self.readers):
-            done = _record(self.root, name)
+            done = executed.record(self.root, name)
             if done.get("digest") == self.record(name)["digest"]:
                 kept[name] = done.get("findings", {})
             else:
@@ -79,18 +84,44 @@ def chapters(root: Path | None = None) -> list[str]:
 
 
 def runs(root: Path | None = None) -> dict[str, Run]:
-    """The last run of each chapter, by name. Empty before the first."""
+    """The run of each chapter that has an executed copy, by name."""
     root = root or places.ROOT
-    path = _executed(root).parent / "runs.json"
-    if not path.is_file():
-        return {}
-    return {name: Run(**run) for name, run in json.loads(path.read_text(encoding="utf-8")).items()}
+    return {name: run for name in chapters(root) if (run := executed.run(root, name))}
 
 
 def summing_up(root: Path | None = None) -> list[str]:
     """The chapters of the table of contents that read the findings of the others."""
     root = root or places.ROOT
     return [name for name in chapters(root) if notebooks.reads_findings(_source(root, name))]
+
+
+def found(root: Path | None = None) -> findings.Gathered:
+    """The findings of all chapters as the last one that sums up has read them; empty before it was executed.
+
+    Raises `BookError` if the file that holds them is damaged, or another than that chapter has read.
+    """
+    root = root or places.ROOT
+    path = findings.file(root)
+    text = path.read_bytes() if path.is_file() else b""
+    read = {executed.record(root, name).get("read") for name in summing_up(root)} - {None}
+    if read - {sha256(text).hexdigest()}:
+        raise BookError(f"{path.name} is not what the chapters have read; `entity-circuits book` makes it anew")
+    try:
+        return findings.gathered(path)
+    except ValueError as error:
+        raise BookError(f"{error}; `entity-circuits book` makes it anew") from None
+
+
+def check(
+    only: Sequence[str] | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    pair: tuple[str, str] | None = None,
+    root: Path | None = None,
+) -> None:
+    """Raises the `BookError` of `execute` for what is asked of it, before a model is fetched or anything is run."""
+    root = root or places.ROOT
+    _plan(root, _chosen(chapters(root), only), parameters or {}, pair)
 
 
 def execute(
@@ -121,13 +152,10 @@ def execute(
     root = root or places.ROOT
     names = _chosen(chapters(root), only)
     plan = _plan(root, names, parameters or {}, pair)
-    _executed(root).mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(_executed(root).parent / ".lock", timeout=0):
-            done = _needed(plan, [name for name in names if name not in plan.readers], "", jobs, force)
-            return done + _sum_up(plan, [name for name in plan.readers if name in names], jobs, force)
-    except Timeout:
-        raise BookError("the chapters are being executed by another process; wait until it has finished") from None
+    with lock.held(root, "executing chapters"):
+        executed.path(root, "").parent.mkdir(parents=True, exist_ok=True)
+        done = _needed(plan, [name for name in names if name not in plan.readers], "", jobs, force)
+        return done + _sum_up(plan, [name for name in plan.readers if name in names], jobs, force)
 
 
 def _sum_up(plan: _Plan, names: list[str], jobs: int, force: bool) -> list[Run]:
@@ -137,7 +165,7 @@ def _sum_up(plan: _Plan, names: list[str], jobs: int, force: bool) -> list[Run]:
     found = plan.gathered()
     text = found.to_json()
     for name in plan.readers:
-        done = _record(plan.root, name).get("digest")
+        done = executed.record(plan.root, name).get("digest")
         if name not in names and done and done != plan.record(name, text)["digest"]:
             say(f"{name}: was made from other findings than there are now; `entity-circuits book` executes it again")
     if not names:
@@ -153,29 +181,32 @@ def _needed(plan: _Plan, names: list[str], found: str, jobs: int, force: bool) -
     todo = []
     for name in names:
         record, read = plan.record(name, found), str(findings.file(plan.root)) if name in plan.readers else ""
-        if not force and _record(plan.root, name).get("digest") == record["digest"]:
+        if not force and executed.record(plan.root, name).get("digest") == record["digest"]:
             say(f"{name}: unchanged, not run again")
             continue
-        todo.append(Job(name, str(plan.root), plan.given[name], record, sys.stderr.isatty() and jobs == 1, read))
-    return _execute(todo, jobs, plan.root) if todo else []
+        terminal = sys.stderr.isatty() and jobs == 1
+        todo.append(Job(name, str(plan.root), plan.given[name], record, terminal, read))
+    return _execute(todo, jobs) if todo else []
 
 
-def _execute(todo: list[Job], jobs: int, root: Path) -> list[Run]:
+def _execute(todo: list[Job], jobs: int) -> list[Run]:
     """Run each job in a fresh process, so that the peak memory of its kernel is that of this chapter alone."""
     done = []
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, max_tasks_per_child=1) as pool:
-        futures = [pool.submit(kernels.run, job, kernels.environment(jobs)) for job in todo]
+    with ProcessPoolExecutor(
+        jobs, mp_context=context, max_tasks_per_child=1, initializer=lifetime.with_parent, initargs=(os.getpid(),)
+    ) as pool:
+        futures = {pool.submit(kernels.run, job, kernels.environment(jobs)): job.chapter for job in todo}
         for future in as_completed(futures):
             try:
-                run = future.result()
+                done.append(future.result())
+            except BrokenProcessPool:
+                words = "a process was ended from outside, most often because memory ran out; not executed:"
+                left = [name for name in futures.values() if name not in {run.chapter for run in done}]
+                raise BookError(f"{words} {', '.join(left)}") from None
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
-            places.write(
-                _executed(root).parent / "runs.json", json.dumps(_with(root, run), indent=1, sort_keys=True) + "\n"
-            )
-            done.append(run)
     return sorted(done, key=lambda run: [job.chapter for job in todo].index(run.chapter))
 
 
@@ -200,7 +231,9 @@ def _chosen(known: list[str], only: Sequence[str] | None) -> list[str]:
         return known
     chosen = []
     for wanted in only:
-        if not (hits := [name for name in known if name == wanted] or [n for n in known if n.startswith(wanted)]):
+        if not wanted or not (
+            hits := [name for name in known if name == wanted] or [n for n in known if n.startswith(wanted)]
+        ):
             raise BookError(f"there is no chapter {wanted!r}.{meant(wanted, known)} There are {', '.join(known)}")
         chosen += hits
     return [name for name in known if name in chosen]
@@ -219,36 +252,27 @@ def _fit(declared: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any], pa
             raise BookError(f"no chapter has a parameter {parameter!r}.{meant(parameter, known)} {there}")
         for name, table in declared.items():
             default = table.get(parameter, value)
-            number = isinstance(default, float) and type(value) is int
-            if default is not None and value is not None and type(default) is not type(value) and not number:
+            if not _alike(default, value):
                 wanted = f"of type {type(default).__name__} like its default {default!r}"
                 raise BookError(f"{name}: parameter {parameter!r} has to be {wanted}, not {value!r}")
+
+
+def _alike(default: Any, value: Any) -> bool:
+    """Whether a value is of the type of a default; a default of None takes any, a list is held against its first."""
+    if isinstance(default, list | tuple) and isinstance(value, list):
+        return all(_alike(default[0], one) for one in value) if default else True
+    number = isinstance(default, float) and type(value) is int
+    finite = not isinstance(value, float) or math.isfinite(value)
+    return finite and (default is None or type(default) is type(value) or number)
 
 
 def _inputs(root: Path) -> dict[str, str]:
     """The digests of everything that all chapters rest on."""
     sources = [path for kind in ("*.py", "*.csv", "*.toml") for path in (root / "lib").rglob(kind)]
     files = [path for path in sources if path.name not in _FOR_THE_SITE_ONLY]
-    files += [path for path in (root / "data").rglob("*") if path.is_file() and path.name not in _NO_INPUT]
-    files += [path for path in [root / "constraints.txt"] if path.is_file()]
-    return {path.relative_to(root).as_posix(): sha256(path.read_bytes()).hexdigest() for path in sorted(files)}
+    files += [path for path in (root / "data").rglob("*") if path.name not in _NO_INPUT]
+    return inputs.digests(root, [*files, root / "constraints.txt"])
 
 
 def _source(root: Path, name: str) -> Path:
     return root / "chapters" / f"{name}.ipynb"
-
-
-def _executed(root: Path) -> Path:
-    return root / "build" / "executed" / "chapters"
-
-
-def _record(root: Path, name: str) -> dict[str, Any]:
-    """The `book` record of a chapter's executed copy, empty if there is none."""
-    try:
-        return dict(json.loads((_executed(root) / f"{name}.ipynb").read_text(encoding="utf-8"))["metadata"]["book"])
-    except (OSError, ValueError, KeyError):
-        return {}
-
-
-def _with(root: Path, run: Run) -> dict[str, Any]:
-    return {name: asdict(one) for name, one in {**runs(root), run.chapter: run}.items()}

@@ -4,10 +4,11 @@ import os
 import platform
 import re
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,7 +17,9 @@ from typing import Any
 from entity_circuits import places
 
 from ..claims import findings
-from . import notebooks
+from . import executed, kernel, notebooks
+from .executed import Run
+from .lock import BookError
 
 CELL_SECONDS = 30 * 60
 """A cell that runs longer than this has failed."""
@@ -25,25 +28,6 @@ WATCHED = ("torch", "transformers", "nnsight", "numpy", "altair")
 """The packages whose versions are kept with each run."""
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-
-
-class BookError(RuntimeError):
-    """A chapter or the site could not be made; the message says which and why."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """What one execution of a chapter cost, where it ran and what it noted."""
-
-    chapter: str
-    started: str
-    seconds: float
-    peak_bytes: int
-    """Peak resident memory of the chapter's kernel."""
-    parameters: dict[str, Any] = field(default_factory=dict)
-    notes: dict[str, Any] = field(default_factory=dict)
-    machine: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,13 +45,16 @@ class Job:
 
 def run(job: Job, environment: dict[str, str]) -> Run:
     """In the process of one chapter: run it and store the executed copy. Raises `BookError` if anything fails."""
-    os.environ.update({**environment, findings.VARIABLE: job.findings})
+    root = Path(job.root)
+    own = root / "build" / "kernels" / job.chapter
+    shutil.rmtree(own, ignore_errors=True)  # of a chapter that was killed
+    own.mkdir(parents=True)
+    os.environ.update({**environment, **kernel.environment(own), findings.VARIABLE: job.findings})
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    root = Path(job.root)
-    target = root / "build" / "executed" / "chapters" / f"{job.chapter}.ipynb"
+    target = executed.path(root, job.chapter)
     partial = target.with_suffix(".partial.ipynb")
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
     source = root / "chapters" / f"{job.chapter}.ipynb"
@@ -80,6 +67,7 @@ def run(job: Job, environment: dict[str, str]) -> Run:
             str(partial),
             parameters=job.parameters,
             kernel_name="python3",
+            kernel_manager_class=kernel.manager(),
             cwd=str(root),
             progress_bar=False,
             start_timeout=120,
@@ -97,22 +85,28 @@ def run(job: Job, environment: dict[str, str]) -> Run:
         raise BookError(f"{job.chapter}: {show()} ran for more than {CELL_SECONDS} s and was stopped") from None
     except DeadKernelError:
         raise BookError(f"{job.chapter}: its process died in {show()}; most often memory ran out") from None
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
     try:
-        executed, notes, stray = notebooks.finished(notebooks.read(partial), job.record)
+        done, notes, stray = notebooks.finished(notebooks.read(partial), job.record)
     except ValueError as error:
         raise BookError(f"{job.chapter}: {error}") from None
     for words in stray:
         say(f"{job.chapter}: {words}")
     given = [value if isinstance(value, list) else [value] for value in job.parameters.values()]
-    if wrong := notebooks.problems(executed, root, [str(value) for values in given for value in values]):
+    if wrong := notebooks.problems(done, root, [str(value) for values in given for value in values]):
         raise BookError("\n".join(f"{job.chapter}: {problem}" for problem in wrong))
-    places.write(target, notebooks.text(executed))
-    partial.unlink()
     seconds = round(time.perf_counter() - clock, 1)
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
+    made = Run(job.chapter, started, seconds, peak, job.parameters, notes, machine(), _versions())
+    if notebooks.digest(source.read_text(encoding="utf-8")) != job.record["source"]:
+        raise BookError(f"{job.chapter}: its notebook was changed while it was executed; run it again")
+    done["metadata"]["book"]["run"] = asdict(made)
+    places.write(target, executed.sealed(done))
+    partial.unlink()
     say(f"{job.chapter}: done in {seconds} s, peak memory {peak / 2**30:.2f} GiB")
-    return Run(job.chapter, started, seconds, peak, job.parameters, notes, machine(), _versions())
+    return made
 
 
 def _progress(job: Job, code_cells: int) -> tuple[Callable[[], str], dict[str, Callable[..., None]]]:

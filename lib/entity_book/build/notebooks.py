@@ -6,12 +6,11 @@ Nothing here starts a kernel; `book` does.
 import ast
 import copy
 import hashlib
-import json
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,16 @@ NOTE = "application/vnd.entity-circuits.run+json"
 
 _KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{6,}\b")
-_HOME = re.compile(r"(?:/home|/Users|[A-Za-z]:\\Users)[/\\]\w")
+_TOKEN = re.compile(r"\b(?:hf|api_org|gh[oprsu]|github_pat)_\w{16,}")
+_FOLDERS = "home|Users|Volumes|content|data|kaggle|lustre|media|mnt|opt|private|root|scratch|srv|tmp|work|workspace"
+_DRIVES = r"Users|Documents and Settings|Program Files|ProgramData|Windows|Temp"
+_PLACE = re.compile(
+    rf"(?<![\w.~-])/(?:{_FOLDERS}|var/folders)/[\w.]"
+    rf"|\b[A-Za-z]:[/\\]+(?:{_DRIVES})\b"
+    r"|(?:^|(?<=[\s'\"(=>]))\\\\\w[\w.-]+\\[\w$]",  # and not a row of a formula
+    re.IGNORECASE | re.MULTILINE,
+)
+"""Paths that machines have for people, projects and data: POSIX folders, drives, shares."""
 
 
 def note(**facts: str | int | float) -> None:
@@ -46,8 +54,8 @@ def read(path: Path) -> NotebookNode:
     """The notebook in a file. Raises `ValueError` naming the file if it is not a notebook."""
     try:
         return nbformat.reads(path.read_text(encoding="utf-8"), as_version=4)
-    except (nbformat.reader.NotJSONError, nbformat.ValidationError) as error:
-        raise ValueError(f"{path} is not a notebook: {str(error).splitlines()[0][:200]}") from error
+    except (ValueError, nbformat.ValidationError, LookupError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path} is not a notebook: {(str(error).splitlines() or [''])[0][:200]}") from error
 
 
 def text(notebook: NotebookNode) -> str:
@@ -151,12 +159,10 @@ def finished(notebook: NotebookNode, record: Mapping[str, Any]) -> tuple[Noteboo
 
 
 def problems(notebook: NotebookNode, root: Path, given: Iterable[str] = ()) -> list[str]:
-    """What may not stand in the outputs of a chapter: errors, memory addresses, paths of the machine it ran on.
+    """What may not stand in the outputs of a chapter: errors, memory addresses, tokens, paths of the machine.
 
     `given` are texts that the reader passed as parameters; a path among them may be shown.
     """
-    private = [str(path) for path in (root, Path.home(), Path(sys.prefix), Path(tempfile.gettempdir()))]
-    private = [path for path in private if len(path) > 1]
     found = []
     for place, cell in enumerate(notebook["cells"]):
         for output in cell.get("outputs", []):
@@ -166,14 +172,22 @@ def problems(notebook: NotebookNode, root: Path, given: Iterable[str] = ()) -> l
             shown = _shown(output)
             for words in given:
                 shown = shown.replace(words, "")
+            if token := _TOKEN.search(shown):
+                found.append(f"cell {place + 1} shows a token of an account: {token[0][:7]}... Revoke it")
             if address := _ADDRESS.search(shown):
                 found.append(f"cell {place + 1} shows a memory address: {_around(shown, address.start())}")
-            at = next((shown.find(path) for path in private if path + os.sep in shown), -1)
-            if at < 0 and (home := _HOME.search(shown)):
-                at = home.start()
+            at = next((shown.find(path) for path in private(root) if path in shown), -1)
+            if at < 0 and (machine := _PLACE.search(shown)):
+                at = machine.start()
             if at >= 0:
                 found.append(f"cell {place + 1} shows a path of this machine: {_around(shown, at)}")
     return found
+
+
+def private(root: Path) -> list[str]:
+    """The folders of this machine and this person that no page has to name, with a slash at their end."""
+    folders = (root, Path.home(), Path(sys.prefix), Path(tempfile.gettempdir()))
+    return [f"{path}{os.sep}" for path in folders if len(str(path)) > 1]
 
 
 def _page_settings(notebook: NotebookNode) -> dict[str, Any]:
@@ -185,11 +199,20 @@ def _shown(output: Mapping[str, Any]) -> str:
     """What a reader sees of an output, as text; pictures are left out."""
     if output["output_type"] == "stream":
         return "".join(output["text"])
-    parts = []
-    for kind, value in output.get("data", {}).items():
-        if not kind.startswith("image/"):
-            parts.append(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-    return "\n".join(parts)
+    data = output.get("data", {}).items()
+    shown = [value for kind, value in data if not kind.startswith("image/") or kind == "image/svg+xml"]
+    return "\n".join(_texts(shown))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts of a value as JSON has them, names of fields too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _texts([*value.keys(), *value.values()])
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _texts(one)
 
 
 def _around(words: str, at: int) -> str:

@@ -29,7 +29,7 @@ def stored(root: Path | None = None) -> dict[str, Any] | None:
 def current(root: Path | None = None) -> Gathered:
     """The findings that the summing-up chapter read. Raises `BookError` unless they are those of a whole plain book."""
     root = root or places.ROOT
-    found = findings.gathered(findings.file(root))
+    found = book.found(root)
     if not found.reported:
         raise BookError("there are no findings yet; `entity-circuits book` makes them")
     if found.missing:

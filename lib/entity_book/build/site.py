@@ -3,7 +3,9 @@
 import contextlib
 import functools
 import http.server
+import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -13,14 +15,15 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
+from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from bs4 import BeautifulSoup
 from entity_circuits import places
 
-from .book import BookError
+from . import book, executed, inputs, lock, notebooks
+from .lock import BookError
 
 LINKED_HOSTS = frozenset(
     {
@@ -61,16 +64,21 @@ def build(*, force: bool = False, root: Path | None = None) -> bool:
     Raises `BookError` with the warnings if there are any.
     """
     root = root or places.ROOT
+    with lock.held(root, "building the site"):
+        return _build(root, force)
+
+
+def _build(root: Path, force: bool) -> bool:
     record, made_from = root / "build" / "site.json", _inputs(root)
-    done = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else None
-    if not force and done == made_from and (root / "_build" / "html" / "index.html").is_file():
+    if not force and _made(record) == {"from": made_from, "files": _files(root)} and _files(root):
         print("site: unchanged, not built again", file=sys.stderr)
         return False
     shutil.rmtree(root / "_build", ignore_errors=True)  # pages that were removed would stay otherwise
     record.unlink(missing_ok=True)
     clock = time.perf_counter()
     print("site: building", file=sys.stderr, flush=True)
-    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
+    ends = f"from entity_book.build import lifetime; lifetime.with_parent({os.getpid()})"
+    command = [sys.executable, "-c", f"{ends}; from jupyter_book.cli.main import main; main()"]
     command += ["build", ".", "--all", "-W", "-n", "--keep-going"]
     sphinx = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if sphinx.returncode:
@@ -79,8 +87,7 @@ def build(*, force: bool = False, root: Path | None = None) -> bool:
         raise BookError("the site was not built:\n" + "\n".join("    " + line for line in told))
     for source_map in (root / "_build" / "html").rglob("*.map"):
         source_map.unlink()  # a third of the site, read by nobody but debuggers of the theme
-    record.parent.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(made_from), encoding="utf-8")
+    places.write(record, json.dumps({"from": made_from, "files": _files(root)}))
     print(f"site: built in {time.perf_counter() - clock:.1f} s, _build/html/index.html", file=sys.stderr)
     return True
 
@@ -89,9 +96,10 @@ def check(html: Path) -> Report:
     """Read every page of a built site and report what is broken in it.
 
     Looked for: links and fragments that lead nowhere, ids used twice, pictures without words, anything loaded from
-    another host, links to hosts outside `LINKED_HOSTS`, charts without a picture or a specification. Raises `BookError`
-    if there is no site.
+    another host, links to hosts outside `LINKED_HOSTS`, charts without a picture or a specification, paths of this
+    machine. Raises `BookError` if there is no site.
     """
+    root = html.resolve().parents[1]
     paths = pages(html)
     if not paths:
         raise BookError(f"no site at {html}; build it with `entity-circuits book`")
@@ -101,6 +109,8 @@ def check(html: Path) -> Report:
     weights: dict[str, int] = {}
     for path, page in soups.items():
         name = path.relative_to(html.resolve()).as_posix()
+        text = page.get_text()
+        problems += [f"{name}: shows a path of this machine" for folder in notebooks.private(root) if folder in text]
         found = [*_repeated_ids(page), *_links(page, path, html.resolve(), anchors), *_loaded(page), *_pictures(page)]
         problems += [f"{name}: {problem}" for problem in [*found, *_charts(page, path)]]
         weights[name] = _weight(page, path)
@@ -117,9 +127,17 @@ def pages(html: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def server(html: Path, port: int = 0) -> Iterator[str]:
-    """Serve a built site on 127.0.0.1 while the context lasts; gives its address. Port 0 takes any free one."""
+    """Serve a built site on 127.0.0.1 while the context lasts; gives its address. Port 0 takes any free one.
+
+    It answers to the names of this machine alone, or a page elsewhere could read it under a name of its own that leads
+    here; and only with files of the site, wherever a link in it points to.
+    """
     handler = functools.partial(_Quiet, directory=str(html))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", port), handler) as running:
+    try:
+        made = http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
+    except OSError as error:
+        raise OSError(f"port {port} cannot be used ({error.strerror}); another one will do, or 0 for any") from None
+    with made as running:
         thread = threading.Thread(target=running.serve_forever, daemon=True)
         thread.start()
         try:
@@ -129,15 +147,43 @@ def server(html: Path, port: int = 0) -> Iterator[str]:
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
+    server: http.server.ThreadingHTTPServer
+
     def log_message(self, format: str, *args: object) -> None:
         pass
+
+    def send_head(self) -> io.BytesIO | BinaryIO | None:
+        host = self.headers.get("Host", "").lower()
+        name, _, at = host.rpartition(":") if host.rpartition(":")[2].isdecimal() else (host, "", "80")
+        if name not in ("127.0.0.1", "localhost", "[::1]") or at != str(self.server.server_port):
+            self.send_error(403, "Not a name of this machine")
+            return None
+        path, top = Path(self.translate_path(self.path)), Path(self.directory).resolve()
+        page = path / "index.html" if path.is_dir() else path
+        if not page.resolve().is_relative_to(top) or not page.is_file():
+            self.send_error(404, "No such page")
+            return None
+        return super().send_head()
 
 
 def _inputs(root: Path) -> dict[str, str]:
     """The digests of all that the site is made from."""
-    patterns = ("_*.yml", "book/**/*", "chapters/*.ipynb", "build/executed/**/*", "lib/**/*.py", "constraints.txt")
-    files = {path for pattern in patterns for path in root.glob(pattern) if path.is_file() and path.name != ".lock"}
-    return {path.relative_to(root).as_posix(): sha256(path.read_bytes()).hexdigest() for path in sorted(files)}
+    patterns = ("_*.yml", "book/**/*", "chapters/*.ipynb", "lib/**/*.py", "constraints.txt", "build/executed/*.json")
+    files = {path for pattern in patterns for path in root.glob(pattern)}
+    return inputs.digests(root, [*files, *(executed.path(root, name) for name in book.chapters(root))])
+
+
+def _files(root: Path) -> dict[str, str]:
+    """The digests of all that the site consists of."""
+    return inputs.digests(root, (root / "_build" / "html").rglob("*"))
+
+
+def _made(record: Path) -> Any:
+    """What the last build wrote down; None if there is none that can be read, and the site is built anew."""
+    try:
+        return json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def _anchors(page: BeautifulSoup) -> set[str]:

@@ -5,6 +5,7 @@ Sphinx loads it by name (`_config.yml`); `VegaLiteMime` is found by myst-nb thro
 
 import hashlib
 import json
+import re
 import shutil
 from importlib.metadata import distribution
 from pathlib import Path
@@ -19,7 +20,7 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from ..claims import claims, findings
 from ..figures import charts
-from . import book, notebooks, used
+from . import book, executed, notebooks, used
 
 log = logging.getLogger(__name__)
 
@@ -45,13 +46,16 @@ def use_executed(app: Sphinx, docname: str, source: list[str]) -> None:
     """Read a chapter's executed copy in place of the stripped notebook. Warns if there is none or it is out of date."""
     if not docname.startswith("chapters/"):
         return
-    executed = Path(app.srcdir, "build", "executed", docname + ".ipynb")
-    app.env.note_dependency(str(executed))
-    if not executed.is_file():
+    copy = executed.path(Path(app.srcdir), docname.removeprefix("chapters/"))
+    app.env.note_dependency(str(copy))
+    if not copy.is_file():
         log.warning("this chapter has not been executed", location=docname)
         return
-    text = executed.read_text(encoding="utf-8")
-    if json.loads(text)["metadata"].get("book", {}).get("source") != notebooks.digest(source[0]):
+    text = copy.read_bytes().decode(errors="replace")
+    if not executed.whole(text):
+        log.warning("its executed copy was altered or damaged; `entity-circuits book` executes it", location=docname)
+        return
+    if json.loads(text)["metadata"]["book"]["source"] != notebooks.digest(source[0]):
         log.warning("this chapter has changed since it was executed", location=docname)
     source[0] = text
 
@@ -144,7 +148,7 @@ class VegaLiteMime:
         name = f"chart-{hashlib.sha256(spec.encode()).hexdigest()[:16]}.svg"
         uri = renderer.write_file([name], charts.picture(data.content, "svg"), overwrite=True)
         picture = nodes.image(uri=uri, alt=charts.description(data.content), classes=["book-chart-static"])
-        spec = spec.replace("</", "<\\/")
+        spec = spec.replace("<", "\\u003c")  # no text of a chart ends its script, or opens a comment or a script in it
         before, after = '<div class="book-chart">', f'<script type="application/json">{spec}</script></div>'
         return [nodes.raw("", before, format="html"), picture, nodes.raw("", after, format="html")]
 
@@ -155,16 +159,17 @@ class RunsTable(SphinxDirective):
     has_content = False
 
     def run(self) -> list[nodes.Node]:
-        """The table as nodes, made from `build/executed/runs.json`."""
+        """The table as nodes, made from what the executed copies say of their runs."""
         root = Path(self.env.srcdir)
-        self.env.note_dependency(str(root / "build" / "executed" / "runs.json"))
+        for name in book.chapters(root):
+            self.env.note_dependency(str(executed.path(root, name)))
         done = book.runs(root)
         missing = [name for name in book.chapters(root) if name not in done]
         if missing:
             log.warning("no run of %s is recorded", ", ".join(missing), location=self.get_location())
         lines = _table([done[name] for name in book.chapters(root) if name in done])
         holder = nodes.container(classes=["book-runs"])
-        self.state.nested_parse(StringList(lines, source="build/executed/runs.json"), self.content_offset, holder)
+        self.state.nested_parse(StringList(lines, source="build/executed"), self.content_offset, holder)
         return [holder]
 
 
@@ -190,13 +195,13 @@ class Quoted(SphinxRole):
         """The number with its interval; where there is none, because nothing was tested, the words that say so."""
         path = findings.file(Path(self.env.srcdir))
         self.env.note_dependency(str(path))
-        found = findings.load(path).get(self.text)
+        found = book.found(Path(self.env.srcdir)).reported.get(self.text)
         return [nodes.Text("not tested here" if found is None else str(found))], []
 
 
 def claims_lines(root: Path) -> list[str]:
     """The table of claims as MyST text; a line that says so if no chapter sums up, or it has not been executed."""
-    chapters, found = book.summing_up(root), findings.gathered(findings.file(root))
+    chapters, found = book.summing_up(root), book.found(root)
     if not chapters or not findings.file(root).is_file():
         return ["The chapter that sums up has not been executed."]
     judged = claims.table(found.reported)
@@ -215,7 +220,7 @@ def _table(runs: list[book.Run]) -> list[str]:
             f"{run.seconds / 60:.1f} min" if run.seconds >= 90 else f"{run.seconds:.0f} s",
             f"{run.peak_bytes / 2**30:.1f} GiB",
             _noted(run.notes),
-            ", ".join(f"`{name} = {value!r}`" for name, value in run.parameters.items()) or "the chapter's own",
+            ", ".join(_code(f"{name} = {value!r}") for name, value in run.parameters.items()) or "the chapter's own",
         ]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     lines.append("")
@@ -231,11 +236,23 @@ def _grouped(runs: list[book.Run]) -> dict[str, list[str]]:
         at, packages = run.machine, ", ".join(f"{name} {version}" for name, version in run.versions.items())
         hardware = f"{at['processor']}, {at['cores']} cores, {at['memory'] / 2**30:.0f} GiB"
         where = f"{hardware}; {at['system']}; Python {at['python']}; {packages}"
-        groups.setdefault(where, []).append(f"`{run.chapter}`")
+        groups.setdefault(_plain(where), []).append(f"`{run.chapter}`")
     return groups
 
 
 def _noted(notes: dict[str, Any]) -> str:
     """The model and the beginning of its fingerprint, as far as the chapter noted them."""
     words = [str(notes[name])[:length] for name, length in (("model", 60), ("fingerprint", 12)) if notes.get(name)]
-    return " ".join(f"`{word}`" for word in words) or "none noted"
+    return " ".join(map(_code, words)) or "none noted"
+
+
+def _code(text: str) -> str:
+    """Markdown that shows a text as code, whatever it is: between more backticks than it has in a row, in one line."""
+    fence = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
+    room = " " * (fence != "`")
+    return fence + room + " ".join(text.split()) + room + fence
+
+
+def _plain(text: str) -> str:
+    """Markdown that shows a text as it is, in one line."""
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", " ".join(text.split()))
