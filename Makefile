@@ -34,7 +34,7 @@ FETCH = $(BIN)/entity-circuits fetch $(DEFAULT_MODEL) \
 	$(if $(filter-out $(DEFAULT_MODEL),$(MODEL)),$(call quoted,$(MODEL)))
 
 .DEFAULT_GOAL = help
-.PHONY: help test book chapters serve lint bench adapters clean pristine
+.PHONY: help test book chapters serve lint faults bench adapters clean pristine
 
 help:
 	@echo 'make book      environment, model, execute the chapters that need it, build the site into _build/html'
@@ -43,6 +43,7 @@ help:
 	@echo 'make chapters  the same without building the site'
 	@echo 'make serve     show the site at http://127.0.0.1:8000/   PORT=8001'
 	@echo 'make test      environment, test suite                  TESTS="-k boxes"; TESTS="-m fetch" uses the network'
+	@echo 'make faults    kills, flipped bits and malformed input, by the dozen: minutes   KILLS=50 FLIPS=100 in the environment'
 	@echo 'make lint      ruff, mypy, import-linter, notebooks in their stored form'
 	@echo 'make bench     how fast the replay is against the definition   BENCH="arguments"'
 	@echo 'make adapters  train the adapters of data/adapters that are missing, and measure them all (hours, no graphics card)'
@@ -77,6 +78,9 @@ torch-without-cuda = $(within-15-s) $(PIP) index versions torch $(from-torch-ind
 
 test: $(READY)
 	$(BIN)/python -m pytest $(TESTS)
+
+faults: $(READY)
+	$(BIN)/python -m pytest tests/faults -m faults -s
 
 # Chapters are executed without a network, so their models are fetched before them (nothing to do if it is there).
 chapters: $(READY)

@@ -3,11 +3,13 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import families
 import pandas as pd
 import pytest
 import tiny
 import torch
 from entity_book.studies import behaviour
+from entity_circuits import runs
 from entity_circuits.runs import answers
 from entity_circuits.runs import prefix as sharing
 from entity_circuits.tasks import boxes
@@ -143,9 +145,31 @@ def test_bad_requests_fail_before_the_model_runs(subject):
     prompts = boxes.prompts(subject, n=7)
     with pytest.raises(ValueError, match="batch=0"):
         answers.evaluate(subject, prompts, batch=0)
-    capped = SimpleNamespace(name="capped", model=SimpleNamespace(config=SimpleNamespace(final_logit_softcapping=30.0)))
-    with pytest.raises(NotImplementedError, match="final_logit_softcapping"):
-        answers.evaluate(capped, prompts)
+
+
+def test_a_model_that_does_something_else_to_its_logits_is_refused():
+    subject = tiny.subject("qwen2")
+    prompts = boxes.prompts(subject, n=7)
+
+    class Doubled(type(subject.model)):
+        def forward(self, *given, **options):
+            out = super().forward(*given, **options)
+            out.logits = 2 * out.logits
+            return out
+
+    subject.model.__class__ = Doubled
+    with pytest.raises(RuntimeError, match="differs from its own logits"):
+        answers.evaluate(subject, prompts)
+
+
+@pytest.mark.parametrize("family", ["Cohere", "Gemma2", "Granite", "GPT2"])
+def test_logits_that_a_family_scales_or_caps_are_read_so(family):
+    subject = families.subject(family)
+    prompts = boxes.prompts(subject, n=7, boxes=7)
+    with families.exact(subject):
+        assert torch.allclose(
+            answers.evaluate(subject, prompts).answer_logprob.double(), runs.run(subject, prompts).logprob[0], atol=1e-5
+        )
 
 
 def said(prompts, *words):

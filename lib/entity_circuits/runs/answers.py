@@ -5,6 +5,8 @@ keys and values, and continues from there once for each query.
 """
 
 from dataclasses import dataclass
+from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -12,13 +14,14 @@ from tqdm.auto import tqdm
 from transformers import DynamicCache
 
 from ..arguments import integer, of_kind
-from ..models.precision import fast_float32
+from ..models import forms
+from ..models.precision import apart, close, fast_float32
 from ..models.subject import Subject
 from ..tasks.prompts import Prompts, require_answers
 from .prefix import Batch, batches
+from .recording import require_room
 
 ROWS = 64  # rows of logits held at once: 64 x 151,936 x 4 bytes = 39 MB
-RESCALED = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,10 +62,12 @@ class Behaviour:
 def evaluate(subject: Subject, prompts: Prompts, *, share_context: bool = True, batch: int = 70) -> Behaviour:
     """Run the prompts as they are and read the prediction at `last`.
 
-    With `share_context`, the tokens that all prompts of a context begin with go through the model once,
-    and only the rest of each prompt after it. The result is that of whole prompts up to rounding. `batch` bounds the
-    prompts that are run together, but a context is never split. Raises `NotImplementedError` for a model that
-    rescales its logits after the output matrix. Paper: section 3, and the full-model column of Table 1.
+    With `share_context`, the tokens that all prompts of a context begin with go through the model once, and only the
+    rest of each prompt after it. The result is that of whole prompts up to rounding. `batch` bounds the prompts that
+    are run together, but a context is never split.
+
+    Raises `ValueError` for prompts that do not fit the model, `RuntimeError` if what is read so is not what the model
+    itself says after the first prompt. Paper: section 3, and the full-model column of Table 1.
 
         from entity_circuits import models, statistics, tasks
         from entity_circuits.runs import answers
@@ -74,8 +79,8 @@ def evaluate(subject: Subject, prompts: Prompts, *, share_context: bool = True, 
     """
     batch = integer("batch", batch)
     of_kind("prompts", prompts, Prompts)
-    if rescaled := [name for name in RESCALED if getattr(subject.model.config, name, None) not in (None, 1.0)]:
-        raise NotImplementedError(f"{subject.name} rescales its logits ({rescaled[0]}), which is not followed here")
+    require_room(subject, prompts)
+    _check_once(subject, prompts)
     plan = list(batches(prompts, batch, share=share_context))
     n, device = len(prompts), prompts.last.device
     top, rank = (torch.empty(n, dtype=torch.long, device=device) for _ in range(2))
@@ -115,7 +120,7 @@ def _read(subject: Subject, hidden: Tensor, part: Prompts) -> tuple[Tensor, ...]
 
     Two-dimensional on purpose: a linear layer on a strided (rows, 1, width) slice copies its matrix for each row.
     """
-    logits = subject.model.get_output_embeddings()(hidden).float()
+    logits = _logits(subject, hidden)
     known = part.answer_ids >= 0
     right = logits.gather(1, part.answer_ids.clamp(min=0)[:, None])
     total = logits.logsumexp(1, keepdim=True)
@@ -126,6 +131,30 @@ def _read(subject: Subject, hidden: Tensor, part: Prompts) -> tuple[Tensor, ...]
         (logits > right).sum(1).masked_fill(~known, -1),
         (logits == logits.amax(1, keepdim=True)).sum(1) > 1,
     )
+
+
+def _logits(subject: Subject, hidden: Tensor) -> Tensor:
+    return forms.rescaled(subject.model, subject.model.get_output_embeddings()(hidden)).to(torch.float32)
+
+
+_CHECKED: WeakSet[Any] = WeakSet()
+
+
+def _check_once(subject: Subject, prompts: Prompts) -> None:
+    """Compare the logits that are read here with the model's own, after the first prompt, once a model."""
+    if subject.model in _CHECKED:
+        return
+    first = prompts.select([0])
+    with fast_float32(subject), torch.no_grad():
+        ids = first.input_ids[:, : int(first.last) + 1]
+        own = subject.model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1].to(torch.float32)
+        read = _logits(subject, _final(subject, first, next(batches(first, 1, share=False))))
+    if not close(read, own, subject.dtype):
+        raise RuntimeError(
+            f"what is read of {subject.name} differs from its own logits by {apart(read, own):.2g} of their size: it "
+            "does something to them that is not known here. Use runs.run, which takes them from the model."
+        )
+    _CHECKED.add(subject.model)
 
 
 def _choices(prompts: Prompts) -> Tensor:
