@@ -219,7 +219,7 @@ def test_a_tokenizer_with_words_beyond_the_embedding_is_refused(qwen, tmp_path):
     with pytest.raises(ModelCheckError, match=r"'foreign' \(354\).*beyond the 354 rows"):
         models.load(str(folder))
     with pytest.raises(ModelCheckError, match="belongs to another model"):
-        models.wrap(tiny.model(), other)
+        models.check(models.wrap(tiny.model(), other))
 
 
 def test_a_folder_of_a_model_and_an_adapter_is_refused_and_so_are_files_elsewhere(qwen, tmp_path):

@@ -68,7 +68,7 @@ def wrap(model: Any, tokenizer: Any, name: str = "in memory", fingerprint: str |
     `identity.fingerprint`). Without one all weights are hashed (0.4 GB/s or more). What is changed in the model after
     that is not seen, and stored results of the old one would be served: wrap it anew.
 
-    Raises `ModelCheckError` if the config does not tell the geometry, or the tokenizer has words beyond the embedding.
+    Raises `ModelCheckError` if the config does not tell the geometry.
 
         from entity_circuits import models
 
@@ -86,7 +86,6 @@ def wrap(model: Any, tokenizer: Any, name: str = "in memory", fingerprint: str |
     tokenizer.padding_side = "right"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    _require_words(model, tokenizer, name)
     return Subject(
         name=name,
         model=model,
@@ -112,6 +111,7 @@ def check(subject: Subject) -> None:
     """Test on the model itself what every experiment relies on; `ModelCheckError` names the first check that fails.
 
     - architecture: decoder layers where the form of the model's type has them (`models.forms`), or Llama's
+    - tokenizer: none of its words is beyond the embedding
     - settings: none that makes the model another one than its form says
     - attention: an implementation that heeds an edited mask and gives what the model asks for
     - projections: q, k, v and o are plain linear layers of the shapes that heads x head size ask for
@@ -134,6 +134,7 @@ def check(subject: Subject) -> None:
         layers = None
     if not isinstance(layers, nn.ModuleList) or len(layers) != subject.layers:
         raise ModelCheckError(subject.name, "architecture", DECODER_ONLY)
+    _require_words(subject.model, subject.tokenizer, subject.name)
     _check_settings(subject, form)
     for index, layer in enumerate(layers):
         _check_projections(subject, form, index, layer)
