@@ -15,7 +15,7 @@ from entity_circuits.tasks import boxes
 from test_replay import value, variants
 
 PLACES = ("prev", "query", "last")
-PAGE = Path(__file__).parents[1] / "book" / "families.md"
+PAGE = Path(__file__).parents[1] / "book" / "parts" / "families.md"
 EVERY = (*families.FAMILIES, *families.VARIANTS)
 
 
