@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 import tiny
 from entity_book.claims import findings
+from entity_circuits.results import digest
+from safetensors.torch import load_file
 from small_book import PARAMETERS, add, executed, notebook, results
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
@@ -58,6 +60,13 @@ FETCH = """
 from entity_circuits import models
 models.fetch("tiny.gguf")
 """
+SWEEP = """
+import pathlib, tiny
+from entity_circuits import path_patching, results
+store = results.Store(pathlib.Path("results"))
+found = path_patching.discover(tiny.subject("qwen2", layers=6), n=12, boxes=3, store=store)
+found.circuit.save(pathlib.Path("kept", "circuit.json"))
+"""
 
 
 def content(folder: Path, *left_out: str) -> dict[str, str]:
@@ -65,6 +74,12 @@ def content(folder: Path, *left_out: str) -> dict[str, str]:
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     named = {path.relative_to(folder).as_posix(): sha256(path.read_bytes()).hexdigest() for path in files}
     return {name: digest for name, digest in named.items() if not any(word in name for word in left_out)}
+
+
+def stored(folder: Path) -> dict[str, str]:
+    """The results that a store holds by the digests of their tensors: the order of what a file says beside is free."""
+    found = {path.name: load_file(path) for path in sorted((folder / "results").glob("*.safetensors"))}
+    return {name: digest(*(tensors[key] for key in sorted(tensors))) for name, tensors in found.items()}
 
 
 def marked(mark: str) -> list[str]:
@@ -85,6 +100,7 @@ def start(folder: Path, script: str, mark: str) -> subprocess.Popen:
         "ENTITY_CIRCUITS_RESULTS": str(folder / "results"),
         "MARK": mark,
         "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(sys.path),
     }
     (folder / "script.py").write_text(script)
     with (folder / "log").open("w") as log:
@@ -175,7 +191,7 @@ def test_a_site(tmp_path):
 def test_a_store(tmp_path):
     template = tmp_path / "template"
     template.mkdir()
-    survives(template, STORE, lambda folder: content(folder / "results", ".lock"), tmp_path, "store")
+    survives(template, STORE, stored, tmp_path, "store")
 
 
 def test_a_training(tmp_path):
@@ -196,3 +212,15 @@ def test_a_fetch(tmp_path):
         return sorted(content(folder / "cache", ".lock").values())
 
     survives(template, FETCH, state, tmp_path, "fetch")
+
+
+def test_a_sweep_and_the_circuit_that_is_kept_of_it(tmp_path):
+    template = tmp_path / "template"
+    template.mkdir()
+    survives(
+        template,
+        SWEEP,
+        lambda folder: (stored(folder), content(folder / "kept", ".lock")),
+        tmp_path,
+        "sweep",
+    )
