@@ -9,6 +9,7 @@ import torch
 from entity_circuits.agreement import overlap, spearman
 from entity_circuits.statistics import (
     Estimate,
+    as_array,
     by,
     difference,
     estimate,
@@ -97,6 +98,23 @@ def test_pairing_removes_what_two_runs_share():
     apart = [estimate(values, contexts) for values in (first, second)]
     assert paired.value == pytest.approx(0.1) and paired.width < 1e-9
     assert apart[0].low < apart[1].high
+
+
+def test_every_value_is_its_own_context_unless_contexts_are_given():
+    found = estimate([0.0, 1.0, 1.0, 0.0])
+    assert (found.n, found.contexts) == (4, 4)
+    assert found == estimate([0.0, 1.0, 1.0, 0.0], contexts=[7, 1, 3, 2])
+
+
+def test_numbers_of_any_kind_are_taken_as_float64():
+    for values in ([True, False], [1, 0], np.array([1, 0], dtype=np.float32), torch.tensor([1, 0])):
+        assert as_array(values).dtype == np.float64 and as_array(values).tolist() == [1.0, 0.0]
+
+
+def test_wilson_of_no_success_starts_at_zero_and_counts_every_trial_as_independent():
+    none = wilson(0, 10)
+    assert (none.value, none.low, none.high) == pytest.approx((0.0, 0.0, 0.2775), abs=1e-4)
+    assert (none.n, none.contexts) == (10, 10)
 
 
 def test_wilson_has_a_width_where_the_bootstrap_has_none():
