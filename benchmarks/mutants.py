@@ -30,7 +30,7 @@ PARTS = {
     ),
     "methods": (
         "entity_circuits/methods: path_patching scores metrics kept masks interchange cmap_edits screening",
-        "test_path_patching.py test_cmap.py test_dcm.py test_ablation.py test_heads_and_methods.py",
+        "test_path_patching.py test_cmap.py test_dcm.py test_ablation.py test_heads_and_methods.py test_prompts.py",
     ),
     "statistics": ("entity_circuits: statistics", "test_statistics.py"),
     "claims": ("entity_book/claims: verdicts findings claims", "test_claims.py test_findings.py"),
