@@ -85,7 +85,7 @@ def test_a_frozen_replay_equals_holding_every_head_by_definition(family, positio
     p = base.prompts
     every = [(layer, head) for layer in range(base.subject.layers) for head in range(base.subject.heads)]
     edits = [[Edit("z", i, (j,), p.position(position), value(source, "z", i, position, (j,)))] for i, j in every]
-    read = [Read("q", 3, p.position(position)), Read("v", 2, p.position(position))]
+    read = [Read(site, layer, p.position(position)) for site, layer in (("q", 3), ("v", 2), ("k", 1), ("z", 3))]
     literal = runs.rerun(base, edits, frozen=True, read=read)
     fast = replay.replay(base, edits, frozen=True, read=read)
     assert torch.allclose(literal.logprob, fast.logprob, atol=1e-10)
