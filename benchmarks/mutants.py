@@ -1,41 +1,37 @@
 """Which faults in the engine's core the tests see: a random sample of mutants, made and run by mutmut.
 
-mutmut belongs to no environment of this project: `pip install mutmut==3.8.1` into one that sees the project's packages.
+mutmut is in no environment of this project: `pip install mutmut==3.8.1` into one that sees the project's packages.
 
-    python benchmarks/mutants.py methods --work /tmp/mutants             # goes on where it was stopped
-    python benchmarks/mutants.py methods --work /tmp/mutants --again     # survivors, against the tests as they are now
+    python benchmarks/mutants.py methods --work /tmp/mutants          # goes on where it was stopped
+    python benchmarks/mutants.py methods --work /tmp/mutants --again  # survivors, against the tests as they are now
 
-Not counted are mutants of messages (a line that raises, or with a string of three words or more), of progress bars, and of
-the sizes that only set speed (`memory`, `batch`). mutmut makes none of docstrings, annotations, `len`, `isinstance`,
-properties and other decorated functions.
+Not made: mutants of messages (a line that raises, or with a string of three words), of progress bars, of defaults of
+`memory` and `batch`; by mutmut: of docstrings, annotations, `len`, `isinstance`, properties, decorated functions.
+Not counted where they survive: `strict=` of a zip, `device=` (there is one here), None for False.
 """
 
 import argparse
-import importlib
 import json
-import math
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# The modules of each part, and the tests that are about them: those that see most, soonest.
-PARTS = {
-    "runs": (
-        "entity_circuits/runs: blocks replay attending mean_replay attention_inputs projected recording definition edits",
-        "test_replay.py test_runs.py test_parts.py test_families.py",
-    ),
-    "methods": (
-        "entity_circuits/methods: path_patching scores metrics kept masks interchange cmap_edits screening",
-        "test_path_patching.py test_cmap.py test_dcm.py test_ablation.py test_heads_and_methods.py test_prompts.py",
-    ),
-    "statistics": ("entity_circuits: statistics", "test_statistics.py"),
-    "claims": ("entity_book/claims: verdicts findings claims", "test_claims.py test_findings.py"),
+RUNS = "blocks replay attending mean_replay attention_inputs projected recording definition edits"
+METHODS = "path_patching scores metrics kept masks interchange cmap_edits screening"
+FAMILIES = "not fetch and (not test_families or Phi3 or Gemma2 or Cohere2 or GPTNeoX or SmolLM3 or Olmo)"
+PARTS = {  # modules, the tests that are about them, and what -k chooses of these
+    "runs": (f"entity_circuits/runs: {RUNS}", "replay runs parts families", FAMILIES),
+    "methods": (f"entity_circuits/methods: {METHODS}", "path_patching cmap dcm ablation heads_and_methods prompts", ""),
+    "statistics": ("entity_circuits: statistics", "statistics", ""),
+    "claims": ("entity_book/claims: verdicts findings claims", "claims findings", "not figure"),
 }
-UNCOUNTED = [r"^\s*raise\b", r"""["'][^"' ]+ [^"' ]+ [^"']+["']""", r"\btqdm\(", r"\b(memory|batch)(_\w+)?: [^=]+ = "]
+NOT_MADE = [r"^\s*raise\b", r"""["'][^"' ]+ [^"' ]+ [^"']+["']""", r"\btqdm\(", r"\b(memory|batch)(_\w+)?: [^=]+ = "]
+NOT_COUNTED = r",?\s*(strict|device)=[\w.]+|[\s,]"
 KILLED = ("killed", "timeout", "segfault", "suspicious")
 
 
@@ -43,82 +39,44 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--work", type=Path, required=True, help="a folder outside the repository, kept between calls")
-    parser.add_argument("--share", type=float, default=0.1, help="of the mutants, 15 to 50 a module (%(default)s)")
+    parser.add_argument("--share", type=float, default=0.08, help="of the mutants, 15 to 50 a module (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--again", action="store_true", help="run the survivors once more")
-    parser.add_argument("-k", default="not fetch", help="the tests to choose, as pytest's -k does (%(default)s)")
     given = parser.parse_args()
+    modules, tests, chosen = PARTS[given.part]
+    files = [f"src/{modules.split(': ')[0]}/{name}.py" for name in modules.split(": ")[1].split()]
+    arguments = ["-k", chosen, *(f"tests/test_{name}.py" for name in tests.split())]
+    _copy(given.work / given.part, files, arguments)
+    sample, done = {file: _sample(file, given.share, given.seed) for file in files}, _results(files)
+    drawn = [name for _, names in sample.values() for name in names]
+    _run([x for x in drawn if x not in done or (given.again and done[x] not in KILLED)], arguments)
+    sys.path[:0] = ["src"]
+    from entity_circuits.statistics import wilson
 
-    folder, modules = PARTS[given.part][0].split(": ")
-    files = [f"src/{folder}/{module}.py" for module in modules.split()]
-    work = given.work / given.part
-    _copy(work, files, PARTS[given.part][1].split(), given.k)
-    os.chdir(work)  # mutmut reads its settings where it runs
-
-    sample = {file: _sample(file, given.share, given.seed) for file in files}
-    done = _results(files)
-    again = [name for name, status in done.items() if given.again and status not in KILLED]
-    to_run = [name for _, names in sample.values() for name in names if name not in done or name in again]
-    if to_run and given.part == "claims" and Path("mutants/src").exists():
-        _each_from_its_import(to_run, given.k)
-    elif to_run:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        environment.pop("PYTHONPATH", None)  # else the tests import the code without mutants
-        command = [sys.executable, "-c", "from mutmut.__main__ import cli; cli()", "run", "--max-children", "1"]
-        subprocess.run([*command, *to_run], env=environment, check=True)
-
-    done = _results(files)
+    done, total = _results(files), [0, 0]
     for file, (made, names) in sample.items():
-        left = [name for name in names if done.get(name) not in KILLED]
-        print(f"{file.removeprefix('src/')}: {made} made, {_share(len(names) - len(left), len(names))}")
-        print("".join(f"    {done.get(name, 'not run')}: mutmut show '{name}'\n" for name in left), end="")
-    everything = [name for _, names in sample.values() for name in names]
-    print(f"{given.part}: {_share(sum(done.get(name) in KILLED for name in everything), len(everything))}")
+        left = {name: _difference(name) for name in names if done.get(name) not in KILLED}
+        told = {name: lines for name, lines in left.items() if len({re.sub(NOT_COUNTED, "", x) for x in lines}) > 1}
+        killed, counted = len(names) - len(left), len(names) - len(left) + len(told)
+        total = [total[0] + killed, total[1] + counted]
+        print(f"{file[4:]}: {made} made, {len(names)} drawn, {killed} of {counted} killed: {wilson(killed, counted)}")
+        for name, (old, new) in told.items():
+            print(f"    {done.get(name, 'not run')}: {name}\n        - {old}\n        + {new}")
+    print(f"{given.part}: {total[0]} of {total[1]} killed: {wilson(*total)}")
 
 
-def _copy(work: Path, files: list[str], tests: list[str], chosen: str) -> None:
-    """The repository as mutmut takes it: the library in `src`, whose name it leaves out of a module's."""
+def _copy(work: Path, files: list[str], tests: list[str]) -> None:
+    """Go to a copy as mutmut takes it: the library in `src`, which it leaves out of the names of modules."""
     for folder, target in {"lib": "src", "tests": "tests", "data": "data", "chapters": "chapters"}.items():
         shutil.copytree(ROOT / folder, work / target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-    settings = {
-        "source_paths": ["src"],
-        "only_mutate": files,
-        "do_not_mutate_patterns": UNCOUNTED,
-        "also_copy": ["data", "chapters"],
-        "pytest_add_cli_args_test_selection": [f"tests/{name}" for name in tests],
-        "pytest_add_cli_args": ["-k", chosen, "-p", "no:cacheprovider"],
-        "timeout_multiplier": 3.0,
-        "timeout_constant": 5.0,
-        "use_git_change_detection": False,
-    }
-    lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
-    (work / "pyproject.toml").write_text(
-        (ROOT / "pyproject.toml").read_text() + "\n[tool.mutmut]\n" + "\n".join(lines) + "\n"
-    )
-
-
-def _each_from_its_import(names: list[str], chosen: str) -> None:
-    """Rules are made when `claims` is imported, which mutmut does before it chooses the mutant."""
-    import pytest
-
-    for module in ("torch", "transformers", "pandas", "IPython"):
-        importlib.import_module(module)
-    tests = [f"tests/{name}" for name in PARTS["claims"][1].split()]
-    for name in ("", *names):
-        if not (child := os.fork()):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            os.chdir("mutants")
-            os.environ["MUTANT_UNDER_TEST"] = name
-            sys.path[:0] = ["src", "tests"]
-            os._exit(int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-k", chosen, *tests])))
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        if not name:
-            assert code == 0, "the tests fail without a mutant"
-            continue
-        meta = Path("mutants/src", *name.split(".")[:-1]).with_suffix(".py.meta")
-        content = json.loads(meta.read_text())
-        content["exit_code_by_key"][name] = code
-        meta.write_text(json.dumps(content))
+    settings = {"source_paths": ["src"], "only_mutate": files, "do_not_mutate_patterns": NOT_MADE}
+    settings |= {"also_copy": ["data", "chapters"], "pytest_add_cli_args_test_selection": tests[2:]}
+    lines = "\n".join(f"{key} = {json.dumps(value)}" for key, value in settings.items())
+    lines += f"\ntimeout_multiplier = 3.0\npytest_add_cli_args = {json.dumps(tests[:2])}"
+    (work / "pyproject.toml").write_text(f"{(ROOT / 'pyproject.toml').read_text()}\n[tool.mutmut]\n{lines}\n")
+    os.chdir(work)
+    os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    os.environ.pop("PYTHONPATH", None)  # else the tests import the code without mutants
 
 
 def _sample(file: str, share: float, seed: int) -> tuple[int, list[str]]:
@@ -126,9 +84,7 @@ def _sample(file: str, share: float, seed: int) -> tuple[int, list[str]]:
     from mutmut.mutation.file_mutation import mutate_file_contents
     from mutmut.utils.format_utils import get_mutant_name
 
-    names = [
-        get_mutant_name(Path(file), name) for name in mutate_file_contents(file, Path(file).read_text()).mutant_names
-    ]
+    names = [get_mutant_name(Path(file), x) for x in mutate_file_contents(file, Path(file).read_text()).mutant_names]
     size = min(len(names), 50, max(15, round(share * len(names))))
     return len(names), random.Random(f"{seed} {file}").sample(names, size)
 
@@ -141,12 +97,29 @@ def _results(files: list[str]) -> dict[str, str]:
     return {name: status_by_exit_code[code] for name, code in codes.items() if code is not None}
 
 
-def _share(killed: int, of: int) -> str:
-    """With its 95 % Wilson interval."""
-    z = 1.96
-    middle, half = killed + z * z / 2, z * math.sqrt(killed * (of - killed) / of + z * z / 4)
-    low, high = (100 * end / (of + z * z) for end in (middle - half, middle + half))
-    return f"{killed} of {of} killed, {100 * killed / of:.0f} % [{low:.0f}, {high:.0f}]"
+def _difference(name: str) -> tuple[str, str]:
+    from mutmut.mutation.diff_apply import find_mutant, get_diff_for_mutant
+
+    lines = get_diff_for_mutant(name, path=find_mutant(name).path).splitlines()[2:]
+    old, new = (" ".join(line[1:].strip() for line in lines if line[0] == sign) for sign in "-+")
+    return old, (new if re.sub(r"\bFalse\b", "None", old) != new else old)
+
+
+def _run(names: list[str], tests: list[str]) -> None:
+    from mutmut.mutation.data import SourceFileMutationData
+
+    if names:
+        mutmut = "from mutmut.__main__ import cli; cli()"
+        subprocess.run([sys.executable, "-c", mutmut, "run", "--max-children", "1", *names], check=True)
+    for name in (
+        names if "tests/test_claims.py" in tests else []
+    ):  # rules are made on import, before mutmut chooses the mutant
+        command = [sys.executable, "-m", "pytest", "-xq", *tests]
+        environment = {**os.environ, "MUTANT_UNDER_TEST": name, "PYTHONPATH": "src"}
+        data = SourceFileMutationData(path=Path("src", *name.split(".")[:-1]).with_suffix(".py"))
+        data.load()
+        data.exit_code_by_key[name] = subprocess.run(command, cwd="mutants", env=environment).returncode
+        data.save()
 
 
 if __name__ == "__main__":

@@ -179,6 +179,16 @@ def test_prompts_that_do_not_fit_the_model_are_refused_before_it_runs():
         base.subject.model.config.max_position_embeddings = 10
 
 
+def test_means_are_refused_for_prompts_of_which_some_are_shorter():
+    padded, _ = setting(lengths="unequal")
+    means = mean_replay.Means(padded.z.mean(1), n=6)
+    lengths = sorted(set((padded.prompts.last + 1).tolist()))
+    assert lengths[-1] == means.z.shape[1] == padded.prompts.input_ids.shape[1]
+    with pytest.raises(ValueError, match=rf"have {lengths[0]} or {lengths[1]}\. Take means"):
+        means.require(padded.prompts)
+    means.require(padded.prompts.select(torch.nonzero(padded.prompts.last + 1 == lengths[-1])[:, 0]))
+
+
 class Deaf(Qwen2Attention):
     """An attention that heeds no mask but its own."""
 
