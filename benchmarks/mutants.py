@@ -1,10 +1,8 @@
 """Which faults in the engine's core the tests see: a random sample of mutants, made and run by mutmut.
 
 mutmut is in no environment of this project: `pip install mutmut==3.8.1` into one that sees the project's packages.
-
     python benchmarks/mutants.py methods --work /tmp/mutants          # goes on where it was stopped
     python benchmarks/mutants.py methods --work /tmp/mutants --again  # survivors, against the tests as they are now
-
 Not made: mutants of messages (a line that raises, or with a string of three words), of progress bars, of defaults of
 `memory` and `batch`; by mutmut: of docstrings, annotations, `len`, `isinstance`, properties, decorated functions.
 Not counted where they survive: `strict=` of a zip, `device=` (there is one here), None for False.
@@ -19,6 +17,8 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+from entity_circuits.statistics import wilson
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = "blocks replay attending mean_replay attention_inputs projected recording definition edits"
@@ -48,11 +48,8 @@ def main() -> None:
     arguments = ["-k", chosen, *(f"tests/test_{name}.py" for name in tests.split())]
     _copy(given.work / given.part, files, arguments)
     sample, done = {file: _sample(file, given.share, given.seed) for file in files}, _results(files)
-    drawn = [name for _, names in sample.values() for name in names]
-    _run([x for x in drawn if x not in done or (given.again and done[x] not in KILLED)], arguments)
-    sys.path[:0] = ["src"]
-    from entity_circuits.statistics import wilson
-
+    stays = KILLED if given.again else done.values()
+    _run([name for _, names in sample.values() for name in names if done.get(name) not in stays], arguments)
     done, total = _results(files), [0, 0]
     for file, (made, names) in sample.items():
         left = {name: _difference(name) for name in names if done.get(name) not in KILLED}
@@ -70,9 +67,9 @@ def _copy(work: Path, files: list[str], tests: list[str]) -> None:
     for folder, target in {"lib": "src", "tests": "tests", "data": "data", "chapters": "chapters"}.items():
         shutil.copytree(ROOT / folder, work / target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     settings = {"source_paths": ["src"], "only_mutate": files, "do_not_mutate_patterns": NOT_MADE}
-    settings |= {"also_copy": ["data", "chapters"], "pytest_add_cli_args_test_selection": tests[2:]}
+    settings |= {"pytest_add_cli_args": tests[:2], "pytest_add_cli_args_test_selection": tests[2:]}
+    settings["also_copy"] = ["data", "chapters"]
     lines = "\n".join(f"{key} = {json.dumps(value)}" for key, value in settings.items())
-    lines += f"\ntimeout_multiplier = 3.0\npytest_add_cli_args = {json.dumps(tests[:2])}"
     (work / "pyproject.toml").write_text(f"{(ROOT / 'pyproject.toml').read_text()}\n[tool.mutmut]\n{lines}\n")
     os.chdir(work)
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -80,7 +77,6 @@ def _copy(work: Path, files: list[str], tests: list[str]) -> None:
 
 
 def _sample(file: str, share: float, seed: int) -> tuple[int, list[str]]:
-    """How many mutants there are of a file, and the names of those drawn."""
     from mutmut.mutation.file_mutation import mutate_file_contents
     from mutmut.utils.format_utils import get_mutant_name
 
@@ -92,9 +88,9 @@ def _sample(file: str, share: float, seed: int) -> tuple[int, list[str]]:
 def _results(files: list[str]) -> dict[str, str]:
     from mutmut.__main__ import status_by_exit_code
 
-    kept = [path for file in files if (path := Path("mutants", f"{file}.meta")).exists()]
-    codes = {name: code for path in kept for name, code in json.loads(path.read_text())["exit_code_by_key"].items()}
-    return {name: status_by_exit_code[code] for name, code in codes.items() if code is not None}
+    kept = [json.loads(path.read_text()) for file in files if (path := Path("mutants", f"{file}.meta")).exists()]
+    codes = [item for one in kept for item in one["exit_code_by_key"].items() if item[1] is not None]
+    return {name: status_by_exit_code[code] for name, code in codes}
 
 
 def _difference(name: str) -> tuple[str, str]:
@@ -108,12 +104,9 @@ def _difference(name: str) -> tuple[str, str]:
 def _run(names: list[str], tests: list[str]) -> None:
     from mutmut.mutation.data import SourceFileMutationData
 
-    if names:
-        mutmut = "from mutmut.__main__ import cli; cli()"
-        subprocess.run([sys.executable, "-c", mutmut, "run", "--max-children", "1", *names], check=True)
-    for name in (
-        names if "tests/test_claims.py" in tests else []
-    ):  # rules are made on import, before mutmut chooses the mutant
+    command = [sys.executable, "-c", "from mutmut.__main__ import cli; cli()", "run", "--max-children", "1"]
+    subprocess.run([*command, *names] if names else ["true"], check=True)
+    for name in names * ("tests/test_claims.py" in tests):  # rules are made on import, before mutmut chooses the mutant
         command = [sys.executable, "-m", "pytest", "-xq", *tests]
         environment = {**os.environ, "MUTANT_UNDER_TEST": name, "PYTHONPATH": "src"}
         data = SourceFileMutationData(path=Path("src", *name.split(".")[:-1]).with_suffix(".py"))

@@ -98,6 +98,16 @@ def test_batches_and_the_order_of_prompts_change_nothing():
     assert torch.allclose(in_pieces.z, recording.z, atol=1e-12)
 
 
+def test_a_recording_of_some_prompts_is_that_of_these_by_their_numbers_or_by_a_mask():
+    _, base, recording, _ = setting()
+    mask = torch.tensor([False, True, False, False, True, True])
+    index = torch.tensor([1, 4, 5])
+    for part in (recording.select(mask), recording.select(index)):
+        assert part.prompts.digest == base.select(index).digest
+        for name in ("residual", "z", "k", "v"):
+            assert torch.equal(getattr(part, name), getattr(recording, name)[:, index]), name
+
+
 def test_a_recording_holds_what_the_model_computes():
     subject, base, recording, _ = setting("qwen3", torch.float64)
     states = subject.model(input_ids=base.input_ids, output_hidden_states=True).hidden_states
