@@ -23,7 +23,7 @@ from entity_circuits.statistics import wilson
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = "blocks replay attending mean_replay attention_inputs projected recording definition edits"
 METHODS = "path_patching scores metrics kept masks interchange cmap_edits screening"
-FAMILIES = "not fetch and (not test_families or Phi3 or Gemma2 or Cohere2 or GPTNeoX or SmolLM3 or Olmo)"
+FAMILIES = "not fetch and (not test_families or Phi3 or Gemma2 or Cohere2 or GPTNeoX or SmolLM3 or Olmo or parallel)"
 PARTS = {  # modules, the tests that are about them, and what -k chooses of these
     "runs": (f"entity_circuits/runs: {RUNS}", "replay runs parts families", FAMILIES),
     "methods": (f"entity_circuits/methods: {METHODS}", "path_patching cmap dcm ablation heads_and_methods prompts", ""),
