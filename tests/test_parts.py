@@ -42,6 +42,20 @@ def test_without_the_vocabulary_there_are_the_same_logits_and_nothing_else():
     assert torch.allclose(few.logits, whole.logits, atol=1e-12, equal_nan=True)
     assert few.logprobs.shape == whole.logprobs.shape and few.logprobs.isnan().all()
     assert few.top.tolist() == [[-1] * len(recording)] * 2
+    given = (hidden[:, :, None],)
+    assert all(blocks.readout(recording.subject, hidden, targets, given, v).reads is given for v in (True, False))
+
+
+def test_of_words_that_are_equally_likely_the_first_is_the_most_likely_one_in_any_block():
+    recording = setting()
+    hidden, targets = states(recording)
+    weight = recording.subject.model.lm_head.weight
+    best = int(blocks.readout(recording.subject, hidden[:1, :1], targets[:1], ()).top)
+    twin = best + 1 if best + 1 < len(weight) else best - 1
+    weight[twin] = weight[best]
+    for words in (1, 4096):
+        found = blocks.readout(recording.subject, hidden[:1, :1], targets[:1], (), words=words)
+        assert int(found.top) == min(best, twin), words
 
 
 def test_where_nothing_is_read_out_there_are_the_reads_and_no_number():
