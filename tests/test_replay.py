@@ -15,6 +15,7 @@ from entity_circuits.heads import Head
 from entity_circuits.models import wrap
 from entity_circuits.runs import definition, mean_replay, replay
 from entity_circuits.runs.edits import Edit, Read
+from entity_circuits.runs.recording import require_room
 from entity_circuits.tasks import boxes
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention
 
@@ -177,6 +178,22 @@ def test_prompts_that_do_not_fit_the_model_are_refused_before_it_runs():
         with pytest.raises(ValueError, match="make the prompts with its own tokenizer"):
             run(base.subject, foreign)
         base.subject.model.config.max_position_embeddings = 10
+
+
+def test_prompts_may_fill_the_model_and_have_its_last_word_and_no_more():
+    base, _ = setting()
+    subject, p = base.subject, base.prompts
+    words, length = subject.model.get_input_embeddings().weight.shape[0], int(p.last.max()) + 1
+    ids = p.input_ids.clone()
+    ids[2, 3], subject.model.config.max_position_embeddings = words - 1, length
+    require_room(subject, replace(p, input_ids=ids))
+    for wrong in (words, -1):
+        ids[2, 3] = wrong
+        with pytest.raises(ValueError, match="make the prompts with its own tokenizer"):
+            require_room(subject, replace(p, input_ids=ids))
+    subject.model.config.max_position_embeddings = length - 1
+    with pytest.raises(ValueError, match=f"has {length} tokens, .* was made for {length - 1} at most"):
+        require_room(subject, p)
 
 
 def test_means_are_refused_for_prompts_of_which_some_are_shorter():
