@@ -1,5 +1,7 @@
 """Claims about the definition: an edit does what it says, to what it says, and nothing else."""
 
+from dataclasses import replace
+
 import pytest
 import tiny
 import torch
@@ -46,6 +48,18 @@ def test_a_key_or_value_of_one_head_of_a_group_changes_that_head_alone(site):
     edited = runs.run(subject, base, [edit], read=read).reads[0][0]
     moved = (edited - clean).abs().amax(dim=(0, 2)) > 1e-9
     assert moved.tolist() == [head == 1 for head in range(subject.heads)]
+
+
+def test_what_is_kept_and_what_is_put_in_its_place_add_up_head_by_head():
+    subject, base, recording, source = setting(dtype=torch.float64)
+    value, keep = source.at("z", 1, source.prompts.query)[:, [0, 5]], torch.tensor([0.25, 1.0])
+    edit = Edit("z", 1, (0, 5), base.query, value, keep=keep)
+    found = runs.run(subject, base, [edit], read=[Read("z", 1, base.query)]).reads[0][0]
+    was = recording.at("z", 1, base.query)
+    assert torch.allclose(found[:, 0], 0.25 * was[:, 0] + 0.75 * value[:, 0], atol=1e-12)
+    assert torch.allclose(found[:, 5], was[:, 5], atol=1e-12)
+    low = was[:, [0, 5]].to(torch.bfloat16)
+    assert edit.mixed(low).dtype == replace(edit, keep=None).mixed(low).dtype == torch.bfloat16
 
 
 def test_earlier_positions_and_lower_layers_do_not_move():
