@@ -158,6 +158,14 @@ def test_windows_are_shorter_than_the_prompts_that_are_tried():
     assert attention_inputs.of(subject, base.input_ids.shape[1])[0].visible is not None
 
 
+def test_a_mask_that_is_causal_and_no_more_is_none():
+    for name, here in (("Llama", True), ("Mistral", False)):
+        subject, base, _ = setting(name)
+        subject.model.set_attn_implementation("eager")  # which is always given a mask
+        given = attention_inputs.of(subject, base.input_ids.shape[1])
+        assert [one.visible is None for one in given] == [here] * subject.layers
+
+
 def write_page():
     """Measure every family and write the page: `PYTHONPATH=tests python tests/test_families.py`."""
     rows = [f"| family of transformers | {' | '.join(TRIED)} |", "| --- |" + " --- |" * len(TRIED)]
