@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 from entity_circuits import runs
-from entity_circuits.runs import definition
+from entity_circuits.runs import definition, edits
 from entity_circuits.runs.edits import Edit, Read
 from entity_circuits.tasks import boxes
 
@@ -165,6 +165,23 @@ def test_an_edit_of_something_that_is_not_there_is_refused_before_the_model_runs
     monkeypatch.setattr(definition, "_forward", lambda *_: pytest.fail("the model was run"))
     with pytest.raises(ValueError, match=message):
         runs.run(subject, base, [Edit(**{**given, "site": "z"})])
+
+
+@pytest.mark.parametrize("lacking", ["position", "key", "both"])
+def test_a_score_edit_that_is_half_one_is_refused(lacking):
+    subject, base, _, _ = setting(n=3)
+    given = {"position": base.last, "key": base.query}
+    edits.check(Edit("score", 1, (0,), **given), subject, base)
+    given = {name: where for name, where in given.items() if lacking not in (name, "both")}
+    with pytest.raises(ValueError, match="it has both and no value"):
+        edits.check(Edit("score", 1, (0,), **given), subject, base)
+
+
+@pytest.mark.parametrize("more", [{"value": torch.zeros(3, 1, 8)}, {"keep": torch.ones(1)}])
+def test_a_score_edit_takes_no_value(more):
+    subject, base, _, _ = setting(n=3)
+    with pytest.raises(ValueError, match="it has both and no value"):
+        edits.check(Edit("score", 1, (0,), base.last, key=base.query, **more), subject, base)
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
