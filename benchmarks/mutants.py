@@ -16,6 +16,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 from entity_circuits.statistics import wilson
@@ -77,39 +78,36 @@ def _copy(work: Path, files: list[str], tests: list[str]) -> None:
 
 
 def _sample(file: str, share: float, seed: int) -> tuple[int, list[str]]:
-    from mutmut.mutation.file_mutation import mutate_file_contents
-    from mutmut.utils.format_utils import get_mutant_name
-
+    mutate_file_contents = import_module("mutmut.mutation.file_mutation").mutate_file_contents
+    get_mutant_name = import_module("mutmut.utils.format_utils").get_mutant_name
     names = [get_mutant_name(Path(file), x) for x in mutate_file_contents(file, Path(file).read_text()).mutant_names]
     size = min(len(names), 50, max(15, round(share * len(names))))
     return len(names), random.Random(f"{seed} {file}").sample(names, size)
 
 
 def _results(files: list[str]) -> dict[str, str]:
-    from mutmut.__main__ import status_by_exit_code
-
+    status_by_exit_code = import_module("mutmut.__main__").status_by_exit_code
     kept = [json.loads(path.read_text()) for file in files if (path := Path("mutants", f"{file}.meta")).exists()]
     codes = [item for one in kept for item in one["exit_code_by_key"].items() if item[1] is not None]
     return {name: status_by_exit_code[code] for name, code in codes}
 
 
 def _difference(name: str) -> tuple[str, str]:
-    from mutmut.mutation.diff_apply import find_mutant, get_diff_for_mutant
-
-    lines = get_diff_for_mutant(name, path=find_mutant(name).path).splitlines()[2:]
+    apply = import_module("mutmut.mutation.diff_apply")
+    lines = apply.get_diff_for_mutant(name, path=apply.find_mutant(name).path).splitlines()[2:]
     old, new = (" ".join(line[1:].strip() for line in lines if line[0] == sign) for sign in "-+")
     return old, (new if re.sub(r"\bFalse\b", "None", old) != new else old)
 
 
 def _run(names: list[str], tests: list[str]) -> None:
-    from mutmut.mutation.data import SourceFileMutationData
-
     command = [sys.executable, "-c", "from mutmut.__main__ import cli; cli()", "run", "--max-children", "1"]
     subprocess.run([*command, *names] if names else ["true"], check=True)
     for name in names * ("tests/test_claims.py" in tests):  # rules are made on import, before mutmut chooses the mutant
         command = [sys.executable, "-m", "pytest", "-xq", *tests]
         environment = {**os.environ, "MUTANT_UNDER_TEST": name, "PYTHONPATH": "src"}
-        data = SourceFileMutationData(path=Path("src", *name.split(".")[:-1]).with_suffix(".py"))
+        data = import_module("mutmut.mutation.data").SourceFileMutationData(
+            path=Path("src", *name.split(".")[:-1]).with_suffix(".py")
+        )
         data.load()
         data.exit_code_by_key[name] = subprocess.run(command, cwd="mutants", env=environment).returncode
         data.save()
