@@ -127,6 +127,93 @@ def test_a_rule_follows_the_intervals(name, changed, expected):
     assert verdict(name, {**everything(), **found(**changed)}) == expected
 
 
+@pytest.mark.parametrize(
+    ("name", "changed", "words"),
+    [
+        ("tracks", {}, "the interval lies above chance, 0.14"),
+        ("tracks", {"accuracy__base": around(0.15)}, "the interval does not lie above chance, 0.14"),
+        ("arithmetic", {"gain__arithmetic": around(0.01)}, "the interval of the difference contains 0"),
+        (
+            "arithmetic",
+            {"gain__arithmetic": around(-0.1)},
+            "the interval of the difference lies below 0: it does worse",
+        ),
+        ("arithmetic", {"gain__arithmetic": (-0.1, -0.2, 0.0)}, "the interval of the difference contains 0"),
+        (
+            "arithmetic",
+            {"gain__arithmetic_over_control": around(0.0)},
+            "better than the base, but not surely than the control (0.00 [-0.02, 0.02])",
+        ),
+        ("groups", {"reads__B": 0.5, "reads__D": 0.2}, "most heads look where the paper says except in B, D"),
+        ("faithful", {"faithful__heads": 98}, "at least the paper's smallest, 0.88 with 98.00 heads"),
+        ("faithful", {}, "at least the paper's smallest, 0.88"),
+        (
+            "faithful",
+            {"faithful__base": around(0.72)},
+            "better than random heads of the same layers, but below the paper's smallest, 0.88",
+        ),
+        ("overlap", {"overlap__D__p": 0.3}, "more than random heads of the same layers in A, B, C"),
+        (
+            "overlap",
+            {f"overlap__{x}__p": 0.3 for x in "ABCD"},
+            "more than random heads of the same layers in no group",
+        ),
+        (
+            "A carries",
+            {"carries__A__position__gain": around(0.3), "carries__A__label__gain": around(0.39)},
+            "0.40 [0.38, 0.42] over its floor, but not surely more than the label (0.39 [0.37, 0.41])",
+        ),
+        ("A carries", {"carries__A__object__gain": around(0.06)}, "above its floor, but little (0.06 [0.04, 0.08])"),
+        (
+            "D carries",
+            {"carries__D__position__gain": around(0.03, 0.05), "carries__D__label__gain": around(0.03, 0.06)},
+            "none surely above 0.05, but it cannot be excluded: D, label, 0.03 [-0.03, 0.09]",
+        ),
+        (
+            "D carries",
+            {"carries__D__position__gain": around(0.2), "carries__D__label__gain": around(0.3, 0.25)},
+            "there is an effect: D, position, 0.20 [0.18, 0.22]",
+        ),
+        (
+            "A and B",
+            {"cmap__A": around(0.6, 0.2)},
+            "only B surely recovers most of the gap; A 0.60 [0.40, 0.80], B 0.80 [0.78, 0.82]",
+        ),
+    ],
+)
+def test_a_reason_names_what_decided(name, changed, words):
+    numbers = {**everything(), **found(**changed)}
+    assert claims.judge(next(claim for claim in claims.CLAIMS if claim.name == name), numbers, PAPER)[1] == words
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "expected"),
+    [
+        ("tracks", {"accuracy__base": 1 / 7}, "does not"),
+        ("arithmetic", {"gain__arithmetic": (0.1, 0.0, 0.2)}, "does not"),
+        ("arithmetic", {"gain__arithmetic_over_control": (0.1, 0.0, 0.2)}, "partly"),
+        ("faithful", {"faithful__base": (0.95, 0.2, 1.0), "faithful__base_random": (0.1, 0.0, 0.2)}, "does not"),
+        ("faithful", {"faithful__base": (0.88, 0.8, 0.9)}, "replicates"),
+        ("overlap", {"overlap__D__p": 0.05}, "partly"),
+        ("A carries", {"carries__A__object__gain": (0.1, 0.0, 0.2)}, "does not"),
+        ("A carries", {"carries__A__object__gain": (0.1, 0.05, 0.2)}, "partly"),
+        ("A carries", {"carries__A__label__gain": (0.3, 0.2, 0.38)}, "partly"),
+        ("D carries", {"carries__D__label__gain": (0.06, 0.05, 0.07)}, "partly"),
+        ("D carries", {"carries__D__label__gain": (0.01, 0.0, 0.05)}, "partly"),
+        ("A and B", {"cmap__A": (0.7, 0.5, 0.9)}, "partly"),
+        ("A and B", {"cmap__A_random": (0.5, 0.4, 0.78)}, "partly"),
+        ("C and D", {"cmap__C": (0.4, 0.3, 0.5)}, "partly"),
+        ("C and D", {"cmap__C": (0.7, 0.5, 0.9), "cmap__D": around(0.9)}, "partly"),
+        ("A through q", {"cmap__A__v": (0.7, 0.6, 0.78)}, "partly"),
+        ("A through q", {"cmap__A__q": (0.1, 0.0, 0.2)}, "does not"),
+        ("A through q", {"cmap__A__v": (0.8, 0.7, 0.9)}, "does not"),
+        ("upstream", {"cmap__A__q__inputs": (0.1, 0.0, 0.2), "cmap__A__q__weights": around(-0.5)}, "partly"),
+    ],
+)
+def test_on_the_border_a_claim_does_not_hold(name, changed, expected):
+    assert verdict(name, {**everything(), **found(**changed)}) == expected
+
+
 def test_papers_numbers_come_from_the_file_of_published_numbers():
     published = claims.table({}).set_index("name")["paper"]
     assert published["tracks"] == 0.66
@@ -135,7 +222,10 @@ def test_papers_numbers_come_from_the_file_of_published_numbers():
     assert published["same circuit"] == 0.88
     assert published["overlap"] == pytest.approx(54 / 72)
     assert published["A carries"] == 0.468
+    assert published["B carries"] == PAPER.carried("llama", "position_transmitter", "position")
     assert published["A and B"] == pytest.approx(1.0)
+    assert published["C and D"] == pytest.approx(PAPER.recovered("float", "position_detector"))
+    assert published["A through q"] == pytest.approx(PAPER.recovered("goat", "value_fetcher", "q"))
     assert published[["code", "groups"]].isna().all()
 
 
@@ -155,6 +245,7 @@ def test_a_row_of_words_has_number_interval_and_verdict_and_cannot_break_the_tab
     text = claims.markdown(claims.table(numbers), why=True)
     lines = text.splitlines()
     assert len(lines) == len(NAMES) + 2
+    assert lines[0] == "| Claim | Paper | Here | Verdict | Why |"
     assert {line.replace("\\|", "").count("|") for line in lines} == {6}
     assert "| 0.66 | 0.45 [0.43, 0.47], n = 98 | **replicates** | the interval lies above chance, 0.14 |" in lines[2]
     assert "0.00 (void, B4)" in text
@@ -177,7 +268,8 @@ def test_official_rows_are_kept_by_artefact_and_read_back_beside_the_claims(monk
     )  # fmt: skip
     assert (second["official"], second["corrected"]) == ("0.14", "–")
     assert "D carries" in first["claims"]
-    assert table.set_index("artefact").loc["B19", "quantity"] == "not measured"
+    nothing = table.set_index("artefact").loc["B19"]
+    assert (nothing["quantity"], nothing["official"], nothing["corrected"]) == ("not measured", "–", "–")
 
 
 def estimate_of(value: float) -> Estimate:

@@ -256,6 +256,27 @@ def test_a_mask_keeps_to_its_bounds_and_tells_its_story(pairs, judge):
     assert hits.loc[hits["patched"] == "these heads", "hit"].mean() == mask.accuracy
 
 
+def test_a_mask_is_the_same_made_again_from_its_tensors(pairs, judge):
+    for converged in (False, True):
+        mask = replace(dcm.learn(SUBJECT, GROUP, pairs, judge, position="last", steps=20), converged=converged)
+        known = {name: getattr(mask, name) for name in ("heads", "position", "desideratum", "penalty", "seed")}
+        again = dcm.Mask.restored(mask.tensors(), **known)
+        for name in ("keep", "trace", "logit"):
+            assert torch.equal(getattr(again, name), getattr(mask, name)), name
+        pd.testing.assert_frame_equal(again.snapshots, mask.snapshots[["step", "heads", "accuracy"]])
+        assert (again.selected, again.accuracy, again.converged) == (mask.selected, mask.accuracy, converged)
+        assert all(getattr(again, name) == one for name, one in known.items())
+        assert str(again) == str(mask)
+
+
+def test_pairs_recorded_one_by_one_are_those_recorded_together(pairs):
+    single = interchange.record(SUBJECT, pairs.triples, batch=1)
+    assert [len(part) for part in single.batches] == [1] * len(pairs)
+    for position, z in pairs.z.items():
+        assert torch.allclose(single.z[position], z, atol=1e-10)
+    assert torch.equal(single.base_top, pairs.base_top) and torch.equal(single.source_top, pairs.source_top)
+
+
 def test_several_sets_are_patched_as_each_alone_and_answers_are_named(pairs):
     sets = {"one": GROUP[:1], "two": GROUP[:2], "all": EVERY}
     table = interchange.patch(SUBJECT, sets, pairs, position="last")

@@ -113,6 +113,24 @@ def test_what_sets_a_family_apart_is_at_work_where_it_is_tried(name, part):
     assert (runs.run(subject, base).logprob - runs.run(other, base).logprob).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("site", ["q", "k", "v"])
+@pytest.mark.parametrize("heard_at", ["", "last"])
+def test_a_value_beyond_what_a_model_clips_is_clipped_by_replay_as_by_the_model(site, heard_at):
+    subject, base, _ = setting("Olmo")
+    far = torch.full((6, 2, subject.head_size), 3.0, dtype=torch.float64)
+    assert subject.model.config.clip_qkv < 3
+    far[:, 1] *= -1
+    edits = [
+        [Edit(site, 1, (1, 6), base.query, sign * far, seen_by=base.last if heard_at and site != "q" else None)]
+        for sign in (1, -1)
+    ]
+    with families.exact(subject):
+        recording = runs.record(subject, base)
+        literal, fast = (execute(recording, edits).logprob for execute in (runs.rerun, replay.replay))
+    assert (literal - fast).abs().max() < 1e-9
+    assert site == "q" or (literal[0] - literal[1]).abs().max() > 1e-6
+
+
 def test_the_page_shows_every_family_with_its_largest_difference():
     shown = [line.split("|") for line in PAGE.read_text().splitlines() if "e-" in line]
     assert [row[1].strip() for row in shown] == list(EVERY)
@@ -138,6 +156,14 @@ def test_every_known_family_is_tried():
 def test_windows_are_shorter_than_the_prompts_that_are_tried():
     subject, base, _ = setting("Mistral")
     assert attention_inputs.of(subject, base.input_ids.shape[1])[0].visible is not None
+
+
+def test_a_mask_that_is_causal_and_no_more_is_none():
+    for name, here in (("Llama", True), ("Mistral", False)):
+        subject, base, _ = setting(name)
+        subject.model.set_attn_implementation("eager")  # which is always given a mask
+        given = attention_inputs.of(subject, base.input_ids.shape[1])
+        assert [one.visible is None for one in given] == [here] * subject.layers
 
 
 def write_page():

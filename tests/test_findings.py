@@ -64,6 +64,29 @@ def test_findings_are_read_as_they_were_gathered(tmp_path):
     assert whole.to_json() == Gathered.from_json(whole.to_json()).to_json()
 
 
+def test_in_a_notebook_a_finding_is_handed_over_as_it_was_given_and_elsewhere_nothing_is(monkeypatch):
+    handed = []
+    monkeypatch.setattr("IPython.display.display", lambda *given, **how: handed.append((given, how)))
+    monkeypatch.setattr("IPython.get_ipython", lambda: None)
+    findings.keep("a/b", 0.5)
+    assert handed == []
+    monkeypatch.setattr("IPython.get_ipython", object)
+    findings.keep("a/b", 0.5, low=0.4, high=0.6, n=98, unit="share", model="tiny", about="of all")
+    row = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 98, "unit": "share", "model": "tiny", "about": "of all"}
+    assert handed == [(({findings.MIME: {"a/b": row}},), {"raw": True})]
+    assert Reported("a/b", **row) == report("a/b", **row)
+
+
+def test_outside_of_a_build_the_findings_are_those_of_the_checkout(monkeypatch, tmp_path):
+    monkeypatch.delenv(findings.VARIABLE, raising=False)
+    monkeypatch.setattr(findings.places, "ROOT", tmp_path)
+    assert findings.load() == {}
+    path = tmp_path / "build" / "executed" / "findings.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(gather({"01_one": {"x": {"value": 0.5}}}, [], {}).to_json())
+    assert findings.load() == {"x": Reported("x", 0.5, chapter="01_one")}
+
+
 def test_two_chapters_cannot_keep_one_finding():
     with pytest.raises(ValueError, match="two chapters keep the finding 'x': 01_one and 02_two"):
         gather({"01_one": {"x": {"value": 1.0}}, "02_two": {"x": {"value": 1.0}}}, [], {})

@@ -6,7 +6,7 @@ import tiny
 import torch
 from entity_circuits import runs, statistics
 from entity_circuits.runs import answers, blocks, replay
-from entity_circuits.runs.edits import Edit
+from entity_circuits.runs.edits import Edit, Read
 from entity_circuits.tasks import boxes
 
 
@@ -33,6 +33,42 @@ def test_the_vocabulary_is_read_in_blocks_of_words_and_rows_as_in_one(rows, word
     assert torch.equal(found.top, logits.argmax(-1))
     assert torch.allclose(found.logprobs, right, atol=1e-11, equal_nan=True)
     assert len(set(found.top.flatten().tolist())) > 2
+
+
+def test_without_the_vocabulary_there_are_the_same_logits_and_nothing_else():
+    recording = setting()
+    hidden, targets = states(recording)
+    whole, few = (blocks.readout(recording.subject, hidden, targets, (), vocabulary=some) for some in (True, False))
+    assert torch.allclose(few.logits, whole.logits, atol=1e-12, equal_nan=True)
+    assert few.logprobs.shape == whole.logprobs.shape and few.logprobs.isnan().all()
+    assert few.top.tolist() == [[-1] * len(recording)] * 2
+    given = (hidden[:, :, None],)
+    assert all(blocks.readout(recording.subject, hidden, targets, given, v).reads is given for v in (True, False))
+
+
+def test_of_words_that_are_equally_likely_the_first_is_the_most_likely_one_in_any_block():
+    recording = setting()
+    hidden, targets = states(recording)
+    weight = recording.subject.model.lm_head.weight
+    best = int(blocks.readout(recording.subject, hidden[:1, :1], targets[:1], ()).top)
+    twin = best + 1 if best + 1 < len(weight) else best - 1
+    weight[twin] = weight[best]
+    for words in (1, 4096):
+        found = blocks.readout(recording.subject, hidden[:1, :1], targets[:1], (), words=words)
+        assert int(found.top) == min(best, twin), words
+
+
+def test_where_nothing_is_read_out_there_are_the_reads_and_no_number():
+    recording = setting()
+    read = [Read("z", 2, recording.prompts.last), Read("q", 1, recording.prompts.query)]
+    edits = [[Edit("z", 1, (3,), recording.prompts.query, 0 * recording.z[1, :, 0, :1])], []]
+    whole, reads = (replay.replay(recording, edits, read=read, answer=answer) for answer in (True, False))
+    for one, other in zip(whole.reads, reads.reads, strict=True):
+        assert torch.equal(one, other)
+    assert reads.logits.shape == reads.logprobs.shape == whole.logits.shape
+    assert reads.logits.isnan().all() and reads.logprobs.isnan().all() and (reads.top == -1).all()
+    alone = replay.replay(recording, edits[1:], read=read, answer=False)
+    assert alone.logits.isnan().all() and alone.top.tolist() == [[-1] * len(recording)]
 
 
 @pytest.mark.parametrize("words", [4096, 7])

@@ -3,11 +3,12 @@
 import math
 from dataclasses import replace
 from itertools import pairwise
+from typing import get_args
 
 import pytest
 import tiny
 import torch
-from entity_circuits import runs
+from entity_circuits import runs, statistics
 from entity_circuits.heads import GROUPS, Head
 from entity_circuits.methods import path_patching
 from entity_circuits.results import Store
@@ -58,6 +59,17 @@ def test_a_source_that_is_the_base_scores_exactly_zero(kind, method):
     assert (~change.isnan()).any()
 
 
+def test_nothing_is_replaced_where_the_whole_output_of_a_head_is_the_source_s_own():
+    subject, base, _ = pair(n=3)
+    own = runs.record(subject, base)
+    z = own.z + 1
+    z[2, 0, base.last[0], 5] = own.z[2, 0, base.last[0], 5]
+    z[2, 1, base.last[1], 5, 1:] = own.z[2, 1, base.last[1], 5, 1:]  # all of it but one number
+    z[2, 2, base.last[2], :, 0] = own.z[2, 2, base.last[2], :, 0]  # one number of every head
+    other = replace(own, z=z)
+    assert path_patching.unchanged(own, other, 2, (5, 1), "last").tolist() == [[True, False, False], [False] * 3]
+
+
 @pytest.mark.parametrize("kind", ROUNDS)
 def test_a_sender_without_a_path_is_nan_and_every_other_is_a_number(kind):
     subject, base, source = pair(n=3)
@@ -70,6 +82,7 @@ def test_a_sender_without_a_path_is_nan_and_every_other_is_a_number(kind):
 def test_a_sweep_gives_what_single_calls_give():
     subject, base, source = pair(n=3)
     together = path_patching.sweep(subject, base, source, **ROUNDS["values at query"])
+    assert torch.equal(together.contexts, base.contexts)
     for head in (Head(0, 0), Head(1, 6)):
         alone = path_patching.sweep(subject, base, source, **ROUNDS["values at query"], senders=[head])
         assert torch.allclose(alone.change[head.layer, head.head], together.change[head.layer, head.head], atol=1e-12)
@@ -119,6 +132,52 @@ def test_statistics_of_scores_follow_their_definitions():
     assert scores.statistic("median").item() == pytest.approx(0, abs=1e-6)
     assert scores.statistic("ratio_of_means").item() == pytest.approx((0.501 - 0.750001) / 0.750001, rel=1e-4)
     assert scores.where(scores.correct).mean.item() == pytest.approx(-0.25)
+
+
+def test_a_statistic_is_over_examples_whatever_the_numbers_of_layers_and_heads():
+    change = torch.arange(24.0).reshape(2, 3, 4) / -24
+    scores = path_patching.Scores(change, torch.full((4,), -1.0), torch.ones(4, dtype=torch.bool), torch.arange(4))
+    for kind in get_args(path_patching.Statistic):
+        assert scores.statistic(kind).shape == (2, 3), kind
+    assert torch.allclose(scores.statistic("mean_log"), change.mean(-1))
+    with pytest.raises(ValueError, match="one of mean, median, ratio_of_means, mean_log"):
+        scores.statistic("mode")  # type: ignore[arg-type]
+
+
+def test_a_ratio_of_means_of_any_metric_needs_a_mean_above_zero_and_no_more():
+    change, yes = torch.tensor([-0.1, -0.2]).view(1, 1, 2), torch.ones(2, dtype=torch.bool)
+    scores = path_patching.Scores(change, torch.tensor([0.5, 0.1]), yes, torch.arange(2), log=False)
+    assert scores.statistic("ratio_of_means").item() == pytest.approx(-0.5)
+    for none in (torch.tensor([0.5, -0.5]), torch.tensor([-1.0, 0.1])):
+        with pytest.raises(ValueError, match="rank by 'mean'"):
+            replace(scores, logprob=none).statistic("ratio_of_means")
+
+
+def test_the_table_of_scores_has_the_heads_with_a_path_the_most_negative_first():
+    change = torch.full((2, 2, 4), torch.nan)
+    change[0] = torch.tensor([[-0.1, 0.0, -0.3, 0.0], [-2.0, -1.0, -1.0, -2.0]])
+    contexts = torch.tensor([0, 0, 1, 1])
+    scores = path_patching.Scores(change, torch.zeros(4), torch.ones(4, dtype=torch.bool), contexts)
+    table = scores.table()
+    assert list(table.columns) == ["head", "change", "low", "high", "n"]
+    assert table["head"].tolist() == ["L0H1", "L0H0"] and table["n"].tolist() == [4, 4]
+    assert table["change"].tolist() == pytest.approx([-1.5, -0.1])
+    by_hand = [statistics.estimate(change[0, head], contexts) for head in (1, 0)]
+    assert table["low"].tolist() == pytest.approx([one.low for one in by_hand])
+    assert table["high"].tolist() == pytest.approx([one.high for one in by_hand])
+    assert scores.table(1)["head"].tolist() == ["L0H1"]
+
+
+def test_a_discovery_keeps_its_runs_and_its_circuit_says_what_it_was_found_by():
+    subject, base, source = pair(n=3)
+    given = boxes.ROUNDS[:1]
+    found = path_patching.discover(subject, base, source, rounds=given, k=2)
+    assert [one.prompts.digest for one in found.recordings] == [base.digest, source.digest]
+    about = found.circuit.about
+    assert (about["model"], about["fingerprint"], about["n"]) == (subject.name, subject.fingerprint, 3)
+    assert about["statistic"] == "ratio_of_means" and not {"metric", "reach"} & set(about)
+    other = path_patching.discover(subject, base, source, rounds=given, k=2, metric="choice", reach="all").circuit.about
+    assert (other["metric"], other["reach"]) == ("choice", "all")
 
 
 def test_discovery_runs_four_rounds_and_hands_the_strongest_heads_on():

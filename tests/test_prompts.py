@@ -1,5 +1,7 @@
 """Claims about prompts of any task: positions are found where the words are, or it is said what cannot be found."""
 
+from dataclasses import replace
+
 import pytest
 import tiny
 import torch
@@ -145,6 +147,22 @@ def test_a_choice_is_among_the_choices_alone():
     logits = SUBJECT.model(input_ids=made().input_ids).logits[:, -1].gather(1, made().choice_ids)
     assert torch.allclose(value, logits.softmax(-1)[:, 0], atol=1e-9)
     assert metrics.CHOICE.correct(outcome, made())[0].tolist() == (logits.argmax(1) == 0).tolist()
+
+
+def test_a_metric_that_lacks_what_it_needs_of_any_prompt_says_so():
+    p = made()
+    swapped = p.choice_ids.clone()
+    swapped[2] = p.wrong_ids[2]  # the answer of this one prompt is not among its choices
+    for metric, lacking, message in (
+        ("choice", replace(p, choice_ids=swapped), "among the choices of every prompt"),
+        ("choice", replace(p, choice_ids=None), "needs the answers to choose among"),
+        ("logit_difference", replace(p, wrong_ids=None), "needs a wrong answer"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            metrics.named(metric).targets(lacking)
+    with pytest.raises(ValueError, match="one of log_probability, logit_difference, choice, or"):
+        metrics.named("accuracy")
+    assert metrics.named(metrics.CHOICE) is metrics.named("choice")
 
 
 def test_a_circuit_of_any_groups_is_ablated_where_its_groups_act_both_ways_alike():

@@ -15,6 +15,7 @@ from entity_circuits.heads import Head
 from entity_circuits.models import wrap
 from entity_circuits.runs import definition, mean_replay, replay
 from entity_circuits.runs.edits import Edit, Read
+from entity_circuits.runs.recording import require_room
 from entity_circuits.tasks import boxes
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention
 
@@ -85,7 +86,7 @@ def test_a_frozen_replay_equals_holding_every_head_by_definition(family, positio
     p = base.prompts
     every = [(layer, head) for layer in range(base.subject.layers) for head in range(base.subject.heads)]
     edits = [[Edit("z", i, (j,), p.position(position), value(source, "z", i, position, (j,)))] for i, j in every]
-    read = [Read("q", 3, p.position(position)), Read("v", 2, p.position(position))]
+    read = [Read(site, layer, p.position(position)) for site, layer in (("q", 3), ("v", 2), ("k", 1), ("z", 3))]
     literal = runs.rerun(base, edits, frozen=True, read=read)
     fast = replay.replay(base, edits, frozen=True, read=read)
     assert torch.allclose(literal.logprob, fast.logprob, atol=1e-10)
@@ -177,6 +178,32 @@ def test_prompts_that_do_not_fit_the_model_are_refused_before_it_runs():
         with pytest.raises(ValueError, match="make the prompts with its own tokenizer"):
             run(base.subject, foreign)
         base.subject.model.config.max_position_embeddings = 10
+
+
+def test_prompts_may_fill_the_model_and_have_its_last_word_and_no_more():
+    base, _ = setting()
+    subject, p = base.subject, base.prompts
+    words, length = subject.model.get_input_embeddings().weight.shape[0], int(p.last.max()) + 1
+    ids = p.input_ids.clone()
+    ids[2, 3], subject.model.config.max_position_embeddings = words - 1, length
+    require_room(subject, replace(p, input_ids=ids))
+    for wrong in (words, -1):
+        ids[2, 3] = wrong
+        with pytest.raises(ValueError, match="make the prompts with its own tokenizer"):
+            require_room(subject, replace(p, input_ids=ids))
+    subject.model.config.max_position_embeddings = length - 1
+    with pytest.raises(ValueError, match=f"has {length} tokens, .* was made for {length - 1} at most"):
+        require_room(subject, p)
+
+
+def test_means_are_refused_for_prompts_of_which_some_are_shorter():
+    padded, _ = setting(lengths="unequal")
+    means = mean_replay.Means(padded.z.mean(1), n=6)
+    lengths = sorted(set((padded.prompts.last + 1).tolist()))
+    assert lengths[-1] == means.z.shape[1] == padded.prompts.input_ids.shape[1]
+    with pytest.raises(ValueError, match=rf"have {lengths[0]} or {lengths[1]}\. Take means"):
+        means.require(padded.prompts)
+    means.require(padded.prompts.select(torch.nonzero(padded.prompts.last + 1 == lengths[-1])[:, 0]))
 
 
 class Deaf(Qwen2Attention):

@@ -1,10 +1,12 @@
 """Claims about the definition: an edit does what it says, to what it says, and nothing else."""
 
+from dataclasses import replace
+
 import pytest
 import tiny
 import torch
 from entity_circuits import runs
-from entity_circuits.runs import definition
+from entity_circuits.runs import definition, edits
 from entity_circuits.runs.edits import Edit, Read
 from entity_circuits.tasks import boxes
 
@@ -46,6 +48,18 @@ def test_a_key_or_value_of_one_head_of_a_group_changes_that_head_alone(site):
     edited = runs.run(subject, base, [edit], read=read).reads[0][0]
     moved = (edited - clean).abs().amax(dim=(0, 2)) > 1e-9
     assert moved.tolist() == [head == 1 for head in range(subject.heads)]
+
+
+def test_what_is_kept_and_what_is_put_in_its_place_add_up_head_by_head():
+    subject, base, recording, source = setting(dtype=torch.float64)
+    value, keep = source.at("z", 1, source.prompts.query)[:, [0, 5]], torch.tensor([0.25, 1.0])
+    edit = Edit("z", 1, (0, 5), base.query, value, keep=keep)
+    found = runs.run(subject, base, [edit], read=[Read("z", 1, base.query)]).reads[0][0]
+    was = recording.at("z", 1, base.query)
+    assert torch.allclose(found[:, 0], 0.25 * was[:, 0] + 0.75 * value[:, 0], atol=1e-12)
+    assert torch.allclose(found[:, 5], was[:, 5], atol=1e-12)
+    low = was[:, [0, 5]].to(torch.bfloat16)
+    assert edit.mixed(low).dtype == replace(edit, keep=None).mixed(low).dtype == torch.bfloat16
 
 
 def test_earlier_positions_and_lower_layers_do_not_move():
@@ -98,6 +112,16 @@ def test_batches_and_the_order_of_prompts_change_nothing():
     assert torch.allclose(in_pieces.z, recording.z, atol=1e-12)
 
 
+def test_a_recording_of_some_prompts_is_that_of_these_by_their_numbers_or_by_a_mask():
+    _, base, recording, _ = setting()
+    mask = torch.tensor([False, True, False, False, True, True])
+    index = torch.tensor([1, 4, 5])
+    for part in (recording.select(mask), recording.select(index)):
+        assert part.prompts.digest == base.select(index).digest
+        for name in ("residual", "z", "k", "v"):
+            assert torch.equal(getattr(part, name), getattr(recording, name)[:, index]), name
+
+
 def test_a_recording_holds_what_the_model_computes():
     subject, base, recording, _ = setting("qwen3", torch.float64)
     states = subject.model(input_ids=base.input_ids, output_hidden_states=True).hidden_states
@@ -141,6 +165,23 @@ def test_an_edit_of_something_that_is_not_there_is_refused_before_the_model_runs
     monkeypatch.setattr(definition, "_forward", lambda *_: pytest.fail("the model was run"))
     with pytest.raises(ValueError, match=message):
         runs.run(subject, base, [Edit(**{**given, "site": "z"})])
+
+
+@pytest.mark.parametrize("lacking", ["position", "key", "both"])
+def test_a_score_edit_that_is_half_one_is_refused(lacking):
+    subject, base, _, _ = setting(n=3)
+    given = {"position": base.last, "key": base.query}
+    edits.check(Edit("score", 1, (0,), **given), subject, base)
+    given = {name: where for name, where in given.items() if lacking not in (name, "both")}
+    with pytest.raises(ValueError, match="it has both and no value"):
+        edits.check(Edit("score", 1, (0,), **given), subject, base)
+
+
+@pytest.mark.parametrize("more", [{"value": torch.zeros(3, 1, 8)}, {"keep": torch.ones(1)}])
+def test_a_score_edit_takes_no_value(more):
+    subject, base, _, _ = setting(n=3)
+    with pytest.raises(ValueError, match="it has both and no value"):
+        edits.check(Edit("score", 1, (0,), base.last, key=base.query, **more), subject, base)
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)

@@ -9,6 +9,7 @@ import torch
 from entity_circuits.agreement import overlap, spearman
 from entity_circuits.statistics import (
     Estimate,
+    as_array,
     by,
     difference,
     estimate,
@@ -99,6 +100,23 @@ def test_pairing_removes_what_two_runs_share():
     assert apart[0].low < apart[1].high
 
 
+def test_every_value_is_its_own_context_unless_contexts_are_given():
+    found = estimate([0.0, 1.0, 1.0, 0.0])
+    assert (found.n, found.contexts) == (4, 4)
+    assert found == estimate([0.0, 1.0, 1.0, 0.0], contexts=[7, 1, 3, 2])
+
+
+def test_numbers_of_any_kind_are_taken_as_float64():
+    for values in ([True, False], [1, 0], np.array([1, 0], dtype=np.float32), torch.tensor([1, 0])):
+        assert as_array(values).dtype == np.float64 and as_array(values).tolist() == [1.0, 0.0]
+
+
+def test_wilson_of_no_success_starts_at_zero_and_counts_every_trial_as_independent():
+    none = wilson(0, 10)
+    assert (none.value, none.low, none.high) == pytest.approx((0.0, 0.0, 0.2775), abs=1e-4)
+    assert (none.n, none.contexts) == (10, 10)
+
+
 def test_wilson_has_a_width_where_the_bootstrap_has_none():
     boot, formula = estimate(np.ones(10)), wilson(10, 10)
     assert boot.width == 0
@@ -134,6 +152,8 @@ def test_groups_are_estimated_each_on_their_own():
     table = by(frame, "position")
     assert table["position"].tolist() == [2, 1]
     assert table["value"].tolist() == [0.5, 0.0] and table["n"].tolist() == [2, 2]
+    kinds = frame.assign(position=pd.Categorical(frame["position"], [1, 2, 3]))
+    assert by(kinds, "position")["position"].tolist() == [2, 1], "a group that nobody is in is no row"
 
 
 @pytest.mark.parametrize(
@@ -166,6 +186,15 @@ def test_a_ratio_draws_both_together_and_none_is_taken_to_nothing():
     assert np.isnan(ratio(half, correct, np.zeros(420)).low), "one context tells nothing of a spread"
     with pytest.raises(ValueError, match="zero"):
         ratio(correct, np.zeros(420), contexts)
+
+
+def test_the_interval_of_a_ratio_is_that_of_all_draws_in_which_the_second_is_not_zero():
+    above, below = np.array([1.0, 3.0, 0.0]), np.array([1.0, 0.0, 1.0])
+    picked = np.random.default_rng(4).integers(3, size=(300, 3))
+    drawn = [above[row].sum() / below[row].sum() for row in picked if below[row].sum()]
+    found = ratio(above, below, [0, 1, 2], draws=300, seed=4)
+    assert 0 < len(drawn) < 300 and found.value == 2
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])))
 
 
 def test_cells_hold_a_number_with_its_own_bounds_and_a_dash_where_there_is_none():
