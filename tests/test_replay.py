@@ -167,6 +167,12 @@ def test_an_unknown_type_that_dies_of_an_edit_is_refused_by_name():
         runs.run(subject, base, [Edit("score", 1, (0,), base.last, key=base.query)])
 
 
+def test_a_replay_of_which_nothing_is_asked_is_refused():
+    base, _ = setting()
+    with pytest.raises(ValueError, match="nothing is asked"):
+        replay.replay(base, [[]], answer=False)
+
+
 def test_prompts_that_do_not_fit_the_model_are_refused_before_it_runs():
     base, _ = setting()
     base.subject.model.config.max_position_embeddings = 10

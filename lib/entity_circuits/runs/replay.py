@@ -70,6 +70,8 @@ def replay(
     subject, prompts = recording.subject, recording.prompts
     blocks.require(subject)
     finite("memory", memory, least=0.0, inside=True)
+    if not answer and not read:
+        raise ValueError("nothing is asked of this replay: name activations to read, or leave the answer in")
     targets = prompts.answer_ids[:, None] if targets is None else targets
     require_targets(subject, prompts, targets)
     for item in read:
@@ -290,7 +292,7 @@ def _alike(start: Tensor, last: Tensor) -> list[Tensor]:
 
 def _variants_a_batch(recording: Recording, n: int, tail: int, memory: float) -> int:
     subject, width = recording.subject, recording.residual.shape[-1]
-    keys = recording.residual.shape[2] if tail > 1 or recording.residual.shape[2] else 1
+    keys = recording.residual.shape[2]
     numbers = n * tail * (10 * width + 4 * subject.heads * keys)
     return max(1, int(memory / (numbers * recording.residual.element_size())))
 
