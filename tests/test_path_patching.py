@@ -140,7 +140,7 @@ def test_a_statistic_is_over_examples_whatever_the_numbers_of_layers_and_heads()
     for kind in get_args(path_patching.Statistic):
         assert scores.statistic(kind).shape == (2, 3), kind
     assert torch.allclose(scores.statistic("mean_log"), change.mean(-1))
-    with pytest.raises(ValueError, match="one of mean, median, ratio_of_means, mean_log"):
+    with pytest.raises(ValueError, match="one of 'mean', 'median', 'ratio_of_means', 'mean_log'"):
         scores.statistic("mode")  # type: ignore[arg-type]
 
 

@@ -160,7 +160,7 @@ def test_a_metric_that_lacks_what_it_needs_of_any_prompt_says_so():
     ):
         with pytest.raises(ValueError, match=message):
             metrics.named(metric).targets(lacking)
-    with pytest.raises(ValueError, match="one of log_probability, logit_difference, choice, or"):
+    with pytest.raises(ValueError, match="one of 'log_probability', 'logit_difference', 'choice'"):
         metrics.named("accuracy")
     assert metrics.named(metrics.CHOICE) is metrics.named("choice")
 

@@ -208,8 +208,11 @@ def test_means_are_refused_for_prompts_of_which_some_are_shorter():
     lengths = sorted(set((padded.prompts.last + 1).tolist()))
     assert lengths[-1] == means.z.shape[1] == padded.prompts.input_ids.shape[1]
     with pytest.raises(ValueError, match=rf"have {lengths[0]} or {lengths[1]}\. Take means"):
-        means.require(padded.prompts)
-    means.require(padded.prompts.select(torch.nonzero(padded.prompts.last + 1 == lengths[-1])[:, 0]))
+        means.require(padded.prompts, padded.subject)
+    whole = padded.prompts.select(padded.prompts.last + 1 == lengths[-1])
+    means.require(whole, padded.subject)
+    with pytest.raises(ValueError, match="means are of another model"):
+        replace(means, fingerprint="another").require(whole, padded.subject)
 
 
 class Deaf(Qwen2Attention):
