@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import tiny
 import torch
@@ -123,10 +124,6 @@ def exact(subject: Subject) -> Iterator[None]:
 
     Otherwise its own rounding hides differences below 1e-7.
     """
-    module, rounded = sys.modules[type(subject.model).__module__], torch.Tensor.float
-    before = module.torch
-    try:
-        module.torch, torch.Tensor.float = _Exact(), torch.Tensor.double
+    module = sys.modules[type(subject.model).__module__]
+    with patch.object(module, "torch", _Exact()), patch.object(torch.Tensor, "float", torch.Tensor.double):
         yield
-    finally:
-        module.torch, torch.Tensor.float = before, rounded

@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """No malformed call computes something else: each is refused in words that name what is wrong, before a model runs.
 
 A case is what is wrong, a piece of what the error says of it, and the call. While it runs, no module of any model may.

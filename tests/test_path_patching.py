@@ -141,7 +141,7 @@ def test_a_statistic_is_over_examples_whatever_the_numbers_of_layers_and_heads()
         assert scores.statistic(kind).shape == (2, 3), kind
     assert torch.allclose(scores.statistic("mean_log"), change.mean(-1))
     with pytest.raises(ValueError, match="one of 'mean', 'median', 'ratio_of_means', 'mean_log'"):
-        scores.statistic("mode")  # type: ignore[arg-type]
+        scores.statistic("mode")
 
 
 def test_a_ratio_of_means_of_any_metric_needs_a_mean_above_zero_and_no_more():
