@@ -14,21 +14,6 @@ import torch
 import transformers
 from entity_circuits.models.subject import Subject, wrap
 
-SHAPE: dict[str, Any] = {
-    "vocab_size": len(tiny.words()),
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "initializer_range": 0.2,
-    "tie_word_embeddings": False,
-    "bos_token_id": None,
-    "eos_token_id": 1,
-    "pad_token_id": 1,
-    "attn_implementation": "sdpa",
-}
 WINDOW = 9
 MIXED = ["sliding_attention", "full_attention"] * 2
 EXPERTS: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
@@ -93,7 +78,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 def subject(name: str, dtype: torch.dtype = torch.float64, **more: Any) -> Subject:
     """A tiny model of a family (or of one of `VARIANTS`); biases and norms are random too."""
     family, settings = VARIANTS.get(name, (name, {}))
-    options = {**SHAPE, **FAMILIES[family], **settings, **more}
+    options = {**tiny.SHAPE, **FAMILIES[family], **settings, **more}
     options = {key: value for key, value in options.items() if value is not None or key == "bos_token_id"}
     kind = {"Gemma3": "Gemma3Text"}.get(family, family)
     config = getattr(transformers, f"{kind}Config")(**options)
@@ -101,11 +86,7 @@ def subject(name: str, dtype: torch.dtype = torch.float64, **more: Any) -> Subje
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = made_of(config)
-        for parameter_name, parameter in model.named_parameters():
-            if parameter_name.endswith("bias"):
-                torch.nn.init.normal_(parameter, std=0.5)
-            elif "norm" in parameter_name or "ln_" in parameter_name:
-                torch.nn.init.normal_(parameter, mean=1.0, std=0.1)
+        tiny.spread(model)
     if "num_experts_per_tok" in options or "num_local_experts" in options:
         model.set_experts_implementation("eager")  # the other ones know no float64
     return wrap(model.to(dtype), tiny.tokenizer(), name=f"tiny {name}")

@@ -5,7 +5,6 @@ import gc
 import weakref
 from dataclasses import replace
 
-import families
 import pytest
 import tiny
 import torch
@@ -160,7 +159,7 @@ def test_a_model_of_an_unknown_type_that_does_not_do_what_edits_say_is_refused_b
 
 
 def test_an_unknown_type_that_dies_of_an_edit_is_refused_by_name():
-    config = transformers.OlmoeConfig(**{**families.SHAPE, "num_experts": 2, "num_experts_per_tok": 1})
+    config = transformers.OlmoeConfig(**{**tiny.SHAPE, "num_experts": 2, "num_experts_per_tok": 1})
     subject = wrap(transformers.OlmoeForCausalLM(config), tiny.tokenizer())
     base = boxes.prompts(subject, n=3, boxes=3)
     with pytest.raises(RuntimeError, match="is a OlmoeForCausalLM, which is not known here"):

@@ -56,23 +56,36 @@ def sentencepiece() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", eos_token="</s>")
 
 
+SHAPE: dict[str, Any] = {
+    "vocab_size": len(words()),
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.2,
+    "tie_word_embeddings": False,
+    "bos_token_id": None,
+    "eos_token_id": 1,
+    "pad_token_id": 1,
+    "attn_implementation": "sdpa",
+}
+"""What the config of a tiny model says, whatever its family."""
+
+
+def spread(made: Any) -> None:
+    """Random biases and norms, which start as zeros and ones: what is left out of a computation shows."""
+    for name, parameter in made.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.5)
+        elif "norm" in name or "ln_" in name:
+            torch.nn.init.normal_(parameter, mean=1.0, std=0.1)
+
+
 def model(family: Family = "qwen2", *, seed: int = 0, dtype: torch.dtype = torch.float32, layers: int = 4) -> Any:
     """A random causal LM of hidden size 64; weights of standard deviation 0.2, biases 0.5, norms 1 +- 0.1."""
-    shape: dict[str, Any] = {
-        "vocab_size": len(words()),
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": layers,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 8 if family == "llama" else 2,
-        "max_position_embeddings": 512,
-        "initializer_range": 0.2,
-        "tie_word_embeddings": False,
-        "bos_token_id": None,
-        "eos_token_id": 1,
-        "pad_token_id": 1,
-        "attn_implementation": "sdpa",
-    }
+    shape = SHAPE | {"num_hidden_layers": layers, "num_key_value_heads": 8 if family == "llama" else 2}
     prefix = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3", "mistral": "Mistral"}[family]
     if family in ("qwen3", "mistral"):
         shape["head_dim"] = 16 if family == "mistral" else 8
@@ -80,11 +93,7 @@ def model(family: Family = "qwen2", *, seed: int = 0, dtype: torch.dtype = torch
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         made = getattr(transformers, f"{prefix}ForCausalLM")(config)
-        for name, parameter in made.named_parameters():
-            if name.endswith("bias"):
-                torch.nn.init.normal_(parameter, std=0.5)
-            elif "norm" in name:
-                torch.nn.init.normal_(parameter, mean=1.0, std=0.1)
+        spread(made)
     return _exact_norms(made.to(dtype)) if dtype == torch.float64 else made.to(dtype)
 
 

@@ -184,8 +184,8 @@ def inputs_of(prompts: Prompts) -> dict[str, Any]:
 class _View:
     """The nnsight view of a model, kept by the model itself: both are freed together. A copy of a model has none."""
 
-    def __init__(self, model: Any = None) -> None:
-        self.model = model
+    def __init__(self) -> None:
+        self.model: Any = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _View, ()
