@@ -86,7 +86,7 @@ def test_the_definition_leaves_exactly_the_kept_heads_alone():
     )
     z = torch.stack([read[0] for read in found.reads], dim=1)  # n, T, heads, size
     same = (z == means.z[0]).all(-1)
-    own = (z == runs.record(subject, prompts).z[0]).all(-1)
+    own = (z == runs.record(subject, prompts).span("z", 0)).all(-1)
     kept = torch.zeros_like(same)
     rows = torch.arange(len(prompts))
     kept[rows, prompts.prev, 3] = kept[rows, prompts.query, 3] = kept[rows, prompts.query, 5] = True
@@ -141,7 +141,8 @@ def test_means_are_equal_in_two_orders_of_the_same_prompts():
     one = ablation.means(subject, prompts=prompts, batch=5).z
     other = ablation.means(subject, prompts=prompts.select(order), batch=5).z
     assert torch.allclose(one, other, rtol=1e-5, atol=1e-6)
-    assert torch.allclose(one.double(), runs.record(subject, prompts).z.double().mean(1), rtol=1e-5, atol=1e-6)
+    by_hand = tiny.recorded(runs.record(subject, prompts), "z").double().mean(1)
+    assert torch.allclose(one.double(), by_hand, rtol=1e-5, atol=1e-6)
 
 
 # Means

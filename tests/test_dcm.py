@@ -160,7 +160,7 @@ def test_what_one_head_carries_is_found_among_all(pairs, position):
     """The sources' z are the base's own but for one head; the target is the token that gains most by patching it."""
     planted, z = Head(1, 6), {}
     for name in POSITIONS:
-        rows = [part.z[:, torch.arange(len(part)), part.prompts.position(name)] for part in pairs.batches]
+        rows = [tiny.recorded(part, "z")[:, range(len(part)), part.prompts.position(name)] for part in pairs.batches]
         z[name] = torch.cat(rows, dim=1)
     z[position][planted.layer, :, planted.head] *= -8
     words = torch.arange(SUBJECT.model.config.vocab_size).expand(len(pairs), -1)

@@ -293,10 +293,10 @@ def test_a_replay_changes_no_number_of_its_recording_and_the_check_can_fail():
     original = replay.replay
 
     def careless(recording, variants, **options):
-        recording.z[0, 0, 0, 0, 0] += 1
+        recording.z[0][0, 0, 0] += 1
         return original(recording, variants, **options)
 
-    copy = replace(recording, z=recording.z.clone())
+    copy = replace(recording, z=tuple(z.clone() for z in recording.z))
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(replay, "replay", careless)
         assert official_circuits.shared_tensors(copy, GROUP)["corrected"].iloc[0] == 1
@@ -314,16 +314,17 @@ def test_redrawn_heads_differ_in_what_they_read_and_a_shared_draw_is_one_positio
     tokens = vocabulary.token_ids(SUBJECT.tokenizer, vocabulary.LABELS)
     assert letters == [[tokens[label] for label in world.labels] for world in source.prompts.worlds]
     there, n = inputs.redrawn(source, 0), torch.arange(len(source))
-    z = there.z[:, n, source.prompts.prev]
-    options = source.z[:, n[:, None], labels].transpose(0, 2)  # (boxes, n, layers, heads, size)
+    now, before = tiny.recorded(there, "z"), tiny.recorded(source, "z")
+    z = now[:, n, source.prompts.prev]
+    options = before[:, n[:, None], labels].transpose(0, 2)  # (boxes, n, layers, heads, size)
     places = (z.transpose(0, 1)[None] == options).all(-1).int().argmax(0)
     assert {0, 1, 2} == set(places.flatten().tolist())
     assert (places.flatten(1).float().std(1) > 0).all()
     one = inputs.one_draw(source, 0)
     assert one.z is source.z and ((one.prompts.prev[:, None] == labels).sum(1) == 1).all()
-    untouched = torch.ones(source.z.shape[:3], dtype=torch.bool)
+    untouched = torch.ones(before.shape[:3], dtype=torch.bool)
     untouched[:, n, source.prompts.prev] = False
-    assert torch.equal(there.z[untouched], source.z[untouched])
+    assert torch.equal(now[untouched], before[untouched])
 
 
 def test_two_runs_with_one_and_the_same_draw_agree_completely():
@@ -446,7 +447,7 @@ def test_means_of_ones_own_contexts_are_over_these_contexts_and_no_others():
     own = inputs.own_means(SUBJECT, prompts)
     assert own.n == 3
     # Everything before the query is the same for a context whichever label is asked.
-    z = runs.record(SUBJECT, prompts.select([0, 3, 6])).z.mean(1)
+    z = tiny.recorded(runs.record(SUBJECT, prompts.select([0, 3, 6])), "z").mean(1)
     begin = int(prompts.query.min())
     assert torch.allclose(own.z[:, :begin], z[:, :begin], atol=1e-10)
     rows = official_circuits.overlapping_means(SUBJECT, CIRCUIT, prompts)

@@ -17,7 +17,7 @@ def setting(dtype=torch.float64, n=6):
 
 def states(recording, dtype=torch.float64):
     """Hidden states of two variants (2, n, width), and targets of which one is the last word and one is missing."""
-    hidden = recording.residual[-2:, :, -1]
+    hidden = tiny.recorded(recording, "residual")[-2:, :, -1]
     last = recording.subject.model.lm_head.weight.shape[0] - 1
     return hidden, torch.tensor([[last, 0, 7]] * (len(recording) - 1) + [[5, -1, last]])
 
@@ -61,7 +61,7 @@ def test_of_words_that_are_equally_likely_the_first_is_the_most_likely_one_in_an
 def test_where_nothing_is_read_out_there_are_the_reads_and_no_number():
     recording = setting()
     read = [Read("z", 2, recording.prompts.last), Read("q", 1, recording.prompts.query)]
-    edits = [[Edit("z", 1, (3,), recording.prompts.query, 0 * recording.z[1, :, 0, :1])], []]
+    edits = [[Edit("z", 1, (3,), recording.prompts.query, 0 * recording.span("z", 1)[:, 0, :1])], []]
     whole, reads = (replay.replay(recording, edits, read=read, answer=answer) for answer in (True, False))
     for one, other in zip(whole.reads, reads.reads, strict=True):
         assert torch.equal(one, other)

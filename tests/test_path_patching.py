@@ -62,11 +62,12 @@ def test_a_source_that_is_the_base_scores_exactly_zero(kind, method):
 def test_nothing_is_replaced_where_the_whole_output_of_a_head_is_the_source_s_own():
     subject, base, _ = pair(n=3)
     own = runs.record(subject, base)
-    z = own.z + 1
-    z[2, 0, base.last[0], 5] = own.z[2, 0, base.last[0], 5]
-    z[2, 1, base.last[1], 5, 1:] = own.z[2, 1, base.last[1], 5, 1:]  # all of it but one number
-    z[2, 2, base.last[2], :, 0] = own.z[2, 2, base.last[2], :, 0]  # one number of every head
-    other = replace(own, z=z)
+    was = [own.at("z", layer, base.last) for layer in range(subject.layers)]
+    z = [one + 1 for one in was]
+    z[2][0, 5] = was[2][0, 5]
+    z[2][1, 5, 1:] = was[2][1, 5, 1:]  # all of it but one number
+    z[2][2, :, 0] = was[2][2, :, 0]  # one number of every head
+    other = own.with_z(base.last, z)
     assert path_patching.unchanged(own, other, 2, (5, 1), "last").tolist() == [[True, False, False], [False] * 3]
 
 
@@ -200,9 +201,10 @@ def test_the_screen_is_the_first_order_of_the_exact_sweep():
     subject, base, source = pair()
     for kind in ("answer", "queries at last", "values at query", "values at prev, heard at query"):
         recording = runs.record(subject, base)
-        near = runs.record(subject, base)
-        step = 1e-5 * (runs.record(subject, source).z - recording.z).mean(2, keepdim=True)
-        near = runs.Recording(subject, base, near.residual, near.z + step, near.k, near.v)
+        both = (tiny.recorded(one, "z") for one in (runs.record(subject, source), recording))
+        step = 1e-5 * torch.sub(*both).mean(2)
+        at = base.position(ROUNDS[kind]["position"])
+        near = recording.with_z(at, [recording.at("z", i, at) + step[i] for i in range(subject.layers)])
         exact = path_patching.sweep(subject, base, base, **ROUNDS[kind], recordings=(recording, near))
         estimate = path_patching.screen(recording, near, **ROUNDS[kind])
         known = ~exact.change.isnan().all(-1)

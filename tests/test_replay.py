@@ -45,7 +45,7 @@ def variants(base, source):
         "none": [],
         "z at last": [Edit("z", 1, (1, 3), p.last, value(source, "z", 1, "last", (1, 3)))],
         "z at prev": [Edit("z", 0, (2,), p.prev, value(source, "z", 0, "prev", (2,)))],
-        "z everywhere": [Edit("z", 1, (0, 2), None, base.z[2][:, :, [0, 2]])],
+        "z everywhere": [Edit("z", 1, (0, 2), None, base.span("z", 2)[:, :, [0, 2]])],
         "q": [Edit("q", 2, (5,), p.last, value(source, "k", 2, "last", (5,)))],
         "k of one head of a group": [Edit("k", 1, (3,), p.query, value(source, "k", 1, "query", (3,)))],
         "v of one head of a group": [Edit("v", 1, (3,), p.prev, value(source, "v", 1, "prev", (3,)))],
@@ -203,7 +203,7 @@ def test_prompts_may_fill_the_model_and_have_its_last_word_and_no_more():
 
 def test_means_are_refused_for_prompts_of_which_some_are_shorter():
     padded, _ = setting(lengths="unequal")
-    means = mean_replay.Means(padded.z.mean(1), n=6)
+    means = mean_replay.Means(tiny.recorded(padded, "z").mean(1), n=6)
     lengths = sorted(set((padded.prompts.last + 1).tolist()))
     assert lengths[-1] == means.z.shape[1] == padded.prompts.input_ids.shape[1]
     with pytest.raises(ValueError, match=rf"have {lengths[0]} or {lengths[1]}\. Take means"):
@@ -259,7 +259,7 @@ def test_probabilities_are_at_most_one_in_half_precision_and_near_those_of_whole
     subject = tiny.subject("qwen2", dtype=torch.bfloat16)
     subject.model.lm_head.weight.mul_(4.0)  # logits as large as those of trained models
     recording = runs.record(subject, boxes.prompts(subject, n=21, boxes=7))
-    last = recording.residual[-1, torch.arange(21), recording.prompts.last]
+    last = recording.stream(-1, recording.prompts.last)
     top = subject.model.lm_head(subject.model.model.norm(last)).float().argmax(-1)
     found = replay.recorded_answers(recording, top[:, None]).logprob
     assert float(found.max()) <= 0
@@ -318,7 +318,7 @@ def test_attention_from_a_recording_is_that_of_the_model(family):
 def everywhere(source, site, layer, heads):
     """(n, T, heads, head_size): all keys or values of a recording for these heads, those after a prompt's end too."""
     shared = source.subject.heads // source.subject.kv_heads
-    return getattr(source, site)[layer][:, :, [head // shared for head in heads]]
+    return source.span(site, layer)[:, :, [head // shared for head in heads]]
 
 
 def heard(base, source, sites, place, layers=(1, 2), heads=(0, 3)):

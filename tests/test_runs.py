@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 from entity_circuits import runs
-from entity_circuits.runs import definition, edits
+from entity_circuits.runs import definition, edits, replay
 from entity_circuits.runs.edits import Edit, Read
 from entity_circuits.tasks import boxes
 
@@ -109,7 +109,7 @@ def test_batches_and_the_order_of_prompts_change_nothing():
     shuffled = runs.run(subject, base.select(order), [edit.rows(order)]).logprob[0]
     assert torch.allclose(shuffled, whole[order], atol=1e-12)
     in_pieces = runs.record(subject, base, batch=2)
-    assert torch.allclose(in_pieces.z, recording.z, atol=1e-12)
+    assert torch.allclose(tiny.recorded(in_pieces, "z"), tiny.recorded(recording, "z"), atol=1e-12)
 
 
 def test_a_recording_of_some_prompts_is_that_of_these_by_their_numbers_or_by_a_mask():
@@ -119,20 +119,22 @@ def test_a_recording_of_some_prompts_is_that_of_these_by_their_numbers_or_by_a_m
     for part in (recording.select(mask), recording.select(index)):
         assert part.prompts.digest == base.select(index).digest
         for name in ("residual", "z", "k", "v"):
-            assert torch.equal(getattr(part, name), getattr(recording, name)[:, index]), name
+            assert torch.equal(tiny.recorded(part, name), tiny.recorded(recording, name)[:, index]), name
 
 
 def test_a_recording_holds_what_the_model_computes():
     subject, base, recording, _ = setting("qwen3", torch.float64)
     states = subject.model(input_ids=base.input_ids, output_hidden_states=True).hidden_states
-    assert torch.allclose(recording.residual[:-1], torch.stack(states[:-1]), atol=1e-12)
+    residual = tiny.recorded(recording, "residual")
+    assert torch.allclose(residual[:-1], torch.stack(states[:-1]), atol=1e-12)
     attention = subject.model.model.layers[2].self_attn
-    normed = subject.model.model.layers[2].input_layernorm(recording.residual[2])
-    assert torch.allclose(attention.k_proj(normed).unflatten(-1, (subject.kv_heads, -1)), recording.k[2], atol=1e-12)
-    added = attention.o_proj(recording.z[2].flatten(-2))
-    after = recording.residual[2] + added
+    normed = subject.model.model.layers[2].input_layernorm(residual[2])
+    keys = attention.k_proj(normed).unflatten(-1, (subject.kv_heads, -1))
+    assert torch.allclose(keys, recording.span("k", 2), atol=1e-12)
+    added = attention.o_proj(recording.span("z", 2).flatten(-2))
+    after = residual[2] + added
     block = subject.model.model.layers[2]
-    assert torch.allclose(after + block.mlp(block.post_attention_layernorm(after)), recording.residual[3], atol=1e-10)
+    assert torch.allclose(after + block.mlp(block.post_attention_layernorm(after)), residual[3], atol=1e-10)
 
 
 def test_no_gradient_is_kept_unless_an_edit_asks_for_it():
@@ -198,5 +200,49 @@ def test_a_recording_that_shares_contexts_is_that_of_whole_prompts(family):
         plain, shared = (runs.record(subject, prompts, batch=6, share_context=share) for share in (False, True))
         for row, last in enumerate(prompts.last.tolist()):
             for name in ("residual", "z", "k", "v"):
-                one, other = (getattr(found, name)[:, row, : last + 1] for found in (plain, shared))
+                one, other = (tiny.recorded(found, name)[:, row, : last + 1] for found in (plain, shared))
                 assert (one - other).abs().max() < 1e-11
+
+
+def test_a_token_that_prompts_of_a_context_share_is_kept_once():
+    subject, n = tiny.subject(), 9
+    p = boxes.prompts(subject, n, boxes=3)
+    plain, shared = (runs.record(subject, p, share_context=share) for share in (False, True))
+    assert len(plain.z[0]) == int((p.last + 1).sum())
+    assert len(shared.z[0]) < len(plain.z[0]) / 2
+    part = shared.select(torch.tensor([1, 4]))
+    assert all(one is other for one, other in zip(part.z, shared.z, strict=True)), "a selection copies nothing"
+
+
+def test_a_recording_of_some_positions_holds_these_alone_and_says_so():
+    subject, base, recording, _ = setting(dtype=torch.float64)
+    for share in (False, True):
+        kept = runs.record(subject, base, share_context=share, positions=[base.last, base.query])
+        for position in (base.last, base.query):
+            for site in ("z", "k", "v"):
+                assert torch.allclose(kept.at(site, 2, position), recording.at(site, 2, position), atol=1e-11)
+            assert torch.allclose(kept.stream(-1, position), recording.stream(-1, position), atol=1e-11)
+        assert len(kept.z[0]) <= 2 * len(base)
+        edit = Edit("z", 1, (3,), base.query, 0 * kept.at("z", 1, base.query)[:, [3]])
+        with pytest.raises(ValueError, match="not kept"):
+            kept.at("z", 2, base.prev)
+        with pytest.raises(ValueError, match="not kept"):
+            kept.span("k", 0)
+        with pytest.raises(ValueError, match="not kept"):
+            replay.replay(kept, [[edit]])
+        literal = runs.rerun(kept, [[edit]], frozen=True).logprob
+        assert torch.allclose(literal, runs.rerun(recording, [[edit]], frozen=True).logprob, atol=1e-11)
+        assert torch.allclose(kept.whole().span("z", 0), recording.span("z", 0), atol=1e-11)
+        assert recording.whole() is recording
+
+
+def test_another_z_is_read_where_it_was_put_and_nowhere_else():
+    subject, base, _, _ = setting(dtype=torch.float64)
+    shared = runs.record(subject, base, share_context=True)
+    new = [shared.at("z", layer, base.prev) + 1 for layer in range(subject.layers)]
+    moved = shared.with_z(base.prev, new)
+    for layer in range(subject.layers):
+        assert torch.equal(moved.at("z", layer, base.prev), new[layer])
+        assert torch.equal(moved.at("z", layer, base.last), shared.at("z", layer, base.last))
+        for table in ("residual", "k", "v"):
+            assert torch.equal(moved.span(table, layer), shared.span(table, layer))

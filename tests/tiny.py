@@ -161,3 +161,8 @@ def save_gguf(file: Path, *, seed: int = 0, layers: int = 2, tied: bool = False)
     writer.write_tensors_to_file()
     writer.close()
     return made
+
+
+def recorded(recording, what):
+    """(layers, n, T, ...): all that a recording holds of the residual, z, k or v."""
+    return torch.stack([recording.span(what, layer) for layer in range(len(getattr(recording, what)))])

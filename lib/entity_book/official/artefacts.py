@@ -10,6 +10,7 @@ the same public functions (`inputs`), and gives rows: `artefact`, `what`, `quant
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import pandas as pd
 import torch
@@ -314,9 +315,9 @@ def cross_model(base: Recording, tuned: Recording, groups: Mapping[Group, Sequen
     without = []
     for edit in inputs:
         assert edit.value is not None
-        value, shared = edit.value.clone(), base.subject.heads // base.subject.kv_heads
-        own = getattr(base, edit.site)[edit.layer, n, prompts.last][:, [head // shared for head in edit.heads]]
-        value[n, prompts.last] = own
+        value = edit.value.clone()
+        site: Literal["k", "v"] = "k" if edit.site == "k" else "v"
+        value[n, prompts.last] = base.at(site, edit.layer, prompts.last)[:, list(edit.heads)]
         without.append(replace(edit, value=value))
     queries = cmap.Condition("D", {"prev": d}, ("q",))
     one = torch.full_like(prompts.prev, int(prompts.prev[-1]))

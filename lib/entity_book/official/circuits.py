@@ -317,13 +317,13 @@ def shared_tensors(recording: Recording, heads: Sequence[Head], position: Positi
 
         official_circuits.shared_tensors(recording, circuit.groups["value_fetcher"])
     """
-    kept = [getattr(recording, name).clone() for name in ("residual", "z", "k", "v")]
+    tables = [table for name in ("residual", "z", "k", "v") for table in getattr(recording, name)]
+    kept = [table.clone() for table in tables]
     where, size = recording.prompts.position(position), recording.subject.head_size
-    zero = torch.zeros(len(recording), 1, size, dtype=recording.z.dtype, device=recording.z.device)
+    zero = torch.zeros(len(recording), 1, size, dtype=recording.subject.dtype, device=recording.device)
     edits = [Edit("z", head.layer, (head.head,), where, zero) for head in heads]
     moved = replay.replay(recording, [[], edits]).logprob
     if bool((moved[0] == moved[1]).all()):
         raise ValueError("the edit changes no answer, so that it shows nothing: take heads that matter")
-    now = [getattr(recording, name) for name in ("residual", "z", "k", "v")]
-    changed = sum(int((a != b).sum()) for a, b in zip(kept, now, strict=True))
+    changed = sum(int((a != b).sum()) for a, b in zip(kept, tables, strict=True))
     return joined(entry("B19", "recorded numbers changed by a replay", math.nan, changed, n=len(recording)))

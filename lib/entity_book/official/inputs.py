@@ -94,8 +94,9 @@ def reread(pairs: Pairs, given: Triples, recorded: Sequence[Recording], rows: Te
     for part in recorded:
         here = torch.nonzero((rows >= begin) & (rows < begin + len(part)))[:, 0]
         for position in read:
-            where = given.source.position(position)[here.to(part.z.device)]
-            read[position][:, here] = part.z[:, rows[here] - begin, where]
+            where = given.source.position(position)[here.to(part.device)]
+            chosen = part.select(rows[here] - begin)
+            read[position][:, here] = torch.stack([chosen.at("z", i, where) for i in range(len(part.z))])
         begin += len(part)
     return replace(pairs, triples=given, z=read, source_top=tops[rows])
 
@@ -189,14 +190,9 @@ def redrawn(source: Recording, seed: int = 0) -> Recording:
     n, count = places.shape
     shape, generator = (subject.layers, n, subject.heads), torch.Generator().manual_seed(seed)
     draw = torch.randint(count, shape, generator=generator)
-    rows, layers, numbers = (
-        torch.arange(n)[:, None],
-        torch.arange(subject.layers)[:, None, None],
-        torch.arange(shape[2]),
-    )
-    z = source.z.clone()
-    z[:, torch.arange(n), prompts.prev] = source.z[layers, rows, places[rows, draw], numbers]
-    return replace(source, z=z)
+    rows, numbers = torch.arange(n)[:, None], torch.arange(subject.heads)
+    here = [source.index[rows, places[rows, some]] for some in draw]
+    return source.with_z(prompts.prev, [z[some, numbers] for z, some in zip(source.z, here, strict=True)])
 
 
 def with_replacement(subject: Subject, circuit: Circuit | Kept, n: int = 10, seed: int = 0) -> list[dict[str, Any]]:

@@ -67,7 +67,8 @@ def means(
         total = torch.zeros((), dtype=torch.float64, device=subject.device)
         parts = torch.arange(len(prompts)).split(batch)
         for rows in tqdm(parts, desc="means", unit="batch", disable=None, leave=False):
-            total = total + runs.record(subject, prompts.select(rows)).z.double().sum(1)
+            recorded = runs.record(subject, prompts.select(rows))
+            total = total + torch.stack([recorded.span("z", i).double().sum(0) for i in range(subject.layers)])
         return {"z": (total / len(prompts)).to(subject.dtype)}
 
     inputs = results.key(__name__, subject, prompts=prompts, batch=batch)

@@ -281,8 +281,7 @@ def _patched(
 
 def _chunks(conditions: Sequence[Condition], recording: Recording, memory: float) -> Iterator[list[int]]:
     """Conditions in parts whose keys and values take no more than so many bytes (if they share none)."""
-    z, held = recording.z, 0.0
-    one = z.element_size() * z.shape[1] * z.shape[2] * z.shape[4]
+    held, one = 0.0, recording.z[0].element_size() * recording.index.numel() * recording.subject.head_size
     chunk: list[int] = []
     for index, condition in enumerate(conditions):
         size = one * condition.size * len(set(condition.sites) & {"k", "v"})

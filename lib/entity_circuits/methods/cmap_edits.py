@@ -73,16 +73,16 @@ def _value(
     is z where there is no position.
     """
     receiver, donor = order
-    rows, heads = torch.arange(len(donor), device=donor.z.device), list(numbers)
+    rows, heads = torch.arange(len(donor), device=donor.device), list(numbers)
     if site == "z":
-        return donor.z[layer][:, :, heads] if position is None else donor.z[layer, rows, position][:, heads]
+        return donor.span("z", layer)[:, :, heads] if position is None else donor.at("z", layer, position)[:, heads]
     weights, arriving = {"run": (donor, donor), "weights": (donor, receiver), "inputs": (receiver, donor)}[origin]
     shared = 1 if site == "q" else donor.subject.heads // donor.subject.kv_heads
     heads = [number // shared for number in heads]
     if site != "q" and origin == "run":
-        return getattr(donor, site)[layer][:, :, heads]
-    x = arriving.residual[layer]
-    x = x[rows, position] if site == "q" and not literal else x
+        return donor.span("k" if site == "k" else "v", layer)[:, :, heads]
+    early = site == "q" and not literal and position is not None
+    x = arriving.stream(layer, position) if early and position is not None else arriving.span("residual", layer)
     with fast_float32(weights.subject):
         x = blocks.read_by_attention(weights.subject, layer, x)
         slices = blocks.project(weights.subject, layer, site, x, apart=False)

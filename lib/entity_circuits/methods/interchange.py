@@ -134,9 +134,9 @@ def record(
     tops = []
     for part in parts:
         source = _run(subject, triples.source.select(part))
-        rows = torch.arange(len(part), device=source.z.device)
         for position, z in found.items():
-            z.append(source.z[:, rows, source.prompts.position(position)])
+            where = source.prompts.position(position)
+            z.append(torch.stack([source.at("z", layer, where) for layer in range(subject.layers)]))
         tops.append(top(source))
     base_top = torch.cat([top(part) for part in batches]) if like is None else like.base_top
     joined = {position: torch.cat(pieces, dim=1) for position, pieces in found.items()}

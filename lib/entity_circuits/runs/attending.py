@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +12,8 @@ from . import blocks
 from .attention_inputs import AttentionInputs
 from .edits import Edit, heard_together
 from .recording import Recording
+
+KEY_AND_VALUE: tuple[Literal["k"], Literal["v"]] = ("k", "v")
 
 
 def attend(
@@ -50,9 +53,9 @@ def attend(
     k = blocks.rotated(subject, layer, "k", slices["k"], given, slice(begin, end)).permute(1, 3, 0, 2, 4)
     v = forms.clipped(subject.model, slices["v"]).permute(1, 3, 0, 2, 4)
     spread = groups // subject.kv_heads
-    old_k = blocks.rotated(subject, layer, "k", recording.k[layer, :, :begin], given, slice(0, begin))
+    old_k = blocks.rotated(subject, layer, "k", recording.span("k", layer, 0, begin), given, slice(0, begin))
     old_k = old_k.transpose(1, 2).repeat_interleave(spread, 1)
-    old_v = recording.v[layer, :, :begin].transpose(1, 2).repeat_interleave(spread, 1)
+    old_v = recording.span("v", layer, 0, begin).transpose(1, 2).repeat_interleave(spread, 1)
     before = (q.flatten(2, 4) @ old_k.transpose(-1, -2)).unflatten(2, (variants, heads // groups, queries))
     now = (q.flatten(3, 4) @ k.transpose(-1, -2)).unflatten(3, (heads // groups, queries))
     scores = forms.capped(subject.model, torch.cat((before, now), dim=-1))
@@ -91,7 +94,7 @@ def attend(
             )
             continue
         new_k, new_v = (
-            _changed(recording, layer, site, slices[site][index], begin, together, members) for site in "kv"
+            _changed(recording, layer, site, slices[site][index], begin, together, members) for site in KEY_AND_VALUE
         )
         asked = entry(index, members, seen)
         heard, new_v = weights[asked], forms.clipped(subject.model, new_v)
@@ -112,11 +115,17 @@ def _narrow(edits: Sequence[tuple[int, Edit]]) -> Iterator[tuple[int, list[Edit]
 
 
 def _changed(
-    recording: Recording, layer: int, site: str, fresh: Tensor, begin: int, together: list[Edit], members: Tensor
+    recording: Recording,
+    layer: int,
+    site: Literal["k", "v"],
+    fresh: Tensor,
+    begin: int,
+    together: list[Edit],
+    members: Tensor,
 ) -> Tensor:
     """(n, tokens, members, head_size): keys or values of some heads, recorded up to `begin` and then fresh, edited."""
     heads, rows = recording.subject.heads, torch.arange(len(recording), device=members.device)
-    old = getattr(recording, site)[layer, :, :begin]
+    old = recording.span(site, layer, 0, begin)
     both = [part[:, :, members // (heads // part.shape[2])] for part in (old, fresh)]
     x = torch.cat(both, dim=1)
     order = members.tolist()

@@ -54,7 +54,7 @@ def read_by_attention(subject: Subject, layer: int, hidden: Tensor) -> Tensor:
         from entity_circuits.runs import blocks
 
         subject, p = toy.subject(), toy.prompts("apple")
-        print(blocks.read_by_attention(subject, 1, runs.record(subject, p).residual[1]).shape)
+        print(blocks.read_by_attention(subject, 1, runs.record(subject, p).span("residual", 1)).shape)
     """
     name = forms.of(subject.model).before_attention
     return forms.part(parts(subject, layer)[0], name)(hidden) if name else hidden
@@ -76,7 +76,7 @@ def project(subject: Subject, layer: int, site: str, x: Tensor, apart: bool = Tr
         from entity_circuits.runs import blocks
 
         subject, p = toy.subject(), toy.prompts("apple")
-        x = blocks.read_by_attention(subject, 1, runs.record(subject, p).residual[1])
+        x = blocks.read_by_attention(subject, 1, runs.record(subject, p).span("residual", 1))
         print(blocks.project(subject, 1, "k", x).shape)
     """
     form, attention = forms.of(subject.model), parts(subject, layer)[1]
@@ -158,8 +158,9 @@ def attended(subject: Subject, layer: int, hidden: Tensor, z: Tensor) -> Tensor:
 
         subject, p = toy.subject(), toy.prompts("apple")
         recording = runs.record(subject, p)
-        middle = blocks.attended(subject, 1, recording.residual[1], recording.z[1])
-        print((blocks.fed(subject, 1, recording.residual[1], middle) - recording.residual[2]).abs().max())
+        before, after = (recording.span("residual", layer) for layer in (1, 2))
+        middle = blocks.attended(subject, 1, before, recording.span("z", 1))
+        print((blocks.fed(subject, 1, before, middle) - after).abs().max())
     """
     form, (block, attention) = forms.of(subject.model), parts(subject, layer)
     out = forms.part(attention, form.out)(z.flatten(-2))
@@ -182,8 +183,9 @@ def fed(subject: Subject, layer: int, hidden: Tensor, middle: Tensor, rows: int 
         from entity_circuits.runs import blocks
 
         subject, p = toy.subject(), toy.prompts("apple")
-        residual = runs.record(subject, p).residual
-        print(blocks.fed(subject, 2, residual[2], residual[2]).shape)
+        recording = runs.record(subject, p)
+        hidden = recording.span("residual", 2)
+        print(blocks.fed(subject, 2, hidden, hidden).shape)
     """
     form, (block, _) = forms.of(subject.model), parts(subject, layer)
     source = hidden.expand_as(middle) if form.side_by_side(subject.model) else middle
@@ -264,7 +266,7 @@ def readout(
         from entity_circuits.runs import blocks
 
         subject, p = toy.subject(), toy.prompts("apple")
-        hidden = runs.record(subject, p).residual[-1, :, -1]  # at `last`
+        hidden = runs.record(subject, p).stream(-1, p.last)
         print(blocks.readout(subject, hidden[None], p.answer_ids[:, None], ()).logprob.exp())  # 0.834
     """
     if hidden is None:

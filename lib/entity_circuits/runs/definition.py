@@ -23,7 +23,8 @@ from ..tasks.prompts import Prompts
 from .attention_inputs import require_something_heard
 from .edits import Edit, Outcome, Read, check, heard_together
 from .projected import projected_at, put_together, taken_apart
-from .recording import Recording, inputs_of, require_room, require_targets, wrapped
+from .recording import Recording, require_room, require_targets
+from .tracing import inputs_of, wrapped
 
 GROUPED = ("num_key_value_groups", "num_key_value_heads")
 """What an attention is told about groups of query heads that share keys and values."""
@@ -122,7 +123,10 @@ def rerun(
         print(runs.rerun(recording, edits, frozen=True).logprob)  # (variants, n)
     """
     subject, everything = recording.subject, tuple(range(recording.subject.heads))
-    held = [Edit("z", layer, everything, None, recording.z[layer]) for layer in range(subject.layers)] if frozen else []
+    held = []
+    if frozen:
+        whole = recording.whole()
+        held = [Edit("z", layer, everything, None, whole.span("z", layer)) for layer in range(subject.layers)]
     outcomes = [
         run(subject, recording.prompts, [*held, *edits], read=read, targets=targets)
         for edits in tqdm(variants, desc="forward passes", disable=None, leave=False)

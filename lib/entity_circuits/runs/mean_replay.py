@@ -30,11 +30,13 @@ class Means:
     dtype and device are those of the model; averaged over `n` prompts of T tokens. `ablation.means` takes them, and
     says of which model they are by its `fingerprint` ("" is not compared).
 
+        import torch
         from entity_circuits import runs, toy
         from entity_circuits.runs.mean_replay import Means
 
         p = toy.prompts("apple", "cup")
-        print(Means(runs.record(toy.subject(), p).z.mean(1), n=2).z.shape)
+        recording = runs.record(toy.subject(), p)
+        print(Means(torch.stack([recording.span("z", layer).mean(0) for layer in range(3)]), n=2).z.shape)
     """
 
     z: Tensor

@@ -1,9 +1,9 @@
 """One run of a model kept: all that a replay of it needs, and what can be read off it. Recorded through nnsight."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
-import nnsight
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -12,37 +12,48 @@ from transformers import DynamicCache
 from ..arguments import integer, one_of
 from ..heads import Head
 from ..models import forms
-from ..models.precision import fast_float32
 from ..models.subject import Subject
 from ..tasks.prompts import Prompts, rows_of
 from . import attention_inputs, blocks
 from . import prefix as sharing
 from .edits import Activation, Read
-from .projected import projected_at, taken_apart
+from .tracing import inputs_of, seen
+
+Table = Literal["residual", "z", "k", "v"]
+"""What a recording holds of each token and layer."""
 
 
 @dataclass(frozen=True)
 class Recording:
     """One run of n prompts without edits: all that a replay needs, and nothing of the vocabulary's size.
 
-    `residual` (layers + 1, n, T, width) is the input of each layer and the output of the last; `z` (layers, n, T,
-    heads, head_size); `k` and `v` (layers, n, T, kv_heads, head_size). dtype and device are those of the model.
+    Each token is kept once, also one that several prompts of a context begin with. `index` (n, T) int64 says in which
+    row of the tables a prompt's token stands, -1 where it was not kept. There is a table a layer: `residual` (rows,
+    width), the input of each layer and then the output of the last; `z` (rows, heads, head_size); `k` and `v` (rows,
+    kv_heads, head_size). dtype and device are those of the model. What a prompt has after `last` (padding) stands for
+    nothing. Read with `at` and `span`.
     """
 
     subject: Subject
     prompts: Prompts
-    residual: Tensor
-    z: Tensor
-    k: Tensor
-    v: Tensor
+    index: Tensor
+    residual: tuple[Tensor, ...]
+    z: tuple[Tensor, ...]
+    k: tuple[Tensor, ...]
+    v: tuple[Tensor, ...]
 
     def __len__(self) -> int:
         return len(self.prompts)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the recording is."""
+        return self.index.device
+
     def at(self, site: Activation, layer: int, position: Tensor) -> Tensor:
         """(n, heads, head_size): `z`, or `k` or `v` one slice a query head, at one position of each example.
 
-        Raises `ValueError` for a site that is not recorded.
+        Raises `ValueError` for a site that is not recorded, and for a token that was not kept.
 
             from entity_circuits import models, prompts, runs
 
@@ -53,13 +64,36 @@ class Recording:
         one_of("site", site, Activation)
         if not 0 <= layer < self.subject.layers:
             raise ValueError(f"layer {layer}: this model has layers 0 to {self.subject.layers - 1}")
-        rows = torch.arange(len(self), device=position.device)
-        if site == "z":
-            return self.z[layer, rows, position]
         if site == "q":
             raise ValueError("'q' is not part of a recording: read it in a run")
-        slices: Tensor = getattr(self, site)[layer, rows, position]
-        return slices.repeat_interleave(self.subject.heads // self.subject.kv_heads, dim=1)
+        slices = self._rows(site, layer, self.index[torch.arange(len(self), device=self.device), position])
+        return slices if site == "z" else slices.repeat_interleave(self.subject.heads // self.subject.kv_heads, dim=1)
+
+    def span(self, what: Table, layer: int, begin: int = 0, end: int | None = None) -> Tensor:
+        """(n, tokens, ...): the "residual" (layer + 1 of them), "z", "k" or "v" of the tokens from `begin` to `end`.
+
+        Raises `ValueError` for a token that was not kept.
+
+            from entity_circuits import runs, toy
+
+            print(runs.record(toy.subject(), toy.prompts("apple", "cup")).span("residual", 0).shape)  # n, T, width
+        """
+        one_of("table", what, Table)
+        return self._rows(what, layer, self.index[:, begin:end])
+
+    def stream(self, layer: int, position: Tensor) -> Tensor:
+        """(n, width): the input of a layer, or the output of the last, at one position of each example."""
+        return self._rows("residual", layer, self.index[torch.arange(len(self), device=self.device), position])
+
+    def _rows(self, what: Table, layer: int, rows: Tensor) -> Tensor:
+        if bool((rows < 0).any()):
+            raise ValueError("these tokens were not kept in the recording: record the prompts without `positions`")
+        found: Tensor = getattr(self, what)[layer][rows]
+        return found
+
+    def whole(self) -> "Recording":
+        """This recording, or one of the same prompts with all their tokens, if it kept only some."""
+        return record(self.subject, self.prompts, share_context=True) if bool((self.index < 0).any()) else self
 
     def require(self, subject: Subject, prompts: Prompts) -> None:
         """Raise `ValueError` unless this is a recording of these prompts by this model."""
@@ -69,7 +103,7 @@ class Recording:
             raise ValueError("the recording is of other prompts: record these, or leave it out")
 
     def select(self, rows: Tensor) -> "Recording":
-        """The recording of some of its prompts: `rows` are their numbers, or (n,) bool.
+        """The recording of some of its prompts, in the same memory: `rows` are their numbers, or (n,) bool.
 
         For example:
 
@@ -79,73 +113,129 @@ class Recording:
             recording = runs.record(toy.subject(), toy.prompts("apple", "cup"))
             print(len(recording.select(torch.tensor([1]))))
         """
-        index = rows_of(rows, len(self))
-        cut = {name: getattr(self, name)[:, index] for name in ("residual", "z", "k", "v")}
-        return replace(self, prompts=self.prompts.select(index), **cut)
+        some = rows_of(rows, len(self))
+        return replace(self, prompts=self.prompts.select(some), index=self.index[some])
+
+    def with_z(self, position: Tensor, z: Sequence[Tensor]) -> "Recording":
+        """As if every layer's z at one position of each example had been another one; nothing follows from it.
+
+        Args:
+            position: (n,) int64.
+            z: for each layer (n, heads, head_size).
+
+        For example:
+
+            from entity_circuits import runs, toy
+
+            p = toy.prompts("apple", "cup")
+            recording = runs.record(toy.subject(), p)
+            silent = recording.with_z(p.last, [0 * recording.at("z", layer, p.last) for layer in range(3)])
+            print(silent.at("z", 2, p.last).abs().max())
+        """
+        every = torch.arange(len(self), device=self.device)
+        was, index = self.index[every, position], self.index.clone()
+        index[every, position] = len(self.z[0]) + every
+        residual, k, v = (tuple(torch.cat((t, t[was])) for t in tables) for tables in (self.residual, self.k, self.v))
+        changed = tuple(torch.cat((old, new)) for old, new in zip(self.z, z, strict=True))
+        return replace(self, index=index, residual=residual, z=changed, k=k, v=v)
 
 
-def record(subject: Subject, prompts: Prompts, *, batch: int = 32, share_context: bool = False) -> Recording:
+def record(
+    subject: Subject,
+    prompts: Prompts,
+    *,
+    batch: int = 32,
+    share_context: bool = False,
+    positions: Sequence[Tensor] | None = None,
+) -> Recording:
     """Run the prompts as they are and keep what a replay needs.
 
-    Takes (2 x layers + 1) x n x T x width numbers and a little more: 10 MB a prompt for the default model in float32.
-    With `share_context`, the tokens that all prompts of a context begin with are run once: the same up to rounding,
-    and about five times faster where many prompts share their beginning. What stands after `last` (padding) is zero
-    then. `batch` bounds the prompts that are run together.
+    Args:
+        subject: the model.
+        prompts: n prompts.
+        batch: how many are run together.
+        share_context: the tokens that all prompts of a context begin with are run and kept once: the same up to
+            rounding, about five times faster and smaller where many prompts share their beginning.
+        positions: (n,) int64 each; keep these tokens alone, for what is only read from. All of them unless given.
+
+    Takes (2 x layers + 1) x width numbers a token and a little more: 0.2 MB for the default model in float32, 10 MB for
+    a prompt of 50 tokens.
 
         from entity_circuits import models, prompts, runs
 
         subject = models.load("qwen2.5-coder-0.5b")
         p = prompts.from_texts(subject, ["The cup is in F. F contains the"], [" cup"])
-        print(runs.record(subject, p).z.shape)  # layers, n, tokens, heads, head size
+        print(runs.record(subject, p).span("z", 3).shape)  # n, tokens, heads, head size
     """
     integer("batch", batch)
     require_room(subject, prompts)
-    n, width = prompts.input_ids.shape
-    like: Any = {"dtype": subject.dtype, "device": subject.device}
-    size = subject.head_size
-    residual = torch.zeros(subject.layers + 1, n, width, subject.model.config.hidden_size, **like)
-    z = torch.zeros(subject.layers, n, width, subject.heads, size, **like)
-    k, v = (torch.zeros(subject.layers, n, width, subject.kv_heads, size, **like) for _ in range(2))
+    plan, index = _planned(prompts, list(sharing.batches(prompts, batch, share=share_context)), positions)
+    rows, like = int(index.max()) + 1, dict[str, Any](dtype=subject.dtype, device=subject.device)
+    size, layers = subject.head_size, range(subject.layers)
+    residual = [torch.empty(rows, subject.model.config.hidden_size, **like) for _ in range(subject.layers + 1)]
+    z = [torch.empty(rows, subject.heads, size, **like) for _ in layers]
+    k, v = ([torch.empty(rows, subject.kv_heads, size, **like) for _ in layers] for _ in range(2))
 
-    def keep(seen: list[Any], rows: Tensor, tokens: slice, of: Tensor | slice) -> None:
-        residual[-1, rows, tokens] = seen[-1][0][of]
-        for index, (stream, projected, output) in enumerate(seen[:-1]):
-            residual[index, rows, tokens] = stream[of]
-            k[index, rows, tokens] = projected["k"][of]
-            v[index, rows, tokens] = projected["v"][of]
-            z[index, rows, tokens] = output.unflatten(-1, (-1, size))[of]
+    def keep(inputs: dict[str, Any], kept: Tensor, begin: int) -> None:
+        here = slice(begin, begin + int(kept.sum()))
+        run = seen(subject, inputs, kept.to(subject.device))
+        for table, found in zip(residual, run["residual"], strict=True):
+            table[here] = found
+        for tables, site in ((z, "z"), (k, "k"), (v, "v")):
+            for table, found in zip(tables, run[site], strict=True):
+                table[here] = found.unflatten(-1, (-1, size)) if site == "z" else found
 
-    plan = list(sharing.batches(prompts, batch, share=share_context))
     for some in tqdm(plan, desc="recording", unit="batch", disable=None, leave=False):
-        part, everything = prompts.select(some.rows), slice(None)
-        if not some.prefix:
-            keep(_seen(subject, inputs_of(part)), some.rows, everything, everything)
+        part, prefix = prompts.select(some.batch.rows), some.batch.prefix
+        if not prefix:
+            keep(inputs_of(part), some.own, some.begin)
             continue
-        begin, end = slice(some.prefix), slice(some.prefix, int(part.last.max()) + 1)
+        end = int(part.last.max()) + 1
         cache = DynamicCache(config=subject.model.config)
-        common = {"input_ids": prompts.input_ids[some.spokesmen, begin], "past_key_values": cache, "use_cache": True}
-        keep(_seen(subject, common), some.rows, begin, some.context)
-        cache.batch_select_indices(some.context.to(subject.device))
-        rest = {"input_ids": part.input_ids[:, end], "past_key_values": cache, "use_cache": True}
-        keep(_seen(subject, rest), some.rows, end, everything)
-    return Recording(subject, prompts, residual, z, k, v)
+        known = {"past_key_values": cache, "use_cache": True}
+        keep({"input_ids": prompts.input_ids[some.batch.spokesmen, :prefix], **known}, some.common, some.begin)
+        cache.batch_select_indices(some.batch.context.to(subject.device))
+        rest = {"input_ids": part.input_ids[:, prefix:end], **known}
+        keep(rest, some.own[:, : end - prefix], some.begin + int(some.common.sum()))
+    return Recording(subject, prompts, index, tuple(residual), tuple(z), tuple(k), tuple(v))
 
 
-def _seen(subject: Subject, inputs: dict[str, Any]) -> list[Any]:
-    """One traced forward pass: for each layer its input, keys, values and z; then the output of the last layer."""
-    model, form = wrapped(subject), forms.of(subject.model)
-    with fast_float32(subject), torch.no_grad(), model.trace(**inputs):
-        seen: list[Any] = []
-        for layer in form.blocks(model):
-            attention = forms.part(layer, form.attention)
-            stream = layer.input
-            found: dict[str, Tensor] = {}
-            for path, sites in projected_at(form):
-                found |= taken_apart(subject, forms.part(attention, path).output, sites)
-            seen.append([stream, found, forms.part(attention, form.out).input])
-        seen.append([layer.output])
-        seen = nnsight.save(seen)
-    return seen  # noqa: RET504 (nnsight fills the name when the trace ends)
+@dataclass(frozen=True)
+class _Planned:
+    """A batch, and which of its tokens are kept from row `begin` on: (contexts, prefix) and (prompts, rest) bool."""
+
+    batch: sharing.Batch
+    common: Tensor
+    own: Tensor
+    begin: int
+
+
+def _planned(
+    prompts: Prompts, batches: Sequence[sharing.Batch], positions: Sequence[Tensor] | None
+) -> tuple[list[_Planned], Tensor]:
+    """Which row each token gets, batch by batch, and the `index` of the recording."""
+    n, width = prompts.input_ids.shape
+    places, last = torch.arange(width)[None], prompts.last.cpu()[:, None]
+    wanted = places <= last
+    if positions is not None:
+        wanted = torch.zeros(n, width, dtype=torch.bool)
+        for position in positions:
+            wanted[torch.arange(n), position.cpu()] = True
+    index, plan, begin = torch.full((n, width), -1), [], 0
+    for batch in batches:
+        here = wanted[batch.rows]
+        own, common = here[:, batch.prefix :], torch.zeros(len(batch.spokesmen), batch.prefix, dtype=torch.int)
+        common = common.index_add(0, batch.context, here[:, : batch.prefix].int()) > 0
+        plan.append(_Planned(batch, common, own, begin))
+        index[batch.rows, : batch.prefix] = _numbered(common, begin)[batch.context]
+        index[batch.rows, batch.prefix :] = _numbered(own, begin + int(common.sum()))
+        begin += int(common.sum()) + int(own.sum())
+    index = torch.where(places > last, index.gather(1, last), index)
+    return plan, index.to(prompts.last.device)
+
+
+def _numbered(kept: Tensor, begin: int) -> Tensor:
+    return torch.where(kept, begin + kept.flatten().cumsum(0).view_as(kept) - 1, -1)
 
 
 def require_room(subject: Subject, prompts: Prompts) -> None:
@@ -174,31 +264,6 @@ def require_targets(subject: Subject, prompts: Prompts, targets: Tensor) -> None
         )
 
 
-def inputs_of(prompts: Prompts) -> dict[str, Any]:
-    """Unpadded prompts go in without a mask: then the attention kernel is the causal one, edits or none."""
-    full = bool((prompts.last == prompts.input_ids.shape[1] - 1).all())
-    mask = {} if full else {"attention_mask": prompts.attention_mask}
-    return {"input_ids": prompts.input_ids, "use_cache": False, **mask}
-
-
-class _View:
-    """The nnsight view of a model, kept by the model itself: both are freed together. A copy of a model has none."""
-
-    def __init__(self) -> None:
-        self.model: Any = None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _View, ()
-
-
-def wrapped(subject: Subject) -> Any:
-    """The nnsight view of a model, made once a model (wrapping anew would leave hooks behind each time)."""
-    view = vars(subject.model).setdefault("_nnsight_view", _View())
-    if view.model is None:
-        view.model = nnsight.NNsight(subject.model)
-    return view.model
-
-
 def recorded(recording: Recording, item: Read) -> Tensor:
     """(n, heads, head_size): what a read gives in the recorded run itself.
 
@@ -211,8 +276,7 @@ def recorded(recording: Recording, item: Read) -> Tensor:
     """
     if item.site != "q":
         return recording.at(item.site, item.layer, item.position)
-    rows = torch.arange(len(recording), device=item.position.device)
-    x = blocks.read_by_attention(recording.subject, item.layer, recording.residual[item.layer, rows, item.position])
+    x = blocks.read_by_attention(recording.subject, item.layer, recording.stream(item.layer, item.position))
     return blocks.project(recording.subject, item.layer, "q", x)
 
 
@@ -234,7 +298,7 @@ def attention(recording: Recording, head: Head, position: Tensor) -> Tensor:
         raise ValueError(f"there is no head {head}: the model has {subject.layers} layers of {subject.heads} heads")
     module, given = blocks.parts(subject, head.layer)[1], attention_inputs.of(subject, width)[head.layer]
     shared = head.head // (subject.heads // subject.kv_heads)
-    keys = recording.k[head.layer][:, :, [shared]]
+    keys = recording.span("k", head.layer)[:, :, [shared]]
     queries = recorded(recording, Read("q", head.layer, position))[:, [head.head]]
     # Each prompt's query stands at its own position: rotate it once for every position, take the one that is its own.
     queries = queries[:, None].expand(-1, width, -1, -1)

@@ -126,7 +126,7 @@ def _frozen(
 ) -> tuple[Tensor | None, tuple[Tensor, ...]]:
     """One position a prompt, no attention: hidden states (variants, n, width) at `last`, and the reads."""
     subject = recording.subject
-    rows = torch.arange(len(recording), device=recording.residual.device)
+    rows = torch.arange(len(recording), device=recording.device)
     start = start.to(rows.device)
     for edit in itertools.chain.from_iterable(variants):
         if edit.position is None or not torch.equal(edit.position, start):
@@ -134,15 +134,14 @@ def _frozen(
                 "a frozen replay changes one position a prompt; other edits: replay them apart, or runs.rerun"
             )
     reads = _Reads(recording, read, len(variants))
-    stream = recording.residual[:, rows, start]
-    hidden = stream[first].expand(len(variants), -1, -1)
+    hidden = recording.stream(first, start).expand(len(variants), -1, -1)
     for layer in range(first, reads.top(answer, subject.layers)):
         if reads.wants(layer, "q", "k", "v"):
             x = blocks.read_by_attention(subject, layer, hidden)
             for site in ("q", "k", "v"):
                 if reads.wants(layer, site):
                     reads.take(layer, site, blocks.project(subject, layer, site, x)[:, :, None], start)
-        z = recording.z[layer, rows, start]
+        z = recording.at("z", layer, start)
         edited = [index for index, edits in enumerate(variants) if any(edit.layer == layer for edit in edits)]
         if edited or reads.wants(layer, "z"):
             z = z.expand(len(variants), *z.shape)
@@ -155,7 +154,7 @@ def _frozen(
     if not answer:
         return None, reads.taken
     at_last = (start == recording.prompts.last)[None, :, None]
-    return torch.where(at_last, hidden, recording.residual[-1, rows, recording.prompts.last]), reads.taken
+    return torch.where(at_last, hidden, recording.stream(-1, recording.prompts.last)), reads.taken
 
 
 def _free(
@@ -163,11 +162,11 @@ def _free(
 ) -> tuple[Tensor | None, tuple[Tensor, ...]]:
     """The tokens from `start` (the same in all these prompts) to `last`, all attention recomputed."""
     subject = recording.subject
-    rows = torch.arange(len(recording), device=recording.residual.device)
+    rows = torch.arange(len(recording), device=recording.device)
     begin, end = int(start[0]), int(recording.prompts.last[0]) + 1
     given = attention_inputs.of(subject, recording.prompts.input_ids.shape[1])
     reads = _Reads(recording, read, len(variants))
-    hidden = recording.residual[first, :, begin:end].expand(len(variants), -1, -1, -1)
+    hidden = recording.span("residual", first, begin, end).expand(len(variants), -1, -1, -1)
     origin = torch.full_like(rows, begin)
     for layer in range(first, reads.top(answer, subject.layers)):
         here = [(index, edit) for index, edits in enumerate(variants) for edit in edits if edit.layer == layer]
@@ -203,14 +202,11 @@ def recorded_answers(recording: Recording, targets: Tensor | None = None) -> Out
         p = prompts.from_texts(subject, ["The cup is in F. F contains the"], [" cup"])
         print(replay.recorded_answers(runs.record(subject, p)).logprob)
     """
-    rows = torch.arange(len(recording), device=recording.prompts.last.device)
     targets = recording.prompts.answer_ids[:, None] if targets is None else targets
     if not forms.of(recording.subject.model).replay:
         return definition.run(recording.subject, recording.prompts, targets=targets)
     with fast_float32(recording.subject):
-        return blocks.readout(
-            recording.subject, recording.residual[-1, rows, recording.prompts.last][None], targets, ()
-        )
+        return blocks.readout(recording.subject, recording.stream(-1, recording.prompts.last)[None], targets, ())
 
 
 class _Reads:
@@ -291,10 +287,9 @@ def _alike(start: Tensor, last: Tensor) -> list[Tensor]:
 
 
 def _variants_a_batch(recording: Recording, n: int, tail: int, memory: float) -> int:
-    subject, width = recording.subject, recording.residual.shape[-1]
-    keys = recording.residual.shape[2]
+    subject, (width, keys) = recording.subject, (recording.residual[0].shape[-1], recording.index.shape[1])
     numbers = n * tail * (10 * width + 4 * subject.heads * keys)
-    return max(1, int(memory / (numbers * recording.residual.element_size())))
+    return max(1, int(memory / (numbers * recording.residual[0].element_size())))
 
 
 def _assembled(parts: list[tuple[list[int], Tensor, Outcome]], variants: int, n: int) -> Outcome:
