@@ -211,6 +211,36 @@ def test_an_adapter_is_merged_into_plain_weights_that_compute_the_same(qwen, tmp
     assert not any(parameter.requires_grad for parameter in merged.model.parameters())
 
 
+def test_an_adapter_shares_all_that_it_leaves_unchanged_with_its_base_and_changes_nothing_there(qwen, tmp_path):
+    make_adapter(tmp_path / "adapter", tiny.model())
+    alone = models.load(str(qwen), adapter=str(tmp_path / "adapter"))
+    base = models.load(str(qwen))
+    before = [weight.clone() for weight in base.model.parameters()]
+    beside = models.load(str(qwen), adapter=str(tmp_path / "adapter"))
+    assert beside.fingerprint == alone.fingerprint
+    assert all(map(torch.equal, before, base.model.parameters()))
+    assert all(map(torch.equal, beside.model.state_dict().values(), alone.model.state_dict().values()))
+    ids = torch.arange(12)[None]
+    assert torch.equal(beside.model(ids).logits, alone.model(ids).logits)
+    own = {
+        name
+        for name, weight in beside.model.named_parameters()
+        if weight.data_ptr() != base.model.get_parameter(name).data_ptr()
+    }
+    assert {name.split(".")[-2] for name in own} == {"q_proj", "o_proj"}
+    del base
+    assert torch.equal(beside.model(ids).logits, alone.model(ids).logits)
+
+
+def test_a_base_that_was_changed_after_it_was_loaded_is_not_shared(qwen, tmp_path):
+    make_adapter(tmp_path / "adapter", tiny.model())
+    alone = models.load(str(qwen), adapter=str(tmp_path / "adapter"))
+    base = models.load(str(qwen))
+    base.model.model.layers[1].mlp.up_proj.weight.data[3, 5] += 1  # unseen by the version that torch counts
+    again = models.load(str(qwen), adapter=str(tmp_path / "adapter"))
+    assert all(map(torch.equal, again.model.state_dict().values(), alone.model.state_dict().values()))
+
+
 def test_a_pair_loads_its_base_and_its_adapter_by_their_names(qwen, tmp_path, monkeypatch):
     make_adapter(tmp_path / "adapter", tiny.model())
     registry = (

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from . import adapters, folders, naming, reading, weights
+from . import adapters, folders, naming, reading, sharing, weights
 from .adapters import adapted as adapted
 from .identity import combine
 from .naming import CONVERT, HUB_ID
@@ -58,6 +58,8 @@ def load(
         attention: the implementation in transformers: "sdpa", or "eager", which also gives the attention scores.
         check: whether to try on the model what every experiment relies on (see `models.check`).
 
+    An adapter whose base is loaded already shares its memory, but for the weights that it changes.
+
     What is loaded is what the files say, or it is refused: each weight has its place and is a sensible number, no code
     comes with it, the tokenizer has no word without an embedding, the adapter is on this base and merges exactly.
 
@@ -86,7 +88,12 @@ def load(
         adapters.require_base(adapter, part, name)
     folder, fingerprint = _locate(name)
     shown = name
-    model, tokenizer = reading.read(folder, name, dtype, attention)
+    key = (str(folder), fingerprint, str(dtype), str(torch.device(device)), attention)
+    model = None if adapter is None else sharing.twin(key)
+    if model is None:
+        model, tokenizer = reading.read(folder, name, dtype, attention)
+    else:
+        tokenizer = reading.tokenizer_of(folder, name)
     if adapter is not None and part is not None:
         shown = f"{name}+{adapter if adapter in entries else Path(adapter).name}"
         model = adapters.merge(model, part, shown)
@@ -96,6 +103,8 @@ def load(
     subject = wrap(model.to(device), tokenizer, name=shown, fingerprint=fingerprint)
     if check:
         _check(subject)
+    if adapter is None:
+        sharing.remember(key, model)
     return subject
 
 

@@ -1,0 +1,45 @@
+"""Models that are alike share their memory: what an adapter leaves as it is in its base is there already."""
+
+import copy
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+
+Key = tuple[str, ...]
+"""What makes a loaded base the one that is asked for: its files, dtype and attention, as text."""
+
+_LOADED: WeakValueDictionary[Key, Any] = WeakValueDictionary()
+_CONTENT: dict[Key, list[int]] = {}
+
+
+def remember(key: Key, model: Any) -> None:
+    """Note that this model, as it is now, is what loading by this key gives; it is not kept alive by that."""
+    for gone in _CONTENT.keys() - _LOADED.keys():
+        del _CONTENT[gone]
+    _LOADED[key], _CONTENT[key] = model, _content(model)
+
+
+def twin(key: Key) -> Any:
+    """A model of its own that shares every weight with the one that was loaded by this key; None if there is none.
+
+    Parameters are new ones on the same memory, so whoever changes one by assignment (as a merged adapter does) changes
+    this model alone. A loaded model that somebody has changed since is not taken.
+    """
+    model = _LOADED.get(key)
+    if model is None or _content(model) != _CONTENT[key]:
+        return None
+    with torch.device("meta"):
+        made = type(model)._from_config(copy.deepcopy(model.config))
+    made.load_state_dict(model.state_dict(), strict=True, assign=True)
+    made.tie_weights()
+    for name, buffer in model.named_buffers():  # those that no file holds
+        where, _, last = name.rpartition(".")
+        made.get_submodule(where).register_buffer(last, buffer.clone(), persistent=name in made.state_dict())
+    return made.eval().requires_grad_(False)
+
+
+def _content(model: Any) -> list[int]:
+    """A number a weight, from all its bits, and how many there are: half a second for 2 GB."""
+    weights = [one.detach() for _, one in sorted(model.state_dict().items())]
+    return [len(weights), *(int(torch.hash_tensor(one).view(torch.int64)) for one in weights)]
