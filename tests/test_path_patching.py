@@ -218,11 +218,11 @@ def test_a_sweep_that_is_interrupted_and_started_again_ends_with_the_same_scores
     calls = []
     real = path_patching.patched
 
-    def dies_at_the_third_layer(*given):
+    def dies_at_the_third_layer(*given, **path):
         calls.append(given[2])
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return real(*given)
+        return real(*given, **path)
 
     monkeypatch.setattr(path_patching, "patched", dies_at_the_third_layer)
     with pytest.raises(KeyboardInterrupt):

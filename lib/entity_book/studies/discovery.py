@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import torch
-from entity_circuits import statistics
 from entity_circuits.agreement import spearman
 from entity_circuits.arguments import one_of
 from entity_circuits.heads import GROUPS, LETTERS, POSITIONS, Circuit, Group, Head
@@ -35,10 +34,7 @@ def score_table(scores: Scores, statistic: Statistic = "ratio_of_means") -> pd.D
     (for the last, its numerator alone); that of `median` as well.
     """
     one_of("statistic", statistic, Statistic)
-    weight = scores.logprob.exp() / scores.logprob.exp().mean() if statistic == "ratio_of_means" else 1.0
-    values = scores.change if statistic == "mean_log" else scores.per_example * weight
-    kind: statistics.Average = "median" if statistic == "median" else "mean"
-    cells = statistics.intervals(values, scores.contexts, statistic=kind)
+    (low, high), value, n = scores.intervals(statistic), scores.statistic(statistic), scores.examples
     layers, heads = scores.change.shape[:2]
     rank = {head: place for place, head in enumerate(scores.ranking(statistic), start=1)}
     return pd.DataFrame(
@@ -47,11 +43,11 @@ def score_table(scores: Scores, statistic: Statistic = "ratio_of_means") -> pd.D
                 "head": str(Head(i, j)),
                 "layer": i,
                 "index": j,
-                "score": float(scores.statistic(statistic)[i, j]),
-                "low": cells.low[i, j],
-                "high": cells.high[i, j],
+                "score": float(value[i, j]),
+                "low": low[i, j],
+                "high": high[i, j],
                 "rank": rank.get(Head(i, j), np.nan),
-                "n": cells.n,
+                "n": int(n[i, j]),
             }
             for i in range(layers)
             for j in range(heads)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .. import heads, results, runs, tasks
+from .. import heads, results, tasks
 from ..arguments import integer, one_of
 from ..heads import POSITIONS, Circuit, Group, Head
 from ..models.subject import Subject
@@ -26,9 +26,11 @@ from ..tasks.prompts import Prompts
 from ..tasks.rounds import Composition, Experiment, Round
 from ..tasks.rounds import check as check_rounds
 from . import metrics
+from . import stages as stages_
 from .checks import Reach as Reach
 from .checks import check
 from .metrics import LOG_PROBABILITY, Metric
+from .recorded import CHUNK, Recorded, Runs
 from .scores import Scores as Scores
 from .scores import Statistic as Statistic
 from .screening import screen as screen
@@ -63,7 +65,7 @@ def sweep(
         metric: what is read at the end, by name or a `metrics.Metric`.
         method: "replay", or "definition": the same numbers from whole runs.
         store: keeps finished layers of senders.
-        recordings: of base and source; made unless given.
+        recordings: of base and source; made unless given, of `CHUNK` examples at a time.
 
     Returns `Scores` of (layers, heads, n), NaN where no path exists. Raises `ValueError` before any model runs, also
     for recordings of other prompts or another model. Paper: section 4.1; the official protocol reads round 4 with
@@ -77,13 +79,15 @@ def sweep(
         print(scores.ranking())
     """
     one_of("composition", composition, Composition | None)
-    execute, read = executor(method), metrics.named(metric)
+    executor(method)  # an unknown one is told before anything runs
+    read = metrics.named(metric)
     receivers = None if receivers is None else heads.of(receivers)
     check(subject, base, source, position, receivers, composition, reach)
     if recordings is not None and len(recordings) != 2:
         raise ValueError(f"a recording of base and one of source are given together, not {len(recordings)}")
     for recording, prompts in zip(recordings or (), (base, source), strict=False):
         recording.require(subject, prompts)
+    runs_ = Runs(subject, base, source, (position,)) if recordings is None else Runs.of(*recordings)
     read.targets(base)  # what it needs of the prompts is there, or this says what is not
     wanted = heads.every(subject.layers, subject.heads) if senders is None else heads.of(senders)
     heads.require(wanted, subject.layers, subject.heads, "as a sender")
@@ -92,47 +96,55 @@ def sweep(
     top = max((head.layer for head in receivers), default=0) if receivers is not None else subject.layers
     able = heads.by_layer(head for head in wanted if head.layer < top)
     store = Store(None) if store is None else store
-    inputs = results.key(
-        __name__,
-        subject,
-        base=base,
-        source=source,
-        position=position,
-        receivers=None if receivers is None else sorted(set(receivers)),
-        composition=composition,
-        reach=reach,
-        metric=read,
-        method=method,
-    )
-    made: list[tuple[Recording, Recording]] = [recordings] if recordings else []
-
-    def recorded() -> tuple[Recording, Recording]:
-        if not made:
-            made.append(_recorded(subject, base, source))
-        return made[0]
-
-    def clean() -> dict[str, Tensor]:
-        outcome = execute(recorded()[0], [[]], targets=read.targets(base), vocabulary=read.vocabulary)
-        return {"logprob": read.value(outcome, base)[0], "correct": read.correct(outcome, base)[0]}
-
-    before = store.keep("clean", inputs, clean)
-    change = torch.full((subject.layers, subject.heads, len(base)), torch.nan, dtype=before["logprob"].dtype)
-    for layer, numbers in tqdm(able.items(), desc=f"senders at {position}, by layer", disable=None, leave=False):
-        shard = store.keep(
-            f"sweep-{position}-{layer:02d}",
-            {**inputs, "senders": [layer, *numbers]},
-            lambda layer=layer, numbers=numbers: {  # type: ignore[misc]
-                "logprob": patched(*recorded(), layer, numbers, position, receivers, composition, reach, method, read),
-                "same": unchanged(*recorded(), layer, numbers, position),
-            },
-        )
-        effect = (shard["logprob"] - before["logprob"]).masked_fill(shard["same"], 0.0)
-        change[layer, list(numbers)] = effect.cpu()
-    return Scores(change, before["logprob"].cpu(), before["correct"].cpu(), base.contexts.cpu(), read.log)
+    asked = _Path(position, receivers, composition, reach, method, read)
+    return _swept(runs_, torch.arange(len(base)), able, asked, store)
 
 
-def _recorded(subject: Subject, base: Prompts, source: Prompts) -> tuple[Recording, Recording]:
-    return runs.record(subject, base, share_context=True), runs.record(subject, source, share_context=True)
+@dataclass(frozen=True)
+class _Path:
+    """What is asked of all senders of a sweep, checked."""
+
+    position: str
+    receivers: tuple[Head, ...] | None
+    composition: Composition | None
+    reach: Reach
+    method: Method
+    metric: Metric
+
+
+def _swept(runs_: Runs, chosen: Tensor, able: Mapping[int, tuple[int, ...]], path: _Path, store: Store) -> Scores:
+    """The scores of senders, by layer, on the chosen examples, in chunks."""
+    subject, position, read, execute = runs_.subject, path.position, path.metric, executor(path.method)
+    words = {**vars(path), "receivers": None if path.receivers is None else sorted(set(path.receivers))}
+    parts, what = chosen.split(CHUNK), f"senders at {position}, by layer"
+    changes, clean = [], []
+    with tqdm(total=len(parts) * len(able), desc=what, disable=None, leave=False) as progress:
+        for rows in parts:
+            recorded, base = runs_.part(rows), runs_.base.select(rows)
+            inputs = results.key(__name__, subject, base=base, source=runs_.source.select(rows), **words)
+
+            def before(recorded: Recorded = recorded, base: Prompts = base) -> dict[str, Tensor]:
+                outcome = execute(recorded()[0], [[]], targets=read.targets(base), vocabulary=read.vocabulary)
+                return {"logprob": read.value(outcome, base)[0], "correct": read.correct(outcome, base)[0]}
+
+            clean.append(store.keep("clean", inputs, before))
+            change = torch.full((subject.layers, subject.heads, len(rows)), torch.nan, dtype=clean[-1]["logprob"].dtype)
+            for layer, numbers in able.items():
+
+                def after(
+                    recorded: Recorded = recorded, layer: int = layer, numbers: tuple[int, ...] = numbers
+                ) -> dict[str, Tensor]:
+                    same = unchanged(*recorded(), layer, numbers, position)
+                    return {"logprob": patched(*recorded(), layer, numbers, **vars(path)), "same": same}
+
+                shard = store.keep(f"sweep-{position}-{layer:02d}", {**inputs, "senders": [layer, *numbers]}, after)
+                effect = (shard["logprob"] - clean[-1]["logprob"]).masked_fill(shard["same"], 0.0)
+                change[layer, list(numbers)] = effect
+                progress.update()
+            changes.append(change)
+    logprob, correct = (torch.cat([one[name] for one in clean]) for name in ("logprob", "correct"))
+    contexts = runs_.base.contexts.cpu()[chosen]
+    return Scores(torch.cat(changes, dim=-1), logprob, correct, contexts, read.log)
 
 
 def unchanged(base: Recording, source: Recording, layer: int, senders: tuple[int, ...], position: str) -> Tensor:
@@ -200,11 +212,16 @@ def patched(
 
 @dataclass(frozen=True)
 class Discovery:
-    """The scores of each round, the heads that each handed to the next, and the runs it all was computed from."""
+    """The scores of each round, the heads that each handed to the next, and the runs it all is computed from."""
 
     scores: dict[Group, Scores]
     circuit: Circuit
-    recordings: tuple[Recording, Recording] = field(repr=False)
+    runs: Runs = field(repr=False)
+
+    @property
+    def recordings(self) -> tuple[Recording, Recording]:
+        """Of all base prompts, and of their sources at the positions of the rounds; made when first asked for."""
+        return self.runs.whole()
 
 
 def discover(
@@ -218,6 +235,7 @@ def discover(
     metric: str | Metric = LOG_PROBABILITY,
     reach: Reach | None = None,
     method: Method = "replay",
+    stages: Sequence[int] | None = None,
     store: Store | None = None,
     **drawn: Any,
 ) -> Discovery:
@@ -233,6 +251,8 @@ def discover(
         metric: what is read at the end, by name or a `metrics.Metric`.
         reach: "all" lets changed keys and values be heard everywhere in all rounds, as the official protocol does.
         method: "replay", or "definition": the same numbers from whole runs.
+        stages: how many examples all senders get before those are dropped that cannot be chosen any more, as in (20,);
+            after these stages, all examples for the rest (see `stages`). Without: all examples for every sender.
         store: keeps finished layers of senders.
         **drawn: to the default task's `experiment` (`n`, `seed`, ...), where no prompts are given.
 
@@ -260,7 +280,10 @@ def discover(
     for name, size in asked.items():
         one_of("round", name, sizes)
         sizes[name] = integer(f"k of {name!r}", size, 1, every)
-    recordings = _recorded(subject, base, source)
+    seen = stages_.sizes(stages, len(base))
+    if seen[1:]:
+        one_of("statistic of a discovery in stages", statistic, stages_.MEANS)
+    runs_ = Runs(subject, base, source, tuple(dict.fromkeys(one.position for one in rounds)))
     scores: dict[Group, Scores] = {}
     found: dict[Group, tuple[Head, ...]] = {}
     for one in rounds:
@@ -268,25 +291,36 @@ def discover(
             scores[one.name] = replace(scores[one.into], change=torch.full_like(scores[one.into].change, torch.nan))
             found[one.name] = ()
             continue
-        scores[one.name] = sweep(
-            subject,
-            base,
-            source,
-            position=one.position,
-            receivers=found[one.into] if one.into else None,
-            composition=one.through,
-            reach=reach or one.heard_at or "all",
-            metric=read,
-            method=method,
-            store=store,
-            recordings=recordings,
-        )
-        found[one.name] = tuple(scores[one.name].ranking(statistic)[: sizes[one.name]])
+        receivers = found[one.into] if one.into else None
+        path = _Path(one.position, receivers, one.through, reach or one.heard_at or "all", method, read)
+        scores[one.name] = _staged(runs_, seen, sizes[one.name], statistic, path, store or Store(None))
+        examples = scores[one.name].examples
+        ranking = scores[one.name].ranking(statistic)
+        whole = [head for head in ranking if examples[head.layer, head.head] == len(base)]
+        found[one.name] = tuple(whole[: sizes[one.name]])
     about = {"model": subject.name, "fingerprint": subject.fingerprint, "n": len(base), **given.about}
-    about |= {"statistic": statistic, **({"reach": reach} if reach else {})}
+    about |= {"statistic": statistic, **({"reach": reach} if reach else {}), **({"stages": seen} if seen[1:] else {})}
     about |= {} if read is LOG_PROBABILITY else {"metric": read.name}
     own = {r.name: r.position for r in rounds if POSITIONS.get(r.name) != r.position}
-    return Discovery(scores, Circuit(found, about, own), recordings)
+    return Discovery(scores, Circuit(found, about, own), runs_)
+
+
+def _staged(runs_: Runs, seen: Sequence[int], k: int, statistic: Statistic, path: _Path, store: Store) -> Scores:
+    """The scores of all senders that have a path, after each stage of those that could still be among the k chosen."""
+    subject, order, before = runs_.subject, stages_.spread(runs_.base), 0
+    top = max((head.layer for head in path.receivers), default=0) if path.receivers is not None else subject.layers
+    able, n = heads.every(top, subject.heads), len(runs_)
+    dtype = torch.promote_types(subject.dtype, torch.float32)
+    none = torch.full((subject.layers, subject.heads, n), torch.nan, dtype=dtype)
+    nobody, contexts = torch.zeros(n, dtype=torch.bool), runs_.base.contexts.cpu()
+    scores = Scores(none, none[0, 0].clone(), nobody, contexts, path.metric.log)
+    for size in seen:
+        rows = order[before:size].sort().values
+        scores = scores.filled(rows, _swept(runs_, rows, heads.by_layer(able), path, store))
+        if size < n and able:
+            able = stages_.undecided(scores.where(order[:size]), k, of=n, statistic=statistic)
+        before = size
+    return scores
 
 
 def _experiment(

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -19,9 +20,10 @@ Statistic = Literal["mean", "median", "ratio_of_means", "mean_log"]
 class Scores:
     """What replacing each sender does to the metric, example by example.
 
-    `change` (layers, heads, n) is the metric after minus before; NaN where the sender has no path to a receiver (or was
-    not asked for). `logprob` (n,) is the metric before, log p(answer) unless another was asked for, and `correct` (n,)
-    says whether the answer was right by it. `contexts` (n,) numbers what the examples are samples of. With `log` the
+    `change` (layers, heads, n) is the metric after minus before; NaN where the sender has no path to a receiver, or was
+    not asked for in this example: the numbers of a head are over the `examples` that it has. `logprob` (n,) is the
+    metric before, log p(answer) unless another was asked for, and `correct` (n,) says whether the answer was right by
+    it. `contexts` (n,) numbers what the examples are samples of. With `log` the
     metric is the logarithm of a probability. Negative: the head matters.
     """
 
@@ -51,18 +53,48 @@ class Scores:
         relative to that mean, which has to be positive.
         """
         one_of("statistic", kind, Statistic)
-        if kind == "mean":
-            return self.per_example.mean(-1)
         if kind == "median":
-            return self.per_example.median(-1).values
-        if kind == "mean_log":
-            return self.change.mean(-1)
+            return self.per_example.nanmedian(-1).values
+        gain, weight = self._parts(kind)
+        return gain.nansum(-1) / torch.where(gain.isnan(), 0, weight).sum(-1)
+
+    @property
+    def examples(self) -> Tensor:
+        """(layers, heads): how many examples a head's numbers rest on, 0 without a path."""
+        return (~self.change.isnan()).sum(-1)
+
+    def standard_error(self, kind: Statistic) -> Tensor:
+        """(layers, heads): of a statistic, as if examples were independent; not of the median."""
+        gain, weight = self._parts(kind)
+        off = gain - self.statistic(kind)[..., None] * weight
+        mean = torch.where(gain.isnan(), 0, weight).sum(-1) / self.examples
+        return (off.square().nansum(-1) / (self.examples - 1)).sqrt() / self.examples.sqrt() / mean
+
+    def intervals(self, kind: Statistic) -> tuple[np.ndarray, np.ndarray]:
+        """(layers, heads) each: the 95% interval of a statistic over contexts; of a ratio, its numerator's alone."""
+        gain, weight = (self.per_example, None) if kind == "median" else self._parts(kind)
+        average: statistics.Average = "median" if kind == "median" else "mean"
+        flat, low = gain.flatten(0, -2), np.full(gain.shape[:-1], np.nan)
+        high, known = low.copy(), ~flat.isnan()
+        for seen in known.unique(dim=0):
+            if not bool(seen.any()):
+                continue
+            rows = (known == seen).all(1)
+            values = flat[rows][:, seen] / (1 if weight is None else weight[seen].mean())
+            cells = statistics.intervals(values, self.contexts[seen], statistic=average)
+            low.ravel()[rows.numpy()], high.ravel()[rows.numpy()] = cells.low, cells.high
+        return low, high
+
+    def _parts(self, kind: Statistic) -> tuple[Tensor, Tensor]:
+        """What a statistic is the ratio of, summed over examples: (layers, heads, n) over (n,)."""
+        one_of("statistic that is a mean", kind, ("mean", "mean_log", "ratio_of_means"))
+        if kind != "ratio_of_means":
+            return (self.change if kind == "mean_log" else self.per_example), torch.ones_like(self.logprob)
         if self.log:
-            clean = self.logprob.exp()
-            return (self.per_example * clean).sum(-1) / clean.sum()
+            return self.per_example * self.logprob.exp(), self.logprob.exp()
         if not float(self.logprob.sum()) > 0:
             raise ValueError("the mean of this metric is not positive before patching: rank by 'mean' instead")
-        return self.change.sum(-1) / self.logprob.sum()
+        return self.change, self.logprob
 
     def where(self, rows: Tensor) -> "Scores":
         """The scores over some of the examples, `scores.where(scores.correct)` for instance."""
@@ -70,9 +102,16 @@ class Scores:
         cut = {name: getattr(self, name)[rows] for name in ("logprob", "correct", "contexts")}
         return replace(self, change=self.change[..., rows], **cut)
 
+    def filled(self, rows: Tensor, part: "Scores") -> "Scores":
+        """These scores with those of some examples, by their numbers, put in."""
+        new = {name: getattr(self, name).clone() for name in ("logprob", "correct", "change")}
+        for name, values in new.items():
+            values[..., rows] = getattr(part, name)
+        return replace(self, **new)
+
     def table(self, top: int | None = None) -> pd.DataFrame:
         """One row a head that has a path, the most negative first: `head`, the mean `change` of the metric with `low`
-        and `high` (95%, over contexts), and `n`.
+        and `high` (95%, over contexts), and `n`, the examples that it has.
 
             from entity_circuits import models, path_patching
 
@@ -80,13 +119,11 @@ class Scores:
             print(found.scores["value_fetcher"].table(5))
         """
         top = None if top is None else integer("top", top)
-        cells = statistics.intervals(self.change, self.contexts)
-        parts = (cells.value, cells.low, cells.high)
+        change, (low, high), n = self.statistic("mean_log"), self.intervals("mean_log"), self.examples
         rows = [
-            {"head": str(head)}
-            | {name: x[head.layer, head.head] for name, x in zip(("change", "low", "high"), parts, strict=True)}
-            | {"n": cells.n}
+            {"head": str(head), "change": change[at].item(), "low": low[at], "high": high[at], "n": n[at].item()}
             for head in self.ranking("mean_log")
+            for at in [(head.layer, head.head)]
         ]
         return pd.DataFrame(rows)[:top]
 

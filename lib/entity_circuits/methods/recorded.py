@@ -1,0 +1,68 @@
+"""The runs that path patching starts from: base prompts whole, of source prompts what heads say at some places."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .. import runs
+from ..models.subject import Subject
+from ..runs.recording import Recording
+from ..tasks.prompts import Prompts
+
+CHUNK = 70
+"""Examples that are recorded and patched at a time: what is held does not grow with more of them."""
+
+Recorded = Callable[[], tuple[Recording, Recording]]
+"""Gives the recordings of some base and source prompts, made when they are first asked for."""
+
+
+@dataclass(eq=False)
+class Runs:
+    """Recordings of n base prompts and their sources, made when something has to be computed from them.
+
+    The sources' are of the tokens at `positions` alone. Up to `CHUNK` examples are recorded once and kept; of more,
+    those that were asked for last.
+    """
+
+    subject: Subject
+    base: Prompts
+    source: Prompts
+    positions: tuple[str, ...]
+    made: dict[tuple[int, ...], tuple[Recording, Recording]] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+    @classmethod
+    def of(cls, base: Recording, source: Recording) -> "Runs":
+        """Recordings that there are already."""
+        whole = {tuple(range(len(base))): (base, source)}
+        return cls(base.subject, base.prompts, source.prompts, (), whole)
+
+    def whole(self) -> tuple[Recording, Recording]:
+        """The recordings of all base and source prompts."""
+        return self._of(tuple(range(len(self))))
+
+    def part(self, rows: Tensor) -> Recorded:
+        """The recordings of some examples, when they are asked for."""
+
+        def give() -> tuple[Recording, Recording]:
+            if len(self) <= CHUNK or tuple(range(len(self))) in self.made:
+                base, source = self.whole()
+                return base.select(rows), source.select(rows)
+            return self._of(tuple(rows.tolist()))
+
+        return give
+
+    def _of(self, rows: tuple[int, ...]) -> tuple[Recording, Recording]:
+        if rows not in self.made:
+            self.made.clear()
+            base, source = self.base.select(torch.tensor(rows)), self.source.select(torch.tensor(rows))
+            places = [source.position(name) for name in self.positions]
+            self.made[rows] = (
+                runs.record(self.subject, base, share_context=True),
+                runs.record(self.subject, source, share_context=True, positions=places),
+            )
+        return self.made[rows]
