@@ -55,7 +55,7 @@ def use_executed(app: Sphinx, docname: str, source: list[str]) -> None:
     if not executed.whole(text):
         log.warning("its executed copy was altered or damaged; `entity-circuits book` executes it", location=docname)
         return
-    if json.loads(text)["metadata"]["book"]["source"] != notebooks.digest(source[0]):
+    if json.loads(text)["metadata"]["book"]["source"] != notebooks.digest(notebooks.plain(source[0])):
         log.warning("this chapter has changed since it was executed", location=docname)
     source[0] = text
 
