@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--contexts", type=int, default=2, help="seven prompts each (default %(default)s)")
     given = parser.parse_args()
 
-    from entity_book.build import book
+    from entity_book.build import machine
     from entity_book.studies import improvement
     from entity_circuits import models
     from entity_circuits.methods import ablation, cmap, dcm
@@ -43,7 +43,7 @@ def main() -> None:
     def circuit(method: Method) -> torch.Tensor:
         return ablation.circuit_accuracy(base, found, prompts, means, method=method).logprob
 
-    print(book.machine(), torch.get_num_threads(), "threads", f"{n} prompts or pairs", sep=", ")
+    print(machine.machine(), torch.get_num_threads(), "threads", f"{n} prompts or pairs", sep=", ")
     works = {"one circuit": circuit, "one mask, 10 steps": mask, "CMAP, 6 conditions": patched}
     print(pd.DataFrame([compare(name, run) for name, run in works.items()]).to_string(index=False))
 

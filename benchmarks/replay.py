@@ -20,7 +20,7 @@ def main() -> None:
     given = parser.parse_args()
 
     import torch
-    from entity_book.build import book
+    from entity_book.build import machine
     from entity_book.studies import cost
     from entity_circuits import models
     from entity_circuits.methods import path_patching
@@ -32,7 +32,7 @@ def main() -> None:
     found = path_patching.discover(subject, n=given.examples, store=Store(None))
     seconds = time.perf_counter() - begin
     kept: dict[str, object] = {
-        "machine": book.machine(),
+        "machine": machine.machine(),
         "threads": torch.get_num_threads(),
         "model": subject.name,
         "examples": given.examples,

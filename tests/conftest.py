@@ -6,7 +6,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from entity_book.build import book, executed
-from entity_circuits import places
+from entity_book.build import kept as copies
 from small_book import PARAMETERS, notebook
 
 
@@ -34,7 +34,7 @@ def pretend(monkeypatch):
         for job in jobs:
             rows = {key: {"value": value} for key, value in kept.get(job.chapter, {}).items()}
             made = nbformat.v4.new_notebook(metadata={"book": {**job.record, "findings": rows}})
-            places.write(executed.path(Path(job.root), job.chapter), executed.sealed(made))
+            copies.show(Path(job.root), job.chapter, executed.sealed(made))
         return [book.Run(job.chapter, "", 0, 0, job.parameters) for job in jobs]
 
     monkeypatch.setattr(book, "_execute", run)

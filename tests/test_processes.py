@@ -183,7 +183,7 @@ def test_a_site_is_built_anew_where_its_record_or_a_page_was_damaged(house, monk
 
 def test_a_notebook_that_changes_while_it_is_executed_is_not_kept(house):
     (house / "chapters" / "01_one.ipynb").write_text(
-        notebook(PARAMETERS, "path = 'chapters/01_one.ipynb'\ntext = open(path).read()", "open(path, 'a').write(' ')")
+        notebook(PARAMETERS, "path = 'chapters/01_one.ipynb'\ntext = open(path).read()", "open(path, 'w').write('{}')")
     )
     with pytest.raises(BookError, match="01_one: its notebook was changed while it was executed; run it again"):
         book.execute(root=house)

@@ -1,6 +1,7 @@
 """Named results on disk: tensors, written whole or not at all, found again only by everything that produced them."""
 
 import ast
+import copy
 import hashlib
 import importlib.util
 import json
@@ -243,10 +244,26 @@ def _read_module(name: str) -> tuple[str, tuple[str, ...]]:
     own = {name.partition(".")[0], __name__.partition(".")[0]}
     package = name if spec.submodule_search_locations else name.rpartition(".")[0]
     imports = {one for one in _imported(tree, package) if one.partition(".")[0] in own}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
-            node.body = node.body[1:] or [ast.Pass()]
-    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest(), tuple(sorted(imports))
+    return code_of(tree), tuple(sorted(imports))
+
+
+def code_of(tree: ast.Module) -> str:
+    """A hex digest of parsed code, without docstrings and comments.
+
+    For example:
+
+        import ast
+
+        from entity_circuits import results
+
+        assert results.code_of(ast.parse("x = 1  # one")) == results.code_of(ast.parse("x=1"))
+    """
+    plain = copy.deepcopy(tree)
+    for node in ast.walk(plain):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            documented = ast.get_docstring(node, clean=False)
+            node.body = (node.body[1:] or [ast.Pass()]) if documented else node.body
+    return hashlib.sha256(ast.unparse(plain).encode()).hexdigest()
 
 
 def _imported(tree: ast.Module, package: str) -> Iterator[str]:

@@ -1,72 +1,45 @@
 """Executing the chapters: each notebook of the table of contents, from its stripped source, in a process of its own.
 
-A chapter that ran is kept in `build/executed/chapters/` together with a digest of all it was made from; while that does
-not change, it is not run again. What it cost and where it ran is told by the same copy (`executed`).
+A chapter that ran is kept in `build/executed/chapters/` together with the digests of all it was made from; while these
+do not change, it is not run again (`due`). What it cost and where it ran is told by the same copy (`executed`).
 """
 
-import json
-import math
 import multiprocessing
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import yaml
 from entity_circuits import places
-from entity_circuits.spelling import meant
 
 from ..claims import findings
 from . import chapter as kernels
-from . import executed, inputs, lifetime, lock, notebooks
-from .chapter import Job, machine, say
+from . import due, executed, kept, lifetime, lock, machine, notebooks, peaks
+from . import plan as plans
+from .chapter import Job, say
 from .executed import Run
 from .lock import BookError
 from .notebooks import note
+from .plan import Plan
 
-__all__ = ["BookError", "Run", "chapters", "check", "execute", "found", "machine", "note", "runs", "summing_up"]
-
-_FOR_THE_SITE_ONLY = {"cli.py", "commands.py", "lock.py", "site.py", "sphinx_ext.py", "readme.py", "used.py"}
-_NO_INPUT = {"findings.json", "README.md"}
-"""Files of `data/` that are made from the executed chapters, or for people."""
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """All chapters as they would be executed now: the text of each, and which of the given parameters it takes."""
-
-    root: Path
-    sources: dict[str, str]
-    given: dict[str, dict[str, Any]]
-    shared: dict[str, str]
-    readers: tuple[str, ...]
-
-    def record(self, name: str, found: str = "") -> dict[str, Any]:
-        """What the executed copy of a chapter will carry, if it is made now, from these findings if it reads any."""
-        parts = [self.sources[name], self.given[name], self.shared, *([found] if name in self.readers else [])]
-        digest = notebooks.digest(json.dumps(parts, sort_keys=True))
-        made = {"digest": digest, "source": notebooks.digest(self.sources[name]), "parameters": self.given[name]}
-        return made | ({"read": notebooks.digest(found)} if name in self.readers else {})
-
-    def gathered(self) -> findings.Gathered:
-        """The findings of all chapters whose executed copies are current. Raises `BookError` if two keep one key."""
-        kept, missing = {}, []
-        for name in (name for name in self.sources if name not in self.readers):
-            done = executed.record(self.root, name)
-            if done.get("digest") == self.record(name)["digest"]:
-                kept[name] = done.get("findings", {})
-            else:
-                missing.append(name)
-        parameters = {key: value for given in self.given.values() for key, value in given.items()}
-        try:
-            return findings.gather(kept, missing, parameters)
-        except ValueError as error:
-            raise BookError(str(error)) from None
+__all__ = [
+    "BookError",
+    "Run",
+    "behind",
+    "chapters",
+    "check",
+    "execute",
+    "found",
+    "note",
+    "reasons",
+    "runs",
+    "summing_up",
+]
 
 
 def chapters(root: Path | None = None) -> list[str]:
@@ -74,13 +47,7 @@ def chapters(root: Path | None = None) -> list[str]:
 
     Raises `BookError` if a chapter of the table of contents has no notebook.
     """
-    root = root or places.ROOT
-    contents = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
-    files = [entry["file"] for part in contents.get("parts", [contents]) for entry in part.get("chapters", [])]
-    names = [file.removeprefix("chapters/") for file in files if file.startswith("chapters/")]
-    if missing := [name for name in names if not _source(root, name).is_file()]:
-        raise BookError(f"_toc.yml lists chapters that do not exist: {', '.join(missing)}")
-    return names
+    return plans.chapters(root or places.ROOT)
 
 
 def runs(root: Path | None = None) -> dict[str, Run]:
@@ -91,8 +58,7 @@ def runs(root: Path | None = None) -> dict[str, Run]:
 
 def summing_up(root: Path | None = None) -> list[str]:
     """The chapters of the table of contents that read the findings of the others."""
-    root = root or places.ROOT
-    return [name for name in chapters(root) if notebooks.reads_findings(_source(root, name))]
+    return plans.summing_up(root or places.ROOT)
 
 
 def found(root: Path | None = None) -> findings.Gathered:
@@ -121,7 +87,52 @@ def check(
 ) -> None:
     """Raises the `BookError` of `execute` for what is asked of it, before a model is fetched or anything is run."""
     root = root or places.ROOT
-    _plan(root, _chosen(chapters(root), only), parameters or {}, pair)
+    plans.make(root, plans.chosen(chapters(root), only), parameters or {}, pair)
+
+
+def reasons(
+    only: Sequence[str] | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    pair: tuple[str, str] | None = None,
+    root: Path | None = None,
+) -> dict[str, str]:
+    """What `execute` would do with each of these chapters, in words that say why. Nothing is executed or written.
+
+    Of a chapter that reads findings it is not known whether they change before the others have run.
+    """
+    root = root or places.ROOT
+    names = plans.chosen(chapters(root), only)
+    plan = plans.make(root, names, parameters or {}, pair)
+    told: dict[str, str] = {}
+    changing: list[str] = []
+    for name in sorted(names, key=lambda name: name in plan.readers):
+        reader = name in plan.readers
+        found = plan.gathered().to_json() if reader else ""
+        why = [one for one in plan.reasons(name, found) if not (reader and changing and one == due.FINDINGS)]
+        if not why:
+            unless = f", unless {', '.join(changing)} will hand over other findings" if reader and changing else ""
+            told[name] = f"unchanged, not run{unless}"
+        elif plan.kept(name, found):
+            told[name] = f"taken back, not run: {due.words(why)}, and a copy of that is kept"
+        else:
+            told[name] = f"would run: {due.words(why)}"
+        changing += [name] if why and not reader else []
+    return {name: told[name] for name in names}
+
+
+def behind(root: Path | None = None) -> dict[str, str]:
+    """Each chapter whose executed copy would now, from the same parameters and findings, be made from something else.
+
+    In words: when it was executed, and what has changed since.
+    """
+    root = root or places.ROOT
+    plan, told = plans.make(root, [], {}, None), {}
+    for name in plan.sources:
+        if why := plan.behind(name):
+            started = executed.record(root, name).get("run", {}).get("started", "")
+            told[name] = f"as it was executed {started[:16].replace('T', ' ')}; since then: {due.words(why)}"
+    return told
 
 
 def execute(
@@ -135,38 +146,41 @@ def execute(
 ) -> list[Run]:
     """Execute the chapters that need it and return their runs; a chapter is skipped while nothing it rests on changed.
 
-    It rests on its notebook, the parameters given for it, the library's sources, `data/` and `constraints.txt`. `only`
-    names chapters (`"01_dataset"`, or its beginning `"01"`). Each parameter goes to every chapter that declares it. A
-    `pair` is a base and a fine-tuned model: the first goes to every parameter called `base` or `model`, the second to
-    `finetuned`, as a list of one where the default is a list.
+    It rests on its notebook, the parameters given for it, the code that it imports, directly or not, the files that it
+    opened, and the versions in `constraints.txt`. Why one is executed is said. `only` names chapters (`"01_dataset"`,
+    or its beginning `"01"`). Each parameter goes to every chapter that declares it. A `pair` is a base and a fine-tuned
+    model: the first goes to every parameter called `base` or `model`, the second to `finetuned`, as a list of one where
+    the default is a list. A copy with other parameters is put aside, and taken back when they are asked for again. Of
+    `jobs` chapters side by side only those are started for whose stated peaks there is memory.
 
     A chapter with a cell tagged `reads-findings` comes after all others, and rests on their findings too, as far as
     they were made by the same parameters and nothing has changed since.
 
     Raises `BookError` before anything runs if a chapter or parameter is unknown or a value is of another type than the
-    default, and afterwards if a cell failed, with the chapter, the cell and the end of its traceback. A chapter that
-    failed leaves NAME.partial.ipynb to look at and no executed copy.
+    default, and afterwards if a cell failed, with the chapter, the cell and the end of its traceback, or if a chapter
+    with its own parameters took more memory than it states. A chapter that failed leaves NAME.partial.ipynb to look at,
+    and the executed copy that was there.
 
     >>> execute(["01"], {"boxes": 3})  # doctest: +SKIP
     """
     root = root or places.ROOT
-    names = _chosen(chapters(root), only)
-    plan = _plan(root, names, parameters or {}, pair)
+    names = plans.chosen(chapters(root), only)
+    plan = plans.make(root, names, parameters or {}, pair)
     with lock.held(root, "executing chapters"):
         executed.path(root, "").parent.mkdir(parents=True, exist_ok=True)
         done = _needed(plan, [name for name in names if name not in plan.readers], "", jobs, force)
         return done + _sum_up(plan, [name for name in plan.readers if name in names], jobs, force)
 
 
-def _sum_up(plan: _Plan, names: list[str], jobs: int, force: bool) -> list[Run]:
+def _sum_up(plan: Plan, names: list[str], jobs: int, force: bool) -> list[Run]:
     """Execute the chapters that read findings, when all others are done; say of those left out if they are behind."""
     if not plan.readers:
         return []
     found = plan.gathered()
     text = found.to_json()
     for name in plan.readers:
-        done = executed.record(plan.root, name).get("digest")
-        if name not in names and done and done != plan.record(name, text)["digest"]:
+        read = executed.record(plan.root, name).get("read")
+        if name not in names and read and read != notebooks.digest(text):
             say(f"{name}: was made from other findings than there are now; `entity-circuits book` executes it again")
     if not names:
         return []
@@ -176,103 +190,56 @@ def _sum_up(plan: _Plan, names: list[str], jobs: int, force: bool) -> list[Run]:
     return _needed(plan, names, text, jobs, force)
 
 
-def _needed(plan: _Plan, names: list[str], found: str, jobs: int, force: bool) -> list[Run]:
+def _needed(plan: Plan, names: list[str], found: str, jobs: int, force: bool) -> list[Run]:
     """Execute those of these chapters that need it."""
     todo = []
     for name in names:
-        record, read = plan.record(name, found), str(findings.file(plan.root)) if name in plan.readers else ""
-        if not force and executed.record(plan.root, name).get("digest") == record["digest"]:
+        why = plan.reasons(name, found)
+        if not why and not force:
             say(f"{name}: unchanged, not run again")
             continue
-        terminal = sys.stderr.isatty() and jobs == 1
-        todo.append(Job(name, str(plan.root), plan.given[name], record, terminal, read))
+        if not force and (text := plan.kept(name, found)):
+            say(f"{name}: {due.words(why)}; a copy of that was kept and is taken back, not run again")
+            kept.show(plan.root, name, text)
+            continue
+        say(f"{name}: to be run: {due.words(why or ['asked for, though unchanged'])}")
+        todo.append(_job(plan, name, found, terminal=sys.stderr.isatty() and jobs == 1))
     return _execute(todo, jobs) if todo else []
+
+
+def _job(plan: Plan, name: str, found: str, terminal: bool) -> Job:
+    read = str(findings.file(plan.root)) if name in plan.readers else ""
+    peak = peaks.stated(plan.root, name)
+    code, usual = plan.code(name), plan.usual(name)
+    return Job(name, str(plan.root), plan.given[name], plan.record(name, found), terminal, read, code, peak, usual)
 
 
 def _execute(todo: list[Job], jobs: int) -> list[Run]:
     """Run each job in a fresh process, so that the peak memory of its kernel is that of this chapter alone."""
-    done = []
+    done: list[Run] = []
+    environment = kernels.environment(jobs)
+    rate = machine.gflops(int(environment["OMP_NUM_THREADS"]))
+    waiting, gib, free = (
+        {job.chapter: job for job in todo},
+        {job.chapter: job.peak_gib for job in todo},
+        machine.free_gib(),
+    )
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
         jobs, mp_context=context, max_tasks_per_child=1, initializer=lifetime.with_parent, initargs=(os.getpid(),)
     ) as pool:
-        futures = {pool.submit(kernels.run, job, kernels.environment(jobs)): job.chapter for job in todo}
-        for future in as_completed(futures):
+        running: dict[Future[Run], str] = {}
+        while waiting or running:
+            while len(running) < jobs and (name := peaks.startable([*waiting], [*running.values()], gib, free)):
+                job = replace(waiting.pop(name), gflops=rate)
+                running[pool.submit(kernels.run, job, environment)] = name
+            ended, _ = wait(running, return_when=FIRST_COMPLETED)
             try:
-                done.append(future.result())
+                for future in ended:
+                    done.append(future.result())
+                    del running[future]
             except BrokenProcessPool:
                 words = "a process was ended from outside, most often because memory ran out; not executed:"
-                left = [name for name in futures.values() if name not in {run.chapter for run in done}]
+                left = [job.chapter for job in todo if job.chapter not in {run.chapter for run in done}]
                 raise BookError(f"{words} {', '.join(left)}") from None
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
     return sorted(done, key=lambda run: [job.chapter for job in todo].index(run.chapter))
-
-
-def _plan(root: Path, names: list[str], parameters: Mapping[str, Any], pair: tuple[str, str] | None) -> _Plan:
-    """Everything that is decided before anything runs. Parameters have to fit the chapters to be executed, `names`."""
-    known = chapters(root)
-    declared = {name: notebooks.parameters(_source(root, name)) for name in known}
-    _fit({name: declared[name] for name in names}, parameters, pair)
-    given = {}
-    for name, table in declared.items():
-        given[name] = {key: parameters[key] for key in table if key in parameters}
-        if pair:
-            finetuned = [pair[1]] if isinstance(table.get("finetuned"), list) else pair[1]
-            both = {"model": pair[0], "base": pair[0], "finetuned": finetuned}
-            given[name] |= {key: both[key] for key in table if key in both}
-    sources = {name: _source(root, name).read_text(encoding="utf-8") for name in known}
-    return _Plan(root, sources, given, _inputs(root), tuple(summing_up(root)))
-
-
-def _chosen(known: list[str], only: Sequence[str] | None) -> list[str]:
-    if only is None:
-        return known
-    chosen = []
-    for wanted in only:
-        if not wanted or not (
-            hits := [name for name in known if name == wanted] or [n for n in known if n.startswith(wanted)]
-        ):
-            raise BookError(f"there is no chapter {wanted!r}.{meant(wanted, known)} There are {', '.join(known)}")
-        chosen += hits
-    return [name for name in known if name in chosen]
-
-
-def _fit(declared: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any], pair: tuple[str, str] | None) -> None:
-    """Raises `BookError` for a parameter that no chapter declares, of a wrong type, or given twice."""
-    known = sorted({parameter for table in declared.values() for parameter in table})
-    if pair and not {"base", "model", "finetuned"} & set(known):
-        raise BookError("no chapter here takes a pair of models")
-    if pair and (twice := [name for name in ("base", "model", "finetuned") if name in given]):
-        raise BookError(f"`{twice[0]}` is given twice: by a pair of models and as a parameter")
-    for parameter, value in given.items():
-        if parameter not in known:
-            there = f"There are {', '.join(known) or 'none'}"
-            raise BookError(f"no chapter has a parameter {parameter!r}.{meant(parameter, known)} {there}")
-        for name, table in declared.items():
-            default = table.get(parameter, value)
-            if not _alike(default, value):
-                wanted = f"of type {type(default).__name__} like its default {default!r}"
-                raise BookError(f"{name}: parameter {parameter!r} has to be {wanted}, not {value!r}")
-
-
-def _alike(default: Any, value: Any) -> bool:
-    """Whether a value is of the type of a default; a default of None takes any, a list is held against its first."""
-    if isinstance(default, list | tuple) and isinstance(value, list):
-        return all(_alike(default[0], one) for one in value) if default else True
-    number = isinstance(default, float) and type(value) is int
-    finite = not isinstance(value, float) or math.isfinite(value)
-    return finite and (default is None or type(default) is type(value) or number)
-
-
-def _inputs(root: Path) -> dict[str, str]:
-    """The digests of everything that all chapters rest on."""
-    sources = [path for kind in ("*.py", "*.csv", "*.toml") for path in (root / "lib").rglob(kind)]
-    files = [path for path in sources if path.name not in _FOR_THE_SITE_ONLY]
-    files += [path for path in (root / "data").rglob("*") if path.name not in _NO_INPUT]
-    return inputs.digests(root, [*files, root / "constraints.txt"])
-
-
-def _source(root: Path, name: str) -> Path:
-    return root / "chapters" / f"{name}.ipynb"

@@ -1,7 +1,6 @@
 """One chapter in a kernel of its own: what it is started with, what it costs, and how it is told that it failed."""
 
 import os
-import platform
 import re
 import resource
 import shutil
@@ -14,12 +13,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from entity_circuits import places
-
 from ..claims import findings
-from . import executed, kernel, notebooks
+from . import executed, inputs, kept, kernel, notebooks, opened, peaks
 from .executed import Run
 from .lock import BookError
+from .machine import machine
 
 CELL_SECONDS = 30 * 60
 """A cell that runs longer than this has failed."""
@@ -32,7 +30,11 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 @dataclass(frozen=True)
 class Job:
-    """A chapter to be executed: where, with which parameters, and the `record` that its executed copy will carry."""
+    """A chapter to be executed: where, with which parameters, and the `record` that its executed copy will carry.
+
+    `code` are the files of the modules in that record, `peak_gib` what the chapter states to take at most; it is held
+    to that with its own parameters, so if it is `usual`. `gflops` is how fast the machine is.
+    """
 
     chapter: str
     root: str
@@ -41,26 +43,69 @@ class Job:
     terminal: bool
     findings: str = ""
     """The file that the chapter reads findings from; empty if it reads none."""
+    code: frozenset[str] = frozenset()
+    peak_gib: float = peaks.USUAL_GIB
+    usual: bool = True
+    gflops: float | None = None
 
 
 def run(job: Job, environment: dict[str, str]) -> Run:
-    """In the process of one chapter: run it and store the executed copy. Raises `BookError` if anything fails."""
+    """In the process of one chapter: run it and store the executed copy. Raises `BookError` if anything fails.
+
+    A failure leaves the executed copy that was there.
+    """
     root = Path(job.root)
     own = root / "build" / "kernels" / job.chapter
     shutil.rmtree(own, ignore_errors=True)  # of a chapter that was killed
     own.mkdir(parents=True)
-    os.environ.update({**environment, **kernel.environment(own), findings.VARIABLE: job.findings})
+    noted = own / "opened"
+    told = {**kernel.environment(own), **opened.environment(noted, root), findings.VARIABLE: job.findings}
+    os.environ.update({**environment, **told})
+    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
+    partial = executed.path(root, job.chapter).with_suffix(".partial.ipynb")
+    try:
+        _run(job, own, partial)
+        files = opened.files(noted, root)
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+    read = inputs.narrowed(root, job.record["files"], {name: files[name] for name in files if name not in job.code})
+    try:
+        done, notes, stray = notebooks.finished(notebooks.read(partial), {**job.record, "files": read})
+    except ValueError as error:
+        raise BookError(f"{job.chapter}: {error}") from None
+    for words in stray:
+        say(f"{job.chapter}: {words}")
+    given = [value if isinstance(value, list) else [value] for value in job.parameters.values()]
+    if wrong := notebooks.problems(done, root, [str(value) for values in given for value in values]):
+        raise BookError("\n".join(f"{job.chapter}: {problem}" for problem in wrong))
+    seconds = round(time.perf_counter() - clock, 1)
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
+    if too_much := peaks.exceeded(job.chapter, peak, job.peak_gib):
+        if job.usual:
+            raise BookError(too_much)
+        say(f"{too_much}; with these parameters that is no failure")
+    where = machine() | ({"gflops": job.gflops} if job.gflops else {})
+    made = Run(job.chapter, started, seconds, peak, job.parameters, notes, where, _versions())
+    if notebooks.digest(notebooks.plain(_source(job))) != job.record["source"]:
+        raise BookError(f"{job.chapter}: its notebook was changed while it was executed; run it again")
+    done["metadata"]["book"]["run"] = asdict(made)
+    kept.show(root, job.chapter, executed.sealed(done))
+    partial.unlink()
+    say(f"{job.chapter}: done in {seconds} s, peak memory {peak / 2**30:.2f} GiB")
+    return made
+
+
+def _run(job: Job, own: Path, partial: Path) -> None:
+    """Execute the normal form of the notebook into `partial`; `own` is a folder for what that needs meanwhile."""
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    target = executed.path(root, job.chapter)
-    partial = target.with_suffix(".partial.ipynb")
-    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
-    source = root / "chapters" / f"{job.chapter}.ipynb"
+    source = own / f"{job.chapter}.ipynb"
+    source.write_text(notebooks.plain(_source(job)), encoding="utf-8")
     code_cells = sum(cell.cell_type == "code" for cell in notebooks.read(source).cells) + bool(job.parameters)
     show, hooks = _progress(job, code_cells)
-    target.unlink(missing_ok=True)  # out of date, or it would not be run: an executed copy is always a current one
     try:
         papermill.execute_notebook(
             str(source),
@@ -68,7 +113,7 @@ def run(job: Job, environment: dict[str, str]) -> Run:
             parameters=job.parameters,
             kernel_name="python3",
             kernel_manager_class=kernel.manager(),
-            cwd=str(root),
+            cwd=job.root,
             progress_bar=False,
             start_timeout=120,
             execution_timeout=CELL_SECONDS,
@@ -85,28 +130,10 @@ def run(job: Job, environment: dict[str, str]) -> Run:
         raise BookError(f"{job.chapter}: {show()} ran for more than {CELL_SECONDS} s and was stopped") from None
     except DeadKernelError:
         raise BookError(f"{job.chapter}: its process died in {show()}; most often memory ran out") from None
-    finally:
-        shutil.rmtree(own, ignore_errors=True)
-    try:
-        done, notes, stray = notebooks.finished(notebooks.read(partial), job.record)
-    except ValueError as error:
-        raise BookError(f"{job.chapter}: {error}") from None
-    for words in stray:
-        say(f"{job.chapter}: {words}")
-    given = [value if isinstance(value, list) else [value] for value in job.parameters.values()]
-    if wrong := notebooks.problems(done, root, [str(value) for values in given for value in values]):
-        raise BookError("\n".join(f"{job.chapter}: {problem}" for problem in wrong))
-    seconds = round(time.perf_counter() - clock, 1)
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
-    made = Run(job.chapter, started, seconds, peak, job.parameters, notes, machine(), _versions())
-    if notebooks.digest(source.read_text(encoding="utf-8")) != job.record["source"]:
-        raise BookError(f"{job.chapter}: its notebook was changed while it was executed; run it again")
-    done["metadata"]["book"]["run"] = asdict(made)
-    places.write(target, executed.sealed(done))
-    partial.unlink()
-    say(f"{job.chapter}: done in {seconds} s, peak memory {peak / 2**30:.2f} GiB")
-    return made
+
+
+def _source(job: Job) -> str:
+    return (Path(job.root) / "chapters" / f"{job.chapter}.ipynb").read_text(encoding="utf-8")
 
 
 def _progress(job: Job, code_cells: int) -> tuple[Callable[[], str], dict[str, Callable[..., None]]]:
@@ -156,21 +183,6 @@ def environment(jobs: int) -> dict[str, str]:
         # again and again is six times faster, because its pages are not faulted in anew.
         "MALLOC_MMAP_THRESHOLD_": str(2**32),
         "MALLOC_TRIM_THRESHOLD_": str(2**34),
-    }
-
-
-def machine() -> dict[str, Any]:
-    """The machine in words: processor, cores, memory in bytes, system and Python version."""
-    processor = platform.processor() or platform.machine()
-    if (info := Path("/proc/cpuinfo")).is_file():
-        models = re.findall(r"^model name\s*:\s*(.+)$", info.read_text(encoding="utf-8"), re.MULTILINE)
-        processor = models[0].strip() if models else processor
-    return {
-        "processor": processor,
-        "cores": os.cpu_count(),
-        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "system": platform.platform(terse=True),
-        "python": platform.python_version(),
     }
 
 

@@ -82,7 +82,15 @@ def _parser() -> argparse.ArgumentParser:
     words = "execute this chapter (01_dataset, or its beginning 01); repeatable"
     book.add_argument("--only", action="append", type=_word, metavar="CHAPTER", help=words)
     book.add_argument("--force", action="store_true", help="execute and build although nothing changed")
-    book.add_argument("--jobs", type=_positive, default=1, metavar="N", help="chapters executed at a time (default 1)")
+    words = "execute and build nothing; say of each chapter whether it would run, and why"
+    book.add_argument("--dry-run", action="store_true", help=words)
+    book.add_argument(
+        "--jobs",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="chapters executed at a time, as far as there is memory for them (default 1)",
+    )
     book.add_argument(
         "--pair",
         type=_word,

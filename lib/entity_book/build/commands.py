@@ -30,7 +30,7 @@ def fetch(arguments: argparse.Namespace) -> None:
 
 
 def book(arguments: argparse.Namespace) -> None:
-    """Execute the chapters that need it, then build the site; all that was asked is checked first."""
+    """Execute the chapters that need it, then build the site; all that was asked is checked first. Or only tell."""
     from entity_circuits import places
 
     from . import book, lock
@@ -38,6 +38,12 @@ def book(arguments: argparse.Namespace) -> None:
     pair, given = _pair(arguments), _parameters(arguments)
     if arguments.build_only and (pair or given or arguments.only):
         raise ValueError("--only, parameters and a pair are for executing chapters; --build-only executes none")
+    if arguments.dry_run:
+        if arguments.build_only:
+            raise ValueError("--dry-run tells which chapters would run; --build-only runs none")
+        for name, told in book.reasons(arguments.only, given, pair=pair).items():
+            print(f"{name}: {told}")
+        return
     book.check(arguments.only, given, pair=pair)
     with lock.held(places.ROOT, "making the book"):
         if pair:

@@ -30,6 +30,12 @@ class Run:
     machine: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def work(self) -> float | None:
+        """Seconds times the machine's GFLOP/s, in thousands, to compare machines by; None if it is unknown."""
+        rate = self.machine.get("gflops")
+        return self.seconds * rate / 1000 if rate else None
+
 
 def path(root: Path, name: str) -> Path:
     """Where the executed copy of a chapter lies."""
@@ -55,9 +61,13 @@ def whole(text: str) -> bool:
 def record(root: Path, name: str) -> dict[str, Any]:
     """What a chapter's executed copy says of itself; empty if there is none, or it was altered or damaged."""
     try:
-        text = path(root, name).read_text(encoding="utf-8")
+        return said(path(root, name).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError):
         return {}
+
+
+def said(text: str) -> dict[str, Any]:
+    """What the text of an executed copy says of itself; empty if it is not the one that was sealed."""
     return dict(json.loads(text)["metadata"]["book"]) if whole(text) else {}
 
 

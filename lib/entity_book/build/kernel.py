@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import lifetime
+from . import lifetime, opened
 
 if TYPE_CHECKING:
     from jupyter_client.manager import AsyncKernelManager
@@ -39,6 +39,7 @@ def environment(folder: Path) -> dict[str, str]:
 def main() -> None:
     """Be the kernel, as long as the process lives that started it."""
     lifetime.with_parent(int(os.environ["JPY_PARENT_PID"]))  # set by jupyter_client
+    opened.watch()
     from ipykernel.kernelapp import IPKernelApp
 
     class Kernel(IPKernelApp):

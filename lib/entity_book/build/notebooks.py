@@ -22,6 +22,7 @@ from ..claims import findings
 NOTE = "application/vnd.entity-circuits.run+json"
 """The media type of a note, that is of facts which a chapter hands to the status page and does not show itself."""
 
+_NO_NOTEBOOK = (ValueError, nbformat.ValidationError, LookupError, AttributeError, TypeError)
 _KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{6,}\b")
 _TOKEN = re.compile(r"\b(?:hf|api_org|gh[oprsu]|github_pat)_\w{16,}")
@@ -54,7 +55,7 @@ def read(path: Path) -> NotebookNode:
     """The notebook in a file. Raises `ValueError` naming the file if it is not a notebook."""
     try:
         return nbformat.reads(path.read_text(encoding="utf-8"), as_version=4)
-    except (ValueError, nbformat.ValidationError, LookupError, AttributeError, TypeError) as error:
+    except _NO_NOTEBOOK as error:
         raise ValueError(f"{path} is not a notebook: {(str(error).splitlines() or [''])[0][:200]}") from error
 
 
@@ -66,6 +67,19 @@ def text(notebook: NotebookNode) -> str:
 def digest(source: str) -> str:
     """The SHA-256 of a notebook's text, by which an executed copy is known to belong to its source."""
     return hashlib.sha256(source.encode()).hexdigest()
+
+
+def plain(source: str) -> str:
+    """A source notebook's text in its normal form, whatever an editor saved with it; any other text as it is."""
+    try:
+        return text(stripped(nbformat.reads(source, as_version=4)))
+    except _NO_NOTEBOOK:
+        return source
+
+
+def code(source: str) -> list[str]:
+    """The code cells of a notebook's text, in order."""
+    return [cell.source for cell in nbformat.reads(source, as_version=4).cells if cell.cell_type == "code"]
 
 
 def parameters(path: Path) -> dict[str, Any]:

@@ -65,6 +65,8 @@ def build(*, force: bool = False, root: Path | None = None) -> bool:
     """
     root = root or places.ROOT
     with lock.held(root, "building the site"):
+        for name, told in book.behind(root).items():
+            print(f"{name}: shown {told}", file=sys.stderr)
         return _build(root, force)
 
 

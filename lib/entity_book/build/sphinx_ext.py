@@ -55,7 +55,7 @@ def use_executed(app: Sphinx, docname: str, source: list[str]) -> None:
     if not executed.whole(text):
         log.warning("its executed copy was altered or damaged; `entity-circuits book` executes it", location=docname)
         return
-    if json.loads(text)["metadata"]["book"]["source"] != notebooks.digest(source[0]):
+    if json.loads(text)["metadata"]["book"]["source"] != notebooks.digest(notebooks.plain(source[0])):
         log.warning("this chapter has changed since it was executed", location=docname)
     source[0] = text
 
@@ -154,7 +154,7 @@ class VegaLiteMime:
 
 
 class RunsTable(SphinxDirective):
-    """`{book-runs}`: when and on what each chapter was last executed, how long it took and how much memory it used."""
+    """`{book-runs}`: when and on what each chapter was last executed, what it took, and what that means elsewhere."""
 
     has_content = False
 
@@ -210,23 +210,39 @@ def claims_lines(root: Path) -> list[str]:
 
 
 def _table(runs: list[book.Run]) -> list[str]:
-    """The status table as MyST text, and below it the machines and packages."""
-    heads = ("Chapter", "Executed (UTC)", "Time", "Peak memory", "Model and fingerprint", "Parameters")
+    """The status table as MyST text, with a row of sums, and below it the machines and packages."""
+    heads = ["Chapter", "Executed (UTC)", "Time", "Peak memory", "GFLOP/s", "Thousand s x GFLOP/s"]
+    heads += ["Model and fingerprint", "Parameters"]
     lines = ["| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
     for run in runs:
         cells = [
             f"{{doc}}`/chapters/{run.chapter}`",
             run.started[:16].replace("T", " "),
-            f"{run.seconds / 60:.1f} min" if run.seconds >= 90 else f"{run.seconds:.0f} s",
+            _time(run.seconds),
             f"{run.peak_bytes / 2**30:.1f} GiB",
+            f"{run.machine['gflops']:.0f}" if run.machine.get("gflops") else "unknown",
+            "unknown" if run.work is None else f"{run.work:.1f}",
             _noted(run.notes),
             ", ".join(_code(f"{name} = {value!r}") for name, value in run.parameters.items()) or "the chapter's own",
         ]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    lines.append("")
+    lines += [_sums(runs), ""] if runs else [""]
     for where, names in _grouped(runs).items():
         lines += [f"- {', '.join(names)}: {where}"]
     return lines
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+def _sums(runs: list[book.Run]) -> str:
+    """The last row: all times, the largest peak, and the work of those runs of which it is known."""
+    work = [run.work for run in runs if run.work is not None]
+    left = f" ({len(runs) - len(work)} unknown)" if len(work) < len(runs) else ""
+    peak = max(run.peak_bytes for run in runs) / 2**30
+    total = _time(sum(run.seconds for run in runs))
+    return f"| **all** | | {total} | at most {peak:.1f} GiB | | {sum(work):.1f}{left} | | |"
 
 
 def _grouped(runs: list[book.Run]) -> dict[str, list[str]]:
