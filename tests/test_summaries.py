@@ -1,5 +1,6 @@
 """Claims about the tables and figures of circuit discovery, and about costs."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -114,6 +115,19 @@ def test_both_methods_are_timed_on_the_same_work_and_give_the_same_scores(found)
     same = cost.both_methods(found.recordings, found.circuit, senders=4)
     assert (same["largest_difference"] < 1e-4).all()
     assert (same["largest_effect"] > 1e-3).any()
+
+
+def test_what_a_discovery_in_stages_has_tried_is_the_share_of_pairs_that_have_a_score(found):
+    assert (summaries.tried(found)["share"] == 1).all()
+    change = found.scores["position_transmitter"].change.clone()
+    change[0, :, 1:] = torch.nan
+    some = {**found.scores, "position_transmitter": replace(found.scores["position_transmitter"], change=change)}
+    table = summaries.tried(replace(found, scores=some)).set_index("round")
+    known = ~change.isnan()
+    assert table.loc["B", "share"] == pytest.approx(int(known.sum()) / (int(known.any(-1).sum()) * change.shape[-1]))
+    assert table.loc["B", "with all examples"] == int(known.all(-1).sum()) < table.loc["B", "heads"]
+    seconds = cost.in_stages(pd.DataFrame({"replay_s": [10.0] * 4}), replace(found, scores=some))["staged_s"]
+    assert seconds.tolist() == (10 * table["share"]).tolist()
 
 
 def test_operations_are_those_of_the_matrix_products():

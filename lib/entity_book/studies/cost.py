@@ -16,12 +16,15 @@ import torch
 from entity_circuits import heads, models, runs
 from entity_circuits.heads import Circuit, Group, Head
 from entity_circuits.methods import path_patching
+from entity_circuits.methods.path_patching import Discovery
 from entity_circuits.models.precision import fast_float32
 from entity_circuits.models.subject import Subject
 from entity_circuits.runs.recording import Recording
 from entity_circuits.runs.replay import Method, executor
 from entity_circuits.tasks import boxes as task
 from torch.utils.flop_counter import FlopCounterMode
+
+from .discovery import tried
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,14 @@ def rounds(
             }
         )
     return pd.DataFrame(rows).assign(limit_gflops=limit)
+
+
+def in_stages(rounds: pd.DataFrame, found: Discovery) -> pd.DataFrame:
+    """The table of `rounds` with `staged_s`: the seconds of replay for the pairs that a discovery in stages patched.
+
+    print(cost.in_stages(cost.rounds(recordings, found.circuit, layers=(0, 8, 16)), found)["staged_s"])
+    """
+    return rounds.assign(staged_s=rounds["replay_s"].to_numpy() * tried(found)["share"].to_numpy())
 
 
 def growth(

@@ -55,6 +55,17 @@ def score_table(scores: Scores, statistic: Statistic = "ratio_of_means") -> pd.D
     )
 
 
+def tried(found: Discovery) -> pd.DataFrame:
+    """What a discovery has patched, a row a round: the heads that have a path, those with all examples, and the `share`
+    of all pairs of such a head and an example that were patched."""
+    rows = []
+    for group, scores in found.scores.items():
+        n, counted = len(scores.contexts), scores.examples[scores.examples > 0]
+        whole, share = int((counted == n).sum()), float(counted.sum() / max(len(counted) * n, 1))
+        rows.append({"round": LETTERS[group], "heads": len(counted), "with all examples": whole, "share": share})
+    return pd.DataFrame(rows)
+
+
 def attention_table(recording: Recording, heads: Sequence[Head], position: Tensor) -> pd.DataFrame:
     """How much attention each head pays, on average, to each kind of token from `position` (n,).
 
