@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from entity_circuits import places
+from entity_circuits import places, sums
 from entity_circuits.spelling import meant
 
 from ..claims import findings
@@ -32,8 +32,8 @@ from .notebooks import note
 __all__ = ["BookError", "Run", "chapters", "check", "execute", "found", "machine", "note", "runs", "summing_up"]
 
 _FOR_THE_SITE_ONLY = {"cli.py", "commands.py", "lock.py", "site.py", "sphinx_ext.py", "readme.py", "used.py"}
-_NO_INPUT = {"findings.json", "README.md"}
-"""Files of `data/` that are made from the executed chapters, or for people."""
+_NO_INPUT = {"findings.json", "README.md", sums.NAME}
+"""Files of `data/` that are made from the executed chapters, or for people; and lists, whose files count themselves."""
 
 
 @dataclass(frozen=True)
