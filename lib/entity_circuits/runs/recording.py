@@ -15,6 +15,7 @@ from ..models import forms
 from ..models.precision import fast_float32
 from ..models.subject import Subject
 from ..tasks.prompts import Prompts, rows_of
+from ..tasks.vocabulary import read_otherwise
 from . import attention_inputs, blocks
 from . import prefix as sharing
 from .edits import Activation, Read
@@ -149,7 +150,8 @@ def _seen(subject: Subject, inputs: dict[str, Any]) -> list[Any]:
 
 
 def require_room(subject: Subject, prompts: Prompts) -> None:
-    """Raise `ValueError` for prompts longer than the model was made for, or with tokens that it does not have."""
+    """Raise `ValueError` for prompts longer than the model was made for, or with tokens that it does not have, or has
+    for other words: those of another vocabulary, whose numbers would be wrong without a word."""
     room = getattr(subject.model.config, "max_position_embeddings", None)
     words = subject.model.get_input_embeddings().weight.shape[0]
     length, highest = int(prompts.last.max()) + 1, int(prompts.input_ids.max())
@@ -159,6 +161,12 @@ def require_room(subject: Subject, prompts: Prompts) -> None:
         raise ValueError(
             f"token {highest} is none of the {words} of {subject.name}: make the prompts with its own tokenizer"
         )
+    if prompts.vocabulary is not None and subject.tokenizer is not None:
+        if other := read_otherwise(subject.tokenizer, prompts.vocabulary):
+            raise ValueError(
+                f"these prompts were made with another tokenizer than that of {subject.name} ({other}): make them with "
+                "its own"
+            )
 
 
 def require_targets(subject: Subject, prompts: Prompts, targets: Tensor) -> None:
