@@ -53,7 +53,7 @@ def test_without_the_vocabulary_there_are_the_same_logits_and_nothing_else():
 def test_of_words_that_are_equally_likely_none_is_the_most_likely_one_in_any_block_and_by_definition(dtype):
     recording = setting(dtype)
     subject, prompts = recording.subject, recording.prompts
-    hidden, targets = states(recording)
+    targets = states(recording)[1]
     weight = subject.model.lm_head.weight
     before = runs.run(subject, prompts).top[0]
     best = int(before[before >= 0][0])
@@ -66,7 +66,8 @@ def test_of_words_that_are_equally_likely_none_is_the_most_likely_one_in_any_blo
         for words in (1, 4096):
             found = blocks.readout(subject, recording.residual[-1:, :, -1], targets, (), words=words).top[0]
             assert found[literal == TIED].unique().tolist() == [TIED], words
-            assert not metrics.top(runs.run(subject, replace(prompts, answer_ids=before)), prompts)[:, before == best].any()
+        given = replace(prompts, answer_ids=before)
+        assert not metrics.top(runs.run(subject, given), given)[:, before == best].any()
         weight[twin] = kept
     assert torch.equal(runs.run(subject, prompts).top[0], before)
 

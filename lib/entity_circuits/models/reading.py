@@ -148,7 +148,7 @@ def _require_floats(folder: Path, name: str) -> None:
         with safe_open(file, framework="pt") as opened:
             for key in opened.keys():  # noqa: SIM118 (not a dict)
                 if (kind := opened.get_slice(key).get_dtype()) not in _FLOATS:
-                    what = f"{key} in {file.name} holds {kind}, not floating numbers: quantised weights, or no weights. "
+                    what = f"{key} in {file.name} holds {kind}, not floating numbers: quantised, or no weights. "
                     raise ModelCheckError(name, "loading", what + "Load the unquantised model, or a GGUF file of it.")
 
 

@@ -161,12 +161,11 @@ def require_room(subject: Subject, prompts: Prompts) -> None:
         raise ValueError(
             f"token {highest} is none of the {words} of {subject.name}: make the prompts with its own tokenizer"
         )
-    if prompts.vocabulary is not None and subject.tokenizer is not None:
-        if other := read_otherwise(subject.tokenizer, prompts.vocabulary):
-            raise ValueError(
-                f"these prompts were made with another tokenizer than that of {subject.name} ({other}): make them with "
-                "its own"
-            )
+    known = prompts.vocabulary if subject.tokenizer is not None else None
+    if known is not None and (other := read_otherwise(subject.tokenizer, known)):
+        raise ValueError(
+            f"these prompts were made with another tokenizer than that of {subject.name} ({other}): use its own"
+        )
 
 
 def require_targets(subject: Subject, prompts: Prompts, targets: Tensor) -> None:
