@@ -122,6 +122,7 @@ def rerun(
         print(runs.rerun(recording, edits, frozen=True).logprob)  # (variants, n)
     """
     subject, everything = recording.subject, tuple(range(recording.subject.heads))
+    subject.require_unchanged()
     held = [Edit("z", layer, everything, None, recording.z[layer]) for layer in range(subject.layers)] if frozen else []
     outcomes = [
         run(subject, recording.prompts, [*held, *edits], read=read, targets=targets)

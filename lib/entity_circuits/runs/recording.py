@@ -63,7 +63,8 @@ class Recording:
         return slices.repeat_interleave(self.subject.heads // self.subject.kv_heads, dim=1)
 
     def require(self, subject: Subject, prompts: Prompts) -> None:
-        """Raise `ValueError` unless this is a recording of these prompts by this model."""
+        """Raise `ValueError` unless this is a recording of these prompts by this model, which is as it was."""
+        subject.require_unchanged()
         if self.subject is not subject and self.subject.fingerprint != subject.fingerprint:
             raise ValueError(f"the recording is of another model: {self.subject.name}, not {subject.name}")
         if self.prompts is not prompts and self.prompts.digest != prompts.digest:
@@ -101,6 +102,7 @@ def record(subject: Subject, prompts: Prompts, *, batch: int = 32, share_context
     """
     integer("batch", batch)
     require_room(subject, prompts)
+    subject.require_unchanged()
     n, width = prompts.input_ids.shape
     like: Any = {"dtype": subject.dtype, "device": subject.device}
     size = subject.head_size
