@@ -25,8 +25,8 @@ Site = Activation | Literal["score"]
 
 TIED = -2
 """What stands for the most likely token where several have the very same logit, the highest: no token at all, so that
-it is no answer, right or expected. Which of them an index picks would be chance. In bfloat16, where logits around 16
-are 1/8 apart, a prompt in some dozens ends so; in float32 two rows of the output matrix have to be equal."""
+it is no answer, right or expected: which of them an index picks would be chance. That is common in bfloat16, where
+logits between 16 and 32 are 1/8 apart; in float32 two rows of the output matrix have to be equal."""
 
 
 @dataclass(frozen=True)
