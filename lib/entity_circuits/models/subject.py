@@ -124,7 +124,7 @@ def put_back(subject: Subject) -> None:
         mine = toy.subject()
         mine.model.lm_head.weight.mul_(2).div_(2)
         subject.put_back(mine)
-        mine.require_unchanged()
+        print(mine.require_unchanged())
     """
     object.__setattr__(subject, "weights", unchanged.seen(subject.model))
 
