@@ -11,6 +11,7 @@ from entity_circuits.heads import Circuit, Head
 from entity_circuits.methods import ablation
 from entity_circuits.methods import kept as places
 from entity_circuits.models import precision
+from entity_circuits.models.subject import put_back
 from entity_circuits.results import Store
 from entity_circuits.runs import mean_replay, replay
 from entity_circuits.tasks import boxes
@@ -288,6 +289,7 @@ def test_finished_circuits_are_not_run_again(tmp_path, monkeypatch):
 def test_a_model_that_the_fast_way_gets_wrong_is_noticed_before_any_number_is_returned(scale):
     subject, prompts, means = setting()
     subject.model.lm_head.weight.mul_(scale)
+    put_back(subject)
     attention = subject.model.model.layers[2].self_attn
     attention.register_forward_hook(lambda module, args, output: (2 * output[0], output[1]))
     with pytest.raises(RuntimeError, match="differs from the definition"):
@@ -322,6 +324,7 @@ def test_whether_both_ways_agree_is_judged_by_the_size_of_the_logits(scale):
 def test_a_model_of_very_large_or_small_logits_is_ablated(scale):
     subject = tiny.subject()
     subject.model.lm_head.weight.mul_(scale)
+    put_back(subject)
     prompts = boxes.prompts(subject, 3, 3)
     means = ablation.means(subject, n=4, boxes=3)
     found = [ablation.circuit_accuracy(subject, {"last": ["L3H5"]}, prompts, means, method=m) for m in METHODS]

@@ -14,7 +14,7 @@ import pytest
 import tiny
 import torch
 from entity_circuits import cmap, models, places
-from entity_circuits.models import adapters, alike, conversion, identity, naming, pair
+from entity_circuits.models import adapters, alike, conversion, identity, naming, pair, reading
 from entity_circuits.models.subject import ModelCheckError
 from entity_circuits.models.weights import FetchError
 from peft.tuners.lora import LoraModel
@@ -232,8 +232,19 @@ def test_a_folder_of_a_model_and_an_adapter_is_refused_and_so_are_files_elsewher
     shutil.copy(tmp_path / "outside.safetensors", away / "part.safetensors")
     index = {"metadata": {}, "weight_map": {"model.norm.weight": "../outside.safetensors"}}
     (away / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(ModelCheckError, match=r"points out of its folder, to \.\./outside"):
+    with pytest.raises(FetchError, match=r"names '\.\./outside\.safetensors', which is no .* of that folder"):
         models.load(str(away))
+    with pytest.raises(FetchError, match=r"names '\.\./outside"):
+        reading.read(away, "away", torch.float32, "sdpa")
+
+
+def test_only_files_that_are_read_are_part_of_the_fingerprint_and_a_folder_without_them_is_no_model(qwen, tmp_path):
+    folder = shutil.copytree(qwen, tmp_path / "copy")
+    shutil.copy(folder / "model.safetensors", folder / "optimizer.safetensors")
+    assert models.load(str(folder), check=False).fingerprint == models.load(str(qwen), check=False).fingerprint
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(FetchError, match=r"holds no config\.json with model\.safetensors or .*index\.json"):
+        models.load(str(folder))
 
 
 # Options and names
@@ -540,38 +551,6 @@ def test_keys_that_say_nothing_or_what_the_config_says_are_no_reason_to_refuse(t
     assert max(subject.tokenizer.get_vocab().values()) == len(tiny.words()) - 1
 
 
-def as_gguf(file: Path, made) -> None:
-    """Write a model of the Llama form unquantised; Llama's own queries and keys with their halves interleaved."""
-    config, family = made.config, made.config.model_type
-    writer = gguf.GGUFWriter(file, family)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(tiny.words())
-    writer.add_token_types([gguf.TokenType.NORMAL] * len(tiny.words()))
-    writer.add_token_merges(["1 0"])
-    writer.add_eos_token_id(1)
-    names = gguf.get_tensor_name_map(getattr(gguf.MODEL_ARCH, family.upper()), config.num_hidden_layers)
-    for name, tensor in made.state_dict().items():
-        stem, _, kind = name.rpartition(".")
-        if family == "llama" and stem.endswith(("q_proj", "k_proj")):
-            tensor = tensor.unflatten(0, (-1, 2, config.head_dim // 2)).transpose(1, 2).reshape(tensor.shape)
-        writer.add_tensor(f"{names.get_name(stem)}.{kind}", tensor.contiguous().numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
 @pytest.mark.parametrize("family", conversion.ARCHITECTURES)
 def test_every_architecture_that_is_unpacked_computes_what_was_written(tmp_path, family):
     config = tiny.model(family, layers=2).config
@@ -579,7 +558,7 @@ def test_every_architecture_that_is_unpacked_computes_what_was_written(tmp_path,
     with torch.random.fork_rng():
         torch.manual_seed(0)
         made = type(tiny.model(family))(config).eval()
-    as_gguf(tmp_path / "m.gguf", made)
+    tiny.write_gguf(tmp_path / "m.gguf", made)
     assert torch.equal(logits(models.load(str(tmp_path / "m.gguf")).model), logits(made))
 
 

@@ -30,7 +30,8 @@ def words(prompts, row):
 
 def same(one, other):
     """Whether two sets of prompts are equal in every field."""
-    fields = [name for name in vars(one) if name not in ("contexts", "positions")]  # these hold others' tensors
+    # `positions` holds others' tensors; `vocabulary` keeps the words of rows that were left out.
+    fields = [name for name in vars(one) if name not in ("contexts", "positions", "vocabulary")]
     return all(
         torch.equal(a, b) if isinstance(a := getattr(one, name), torch.Tensor) else a == b
         for name in fields

@@ -16,10 +16,12 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 import urllib.parse
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -27,7 +29,7 @@ import torch
 from entity_circuits import models, sums
 from entity_circuits.models import loading, weights
 from entity_circuits.models.weights import FetchError, Source, Wheel
-from huggingface_hub.utils import filter_repo_objects
+from huggingface_hub.utils import _http, filter_repo_objects
 from safetensors import SafetensorError
 
 PARTS = 3
@@ -497,8 +499,11 @@ def test_one_gguf_file_of_a_hub_repository_can_be_named(shelf, monkeypatch, own_
         flip(weights.hub_download("someone/tiny", "main", file="tiny.gguf").resolve(), -2000)
         assert models.load("someone/tiny/tiny.gguf", check=False).fingerprint == right.fingerprint
     flip(weights.hub_download("someone/tiny", "main", file="tiny.gguf").resolve(), -2000)
+    waited: list[float] = []  # the client of the hub waits 23 s altogether before it gives up
+    monkeypatch.setattr(_http, "time", SimpleNamespace(sleep=waited.append, time=time.time, monotonic=time.monotonic))
     with pytest.raises(FetchError, match=r"tiny\.gguf was damaged in the cache of the hub and has to come again"):
         models.load("someone/tiny/tiny.gguf", check=False)
+    assert waited
 
 
 @pytest.mark.fetch

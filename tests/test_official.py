@@ -19,6 +19,7 @@ from entity_circuits.circuits import criteria
 from entity_circuits.heads import Circuit, Head
 from entity_circuits.methods import ablation, cmap, dcm, interchange
 from entity_circuits.methods.path_patching import Scores
+from entity_circuits.models import wrap
 from entity_circuits.runs import replay
 from entity_circuits.statistics import Estimate
 from entity_circuits.tasks import boxes, desiderata, vocabulary
@@ -250,7 +251,7 @@ def tuned(*projections):
             for name in projections:
                 weight = getattr(layer.self_attn, name).weight
                 weight += 0.1 * torch.randn_like(weight)
-    return replace(made, name="tuned", fingerprint="tuned")
+    return wrap(made.model, made.tokenizer, "tuned", "tuned")
 
 
 def test_without_the_update_of_o_the_score_of_a_head_that_does_not_change_is_not_zero():

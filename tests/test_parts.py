@@ -1,12 +1,15 @@
 """Claim: how work is cut into parts changes no number; sizes are small here, as no tiny model fills the real ones."""
 
+from dataclasses import replace
+
 import families
 import pytest
 import tiny
 import torch
 from entity_circuits import runs, statistics
+from entity_circuits.methods import metrics
 from entity_circuits.runs import answers, blocks, replay
-from entity_circuits.runs.edits import Edit, Read
+from entity_circuits.runs.edits import TIED, Edit, Read
 from entity_circuits.tasks import boxes
 
 
@@ -46,16 +49,45 @@ def test_without_the_vocabulary_there_are_the_same_logits_and_nothing_else():
     assert all(blocks.readout(recording.subject, hidden, targets, given, v).reads is given for v in (True, False))
 
 
-def test_of_words_that_are_equally_likely_the_first_is_the_most_likely_one_in_any_block():
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_of_words_that_are_equally_likely_none_is_the_most_likely_one_in_any_block_and_by_definition(dtype):
+    recording = setting(dtype)
+    subject, prompts = recording.subject, recording.prompts
+    targets = states(recording)[1]
+    weight = subject.model.lm_head.weight
+    before = runs.run(subject, prompts).top[0]
+    best = int(before[before >= 0][0])
+    far = 0 if best > len(weight) // 2 else len(weight) - 1
+    for twin in (best + 1 if best + 1 < len(weight) else best - 1, far):
+        kept = weight[twin].clone()
+        weight[twin] = weight[best]
+        literal = runs.run(subject, prompts).top[0]
+        assert literal[before == best].unique().tolist() == [TIED]
+        for words in (1, 4096):
+            found = blocks.readout(subject, recording.residual[-1:, :, -1], targets, (), words=words).top[0]
+            assert found[literal == TIED].unique().tolist() == [TIED], words
+        given = replace(prompts, answer_ids=before)
+        assert not metrics.top(runs.run(subject, given), given)[:, before == best].any()
+        weight[twin] = kept
+    assert torch.equal(runs.run(subject, prompts).top[0], before)
+
+
+def test_a_choice_that_ties_with_another_is_not_right():
     recording = setting()
-    hidden, targets = states(recording)
-    weight = recording.subject.model.lm_head.weight
-    best = int(blocks.readout(recording.subject, hidden[:1, :1], targets[:1], ()).top)
-    twin = best + 1 if best + 1 < len(weight) else best - 1
-    weight[twin] = weight[best]
-    for words in (1, 4096):
-        found = blocks.readout(recording.subject, hidden[:1, :1], targets[:1], (), words=words)
-        assert int(found.top) == min(best, twin), words
+    prompts = recording.prompts
+    weight, (one, other) = recording.subject.model.lm_head.weight, prompts.choice_ids[0, :2].tolist()
+    chosen = metrics.named("choice")
+    given = replace(
+        prompts.select([0, 0]),
+        answer_ids=torch.tensor([one, one]),
+        object_ids=torch.tensor([[one, other], [one, one]]),
+    )
+    for tied in (False, True):
+        if tied:
+            weight[other] = weight[one]
+        outcome = runs.run(recording.subject, given, targets=chosen.targets(given))
+        right = chosen.correct(outcome, given)[0].tolist()
+        assert right == [not tied and bool(outcome.logits[0, 0, 0] > outcome.logits[0, 0, 2]), True]
 
 
 def test_where_nothing_is_read_out_there_are_the_reads_and_no_number():

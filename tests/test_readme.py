@@ -7,7 +7,7 @@ from entity_book.build import book, cli, executed, readme
 from entity_book.build.book import BookError
 from entity_book.claims import claims, findings
 from entity_book.claims.findings import Gathered, Reported
-from entity_circuits import places
+from entity_circuits import places, sums
 from entity_circuits.models import pair
 
 RUN = {"processor": "a processor", "cores": 2, "memory": 1, "system": "Linux", "python": "3.11.7"}
@@ -49,10 +49,25 @@ def test_the_block_is_written_from_a_build_and_nothing_else_of_the_readme_change
     assert readme.check(built) == ([], False)
 
 
-def test_storing_findings_does_not_make_the_chapters_out_of_date(built, pretend):
+def test_storing_findings_lists_them_and_does_not_make_the_chapters_out_of_date(built, pretend):
+    sums.seal(built / "data")
+    before = sums.listed(built / "data")
+    readme.write(built)
+    assert sums.whole(built / "data") and sums.listed(built / "data") != before
     book.execute(root=built)
     (built / "data" / "findings.json").write_text("{}")
+    sums.seal(built / "data")
     assert book.execute(root=built) == []
+
+
+def test_stored_findings_that_were_changed_by_hand_are_refused_by_name(built, capsys, monkeypatch):
+    sums.seal(built / "data")
+    readme.write(built)
+    path = built / "data" / "findings.json"
+    path.write_text(path.read_text().replace("0.45", "0.65"))
+    monkeypatch.setattr(places, "ROOT", built)
+    assert cli.main(["readme", "--check"]) == 1
+    assert "findings.json is damaged or was changed" in capsys.readouterr().err
 
 
 def test_a_build_inside_the_intervals_agrees_and_one_that_turns_a_claim_does_not(built):

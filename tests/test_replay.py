@@ -12,6 +12,7 @@ import transformers
 from entity_circuits import runs
 from entity_circuits.heads import Head
 from entity_circuits.models import wrap
+from entity_circuits.models.subject import put_back
 from entity_circuits.runs import definition, mean_replay, replay
 from entity_circuits.runs.edits import Edit, Read
 from entity_circuits.runs.recording import require_room
@@ -258,6 +259,7 @@ def test_cutting_a_key_outside_the_window_changes_nothing(execute):
 def test_probabilities_are_at_most_one_in_half_precision_and_near_those_of_whole_runs():
     subject = tiny.subject("qwen2", dtype=torch.bfloat16)
     subject.model.lm_head.weight.mul_(4.0)  # logits as large as those of trained models
+    put_back(subject)
     recording = runs.record(subject, boxes.prompts(subject, n=21, boxes=7))
     last = recording.stream(-1, recording.prompts.last)
     top = subject.model.lm_head(subject.model.model.norm(last)).float().argmax(-1)

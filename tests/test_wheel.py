@@ -59,7 +59,13 @@ def test_every_module_and_data_file_of_the_library_is_in_the_wheel(installed):
     assert ours - files(installed) == set()
 
 
-def test_every_public_path_is_imported_from_the_wheel(installed, tmp_path):
+@pytest.fixture(scope="module")
+def used(installed, tmp_path_factory) -> tuple[Path, set[str], str]:
+    """One process that imports every public path and makes a sweep: its home, what it left in the package, its words.
+
+    Importing all of it takes seconds, which the tests of this file pay once.
+    """
+    before, folder = files(installed), tmp_path_factory.mktemp("used")
     program = f"""
 from pathlib import Path
 import entity_circuits, entity_circuits.path_patching
@@ -69,11 +75,21 @@ from entity_circuits.heads import Head
 from entity_circuits.edits import Edit, Read
 from entity_circuits.subjects import wrap, check
 ours = [module for name, module in sys.modules.items() if name.partition(".")[0] == "entity_circuits"]
-assert len(ours) > 30
 assert all(Path(module.__file__).is_relative_to({str(installed)!r}) for module in ours)
 assert places.checkout() is None
+sys.path.append({str(Path(__file__).parent)!r})
+import tiny
+subject = tiny.subject(layers=2)
+base = boxes.prompts(subject, n=4, boxes=2)
+found = path_patching.sweep(subject, base, boxes.noise(subject, base), position="last", store=results.Store())
+print(len(ours), results.Store().folder)
 """
-    run(installed, tmp_path, program)
+    told = run(installed, folder, program)
+    return folder / "home", files(installed) - before, told
+
+
+def test_every_public_path_is_imported_from_the_wheel(used):
+    assert int(used[2].split()[0]) > 30
 
 
 def test_without_a_checkout_the_registry_is_listed_and_only_what_the_book_has_is_refused(installed, tmp_path):
@@ -99,18 +115,9 @@ assert cli.main(["book", "--execute-only"]) == 1
     assert len([line for line in told if line.startswith("refused:")]) == 5
 
 
-def test_a_sweep_keeps_its_results_in_the_users_folder_and_nothing_in_the_package(installed, tmp_path):
-    before = files(installed)
-    program = f"""
-sys.path.append({str(Path(__file__).parent)!r})
-import tiny
-from entity_circuits import boxes, path_patching, results
-subject = tiny.subject(layers=2)
-base = boxes.prompts(subject, n=4, boxes=2)
-found = path_patching.sweep(subject, base, boxes.noise(subject, base), position="last", store=results.Store())
-print(results.Store().folder)
-"""
-    folder = Path(run(installed, tmp_path, program).strip())
-    assert folder.is_relative_to(tmp_path / "home")
+def test_a_sweep_keeps_its_results_in_the_users_folder_and_nothing_in_the_package(used):
+    home, left, told = used
+    folder = Path(told.split()[1])
+    assert folder.is_relative_to(home)
     assert {path.suffix for path in folder.rglob("*") if path.is_file()} == {".safetensors"}
-    assert files(installed) == before
+    assert left == set()

@@ -123,44 +123,47 @@ def save(folder: Path, family: Family = "qwen2", *, seed: int = 0, layers: int =
 
 def save_gguf(file: Path, *, seed: int = 0, layers: int = 2, tied: bool = False) -> Any:
     """Write a tiny Qwen2 as an unquantised GGUF file with a tokenizer of single words; gives back the model written."""
-    config: Any = transformers.Qwen2Config(
-        vocab_size=len(words()),
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=layers,
-        num_attention_heads=8,
-        num_key_value_heads=2,
-        initializer_range=0.2,
-        tie_word_embeddings=tied,
-    )
+    shape = SHAPE | {"num_hidden_layers": layers, "tie_word_embeddings": tied}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        made = transformers.Qwen2ForCausalLM(config).eval()
-    writer = gguf.GGUFWriter(file, "qwen2")
-    writer.add_block_count(layers)
-    writer.add_context_length(512)
+        made = transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**shape)).eval()
+    write_gguf(file, made)
+    return made
+
+
+def write_gguf(file: Path, made: Any) -> None:
+    """Write a model of the Llama form unquantised; Llama's own queries and keys with their halves interleaved."""
+    config, family = made.config, made.config.model_type
+    writer = gguf.GGUFWriter(file, family)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    if size := getattr(config, "head_dim", None):
+        writer.add_key_length(size)
+        writer.add_value_length(size)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("qwen2")
+    writer.add_tokenizer_pre("qwen2" if family == "qwen2" else "gpt-2")
     writer.add_token_list(words())
     writer.add_token_types([gguf.TokenType.NORMAL] * len(words()))
     writer.add_token_merges(["1 0"])
     writer.add_eos_token_id(1)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN2, layers)
+    names = gguf.get_tensor_name_map(getattr(gguf.MODEL_ARCH, family.upper()), config.num_hidden_layers)
     for name, tensor in made.state_dict().items():
-        if not (tied and name == "lm_head.weight"):
-            stem, _, kind = name.rpartition(".")
-            writer.add_tensor(f"{names.get_name(stem)}.{kind}", tensor.numpy())
+        stem, _, kind = name.rpartition(".")
+        if stem == "lm_head" and config.tie_word_embeddings:
+            continue
+        if family == "llama" and stem.endswith(("q_proj", "k_proj")):
+            tensor = tensor.unflatten(0, (-1, 2, config.head_dim // 2)).transpose(1, 2).reshape(tensor.shape)
+        writer.add_tensor(f"{names.get_name(stem)}.{kind}", tensor.contiguous().numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return made
 
 
 def recorded(recording, what):

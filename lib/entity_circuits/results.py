@@ -139,7 +139,8 @@ def key(module: str, subject: Any, **asked: object) -> dict[str, object]:
     `subject` is the model, or several. Of what is `asked`, prompts and tensors stand by their digests, functions by
     their code, and all else as it is written; what cannot be told apart so is like nothing else, and never served.
     The device and what its processor can do, the implementation of attention, the number of threads and the versions of
-    torch and transformers are part of it, because they change bits.
+    torch and transformers are part of it, because they change bits. Raises `ValueError` for a model whose weights were
+    changed after it was wrapped.
 
         from entity_circuits import models, results
 
@@ -147,6 +148,8 @@ def key(module: str, subject: Any, **asked: object) -> dict[str, object]:
         print(results.key("entity_circuits.heads", subject, seed=0))
     """
     subjects = subject if isinstance(subject, tuple) else (subject,)
+    for one in subjects:
+        one.require_unchanged()
     return {
         **{name: _plain(value) for name, value in asked.items()},
         "models": [one.fingerprint for one in subjects],

@@ -1,18 +1,22 @@
 """Intervals for accuracies, scores and shares. Prompts of a context are not independent: contexts are resampled."""
 
+from __future__ import annotations  # what hands over a finding needs neither torch nor pandas, which are slow to import
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Union
 
 import numpy as np
-import pandas as pd
-from torch import Tensor
 
 from .arguments import finite, integer, one_of
 
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
 Average = Literal["mean", "median"]
-Values = Tensor | np.ndarray | Sequence[Any]
+Values = Union["Tensor", np.ndarray, Sequence[Any]]
 
 DRAWS = 2000
 CHUNK = 4_000_000  # numbers held at once while medians are resampled (32 MB)
@@ -202,7 +206,7 @@ def in_cells(table: pd.DataFrame, names: Sequence[str], form: str = ".2f") -> pd
     for name in names:
         ends = (f"{name}_low", f"{name}_high") if f"{name}_low" in table else ("low", "high")
         rows = zip(*(table[column] for column in (name, *ends)), strict=True)
-        told[name] = ["–" if pd.isna(value) else spoken(value, low, high, form) for value, low, high in rows]
+        told[name] = ["–" if x is None or x != x else spoken(x, low, high, form) for x, low, high in rows]
     return table.assign(**told)
 
 
@@ -285,7 +289,7 @@ def by(frame: pd.DataFrame, columns: str | list[str], value: str = "correct") ->
     for key, part in frame.groupby(names, sort=False, observed=True):
         found = estimate(part[value].to_numpy(), part["context"].to_numpy())
         rows.append(dict(zip(names, key, strict=True)) | vars(found))
-    return pd.DataFrame(rows)
+    return type(frame)(rows)
 
 
 def resampled(contexts: Values, draws: int = DRAWS, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -338,7 +342,7 @@ def _medians(cells: np.ndarray, groups: np.ndarray, picked: np.ndarray) -> np.nd
 
 def as_array(values: Values) -> np.ndarray:
     """Any of tensor, array or sequence as float64 in memory."""
-    if isinstance(values, Tensor):
+    if hasattr(values, "detach"):
         values = values.detach().cpu().double().numpy()
     try:
         return np.asarray(values, dtype=float)

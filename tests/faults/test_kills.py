@@ -12,13 +12,17 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 import tiny
 from entity_book.claims import findings
-from entity_circuits.results import digest
+from entity_book.training import adapters, finetune
+from entity_circuits import models, sums
+from entity_circuits.results import Store, digest
+from safetensors import safe_open
 from safetensors.torch import load_file
 from small_book import PARAMETERS, add, executed, notebook, results
 
@@ -66,6 +70,17 @@ from entity_circuits import path_patching, results
 store = results.Store(pathlib.Path("results"))
 found = path_patching.discover(tiny.subject("qwen2", layers=6), n=12, boxes=3, store=store)
 found.circuit.save(pathlib.Path("kept", "circuit.json"))
+"""
+
+MEASURING = """
+import importlib, pathlib
+from entity_circuits import places
+home = pathlib.Path.cwd()
+places.checkout = lambda: home  # the repository whose models are measured, and whose data are written
+importlib.import_module("entity_circuits.models.registry").FILE = home / "models.toml"
+from entity_book.build import cli
+for command in (["measure-adapters"], ["measure-cmap", "code", "--contexts", "2", "--brief"]):
+    assert cli.main(command) == 0, command
 """
 
 
@@ -212,6 +227,37 @@ def test_a_fetch(tmp_path):
         return sorted(content(folder / "cache", ".lock").values())
 
     survives(template, FETCH, state, tmp_path, "fetch")
+
+
+def measured_house(folder: Path) -> Path:
+    """A repository of one tiny model, the book's default by its name, and an adapter on it, before any measurement."""
+    base, data = "qwen2.5-coder-0.5b", folder / "data"
+    for name in ("adapters", "circuits", "cmap"):
+        (data / name).mkdir(parents=True)
+        sums.seal(data / name)
+    tiny.save(folder / "base")
+    subject = replace(models.load(str(folder / "base")), name=base)
+    recipe = finetune.Recipe("code", steps=4, batch=4, held_out=4, learning_rate=3e-2)
+    adapters.save(finetune.train(subject, recipe, Store(None)), subject, data / "adapters" / "code", "by hand")
+    entry = 'title = ""\narchitecture = "Qwen2"\nlicence = ""\ngate = "none"\nparameters = 1\nexecuted_here = true\n'
+    tables = {base: 'path = "base"', "code": f'path = "data/adapters/code"\nbase = "{base}"'}
+    text = "\n".join(f'[models."{name}"]\n{entry}{where}\n' for name, where in tables.items())
+    (folder / "models.toml").write_text(f'{text}\n[pairs.code]\nbase = "{base}"\nfinetuned = "code"\n')
+    return folder
+
+
+def measured_state(folder: Path) -> object:
+    """What was measured, as it is read: each file is what its list says, and holds the same numbers."""
+    adapters_, cmap = folder / "data" / "adapters" / "accuracy.json", folder / "data" / "cmap" / "code.safetensors"
+    for path in (adapters_, cmap):
+        assert sums.listed(path.parent) == {path.name: sums.digest(path)}
+    with safe_open(cmap, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+        return adapters_.read_text(), file.metadata(), digest(*tensors.values()), list(tensors), stored(folder)
+
+
+def test_the_measurements_of_adapters_and_of_what_is_patched(tmp_path):
+    survives(measured_house(tmp_path / "house"), MEASURING, measured_state, tmp_path, "measurements")
 
 
 def test_a_sweep_and_the_circuit_that_is_kept_of_it(tmp_path):

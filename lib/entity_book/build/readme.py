@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from entity_circuits import places
+from entity_circuits import places, sums
 
 from ..claims import claims, findings
 from ..claims.findings import Gathered
@@ -20,10 +20,13 @@ BEGIN, END = "<!-- findings -->", "<!-- /findings -->"
 
 
 def stored(root: Path | None = None) -> dict[str, Any] | None:
-    """`data/findings.json`: `date`, `machine`, `command` and the `findings`; None before the first whole build."""
+    """`data/findings.json`: `date`, `machine`, `command` and the `findings`; None before the first whole build.
+
+    Raises `ValueError` that names the file if it is not what `SHA256SUMS` beside it lists.
+    """
     root = root or places.ROOT
     path = root / "data" / "findings.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return json.loads(sums.read(path)) if path.is_file() else None
 
 
 def current(root: Path | None = None) -> Gathered:
@@ -58,7 +61,7 @@ def write(root: Path | None = None) -> None:
         "findings": json.loads(found.to_json())["findings"],
     }
     text = replaced((root / "README.md").read_text(encoding="utf-8"), block(content))
-    places.write(root / "data" / "findings.json", json.dumps(content, indent=1, sort_keys=True) + "\n")
+    sums.write(root / "data" / "findings.json", json.dumps(content, indent=1, sort_keys=True) + "\n")
     places.write(root / "README.md", text)
 
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from entity_circuits import results
 from entity_circuits.arguments import finite, integer, one_of
 from entity_circuits.models.precision import fast_float32
-from entity_circuits.models.subject import Subject
+from entity_circuits.models.subject import Subject, put_back
 from entity_circuits.results import Store
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -148,6 +148,7 @@ def _trainable(subject: Subject, recipe: Recipe) -> Iterator[dict[str, torch.nn.
             with torch.no_grad():
                 for name, value in model.named_parameters():
                     value.copy_(before[name])
+            put_back(subject)
         return
     import peft  # slow to import
 

@@ -1,6 +1,7 @@
 """What is read off a run: a number for each prompt, and whether the answer is right by it.
 
-Methods take a `metric`, one of these by name or one of your own. The scores of path patching are its changes.
+Methods take a `metric`, one of these by name or one of your own. The scores of path patching are its changes. An answer
+that ties with another token is not right, by any of them: which of the two an index puts first would be chance.
 """
 
 from collections.abc import Callable
@@ -37,7 +38,7 @@ class Metric:
 
 
 def top(outcome: Outcome, prompts: Prompts) -> Tensor:
-    """(variants, n) bool: the answer is the most likely token of the whole vocabulary."""
+    """(variants, n) bool: the answer is more likely than every other token of the whole vocabulary."""
     return outcome.top == prompts.answer_ids
 
 
@@ -62,8 +63,14 @@ def _answer_and_choices(prompts: Prompts) -> Tensor:
     return torch.cat((prompts.answer_ids[:, None], prompts.choice_ids), dim=1)
 
 
+def _chosen(outcome: Outcome, prompts: Prompts) -> Tensor:
+    assert prompts.choice_ids is not None
+    itself = prompts.choice_ids == prompts.answer_ids[:, None]
+    return outcome.logits[..., 0] > outcome.logits[..., 1:].masked_fill(itself, -torch.inf).amax(-1)
+
+
 LOG_PROBABILITY = Metric("log_probability", _answer, lambda o, _: o.logprob, top, log=True)
-"""log p(answer) over the whole vocabulary; right if no token is more likely."""
+"""log p(answer) over the whole vocabulary; right if it is more likely than every other token."""
 
 LOGIT_DIFFERENCE = Metric(
     "logit_difference",
@@ -78,11 +85,11 @@ CHOICE = Metric(
     "choice",
     _answer_and_choices,
     lambda o, _: o.logits[..., 0] - o.logits[..., 1:].logsumexp(-1),
-    lambda o, _: o.logits[..., 0] >= o.logits[..., 1:].amax(-1),
+    _chosen,
     log=True,
     vocabulary=False,
 )
-"""log p(answer) among the given choices; right if none of them is more likely."""
+"""log p(answer) among the given choices; right if it is more likely than every other of them."""
 
 METRICS = {metric.name: metric for metric in (LOG_PROBABILITY, LOGIT_DIFFERENCE, CHOICE)}
 

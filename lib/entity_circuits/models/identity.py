@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -16,6 +17,10 @@ BOOKKEEPING = frozenset(
 )
 """Fields of a config that say where a model is from, or how it is called, stored or begun; no logit depends on them,
 nor on any `*_version`. Everything else counts, also what is not known yet."""
+
+
+_OF_A_CALL = ("padding", "truncation")
+"""What a tokenizer was last called with; it is no part of it."""
 
 
 def fingerprint(model: Any, tokenizer: Any, weights: str | None = None) -> str:
@@ -115,11 +120,18 @@ def _tokens(tokenizer: Any) -> str:
         return ""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
-        rules = json.loads(backend.to_str())
-        rules = {name: rules[name] for name in rules if name not in ("padding", "truncation")}  # set by each call
+        rules = _rules(backend.to_str())
     else:
         pieces = getattr(getattr(tokenizer, "sp_model", None), "serialized_model_proto", bytes)()
-        rules = {"class": type(tokenizer).__name__, "words": tokenizer.get_vocab(), "pieces": pieces.hex()}
+        told = {"class": type(tokenizer).__name__, "words": tokenizer.get_vocab(), "pieces": pieces.hex()}
+        rules = json.dumps(told, sort_keys=True)
     options = ("add_bos_token", "add_eos_token", "clean_up_tokenization_spaces")
     named = {name: str(getattr(tokenizer, name, None)) for name in options}
-    return json.dumps([rules, tokenizer.special_tokens_map, named], sort_keys=True, default=str)
+    rest = (json.dumps(one, sort_keys=True, default=str) for one in (tokenizer.special_tokens_map, named))
+    return f"[{', '.join((rules, *rest))}]"
+
+
+@lru_cache(maxsize=1)  # a base and its relatives share one tokenizer, whose megabytes take a second to sort
+def _rules(backend: str) -> str:
+    rules = json.loads(backend)
+    return json.dumps({name: rules[name] for name in rules if name not in _OF_A_CALL}, sort_keys=True)

@@ -158,11 +158,10 @@ def _local(path: Path) -> tuple[Path, str]:
             raise FetchError(f"{path} is neither a folder nor a GGUF file. {advice}")
         folder = weights.from_file(path)
         return folder, str((weights.manifest(folder) or {})["sha256"])
-    parts = sorted(path.glob("*.safetensors"))
+    parts = folders.weight_files(path)
     if parts and (path / "config.json").exists():
-        return folders.as_listed(path), combine(
-            *(f"{part.name} {weights.digest(part)}" for part in [path / "config.json", *parts])
-        )
+        read = {part.relative_to(path).as_posix(): part for part in (path / "config.json", *parts)}
+        return folders.as_listed(path), combine(*(f"{name} {weights.digest(part)}" for name, part in read.items()))
     ggufs = sorted(path.glob("*.gguf"))
     if len(ggufs) == 1:
         return _local(ggufs[0])
@@ -171,7 +170,8 @@ def _local(path: Path) -> tuple[Path, str]:
     if (path / "adapter_config.json").exists():
         raise FetchError(f"{path} is an adapter: load(BASE, adapter={str(path)!r})")
     pickled = any(file.suffix in _PICKLES for file in path.iterdir())
-    raise FetchError(f"{path} holds no config.json with *.safetensors, and no GGUF file. {CONVERT if pickled else ''}")
+    what = f"{path} holds no config.json with model.safetensors or {folders.INDEX}, and no GGUF file."
+    raise FetchError(f"{what} {CONVERT if pickled else ''}")
 
 
 def _require_options(dtype: torch.dtype, device: str | torch.device, attention: str) -> None:

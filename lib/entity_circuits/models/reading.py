@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 
+from .folders import weight_files
 from .subject import DECODER_ONLY, ModelCheckError
 from .unpacking import quiet
+from .weights import FetchError
 
 LARGEST = 1e6
 """No weight of a trained model is larger; one that is came out of a flipped bit or of a training that failed."""
@@ -82,7 +84,7 @@ def read(folder: Path, name: str, dtype: torch.dtype, attention: str) -> tuple[A
         attention: "sdpa" or "eager".
 
     Every weight of the model must be in the folder, every weight in the folder must be of the model, all of them
-    floating numbers of its shapes; `ModelCheckError` names what is not.
+    floating numbers of its shapes; `ModelCheckError` names what is not, `FetchError` a file that is not there.
 
         import torch
         from entity_circuits import models
@@ -112,7 +114,7 @@ def read(folder: Path, name: str, dtype: torch.dtype, attention: str) -> tuple[A
                 ignore_mismatched_sizes=True,  # they are in the report, by name
                 **_LOCAL,
             )
-    except ModelCheckError:
+    except (ModelCheckError, FetchError):
         raise
     except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError) as error:
         raise ModelCheckError(name, "loading", f"transformers cannot load {folder}: {error}") from error
@@ -139,21 +141,14 @@ def require_numbers(model: Any, name: str) -> None:
 
 
 def _require_floats(folder: Path, name: str) -> None:
-    """All tensors of the files that transformers will read are floating numbers, and the files lie in the folder."""
+    """All tensors of the files that transformers will read are floating numbers."""
     from safetensors import safe_open
 
-    index = folder / "model.safetensors.index.json"
-    if (folder / "model.safetensors").exists() or not index.exists():
-        files = {"model.safetensors"}
-    else:
-        files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    if away := sorted(file for file in files if Path(file).name != file):
-        raise ModelCheckError(name, "loading", f"{index.name} points out of its folder, to {away[0]}.")
-    for file in sorted(files):
-        with safe_open(folder / file, framework="pt") as opened:
+    for file in weight_files(folder):
+        with safe_open(file, framework="pt") as opened:
             for key in opened.keys():  # noqa: SIM118 (not a dict)
                 if (kind := opened.get_slice(key).get_dtype()) not in _FLOATS:
-                    what = f"{key} in {file} holds {kind}, not floating numbers: quantised weights, or no weights. "
+                    what = f"{key} in {file.name} holds {kind}, not floating numbers: quantised, or no weights. "
                     raise ModelCheckError(name, "loading", what + "Load the unquantised model, or a GGUF file of it.")
 
 

@@ -1,14 +1,14 @@
 """A language model ready for experiments, `Subject`, and the checks that every model must pass first."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from . import forms
+from . import forms, unchanged
 from .forms import Form
 from .identity import fingerprint as _fingerprint
 
@@ -38,6 +38,7 @@ class Subject:
 
     `fingerprint` is a hex digest that differs wherever two models could give other numbers: see `identity`. It is of
     the model as it was then: one whose weights, config or tokenizer are changed afterwards has to be wrapped anew.
+    `weights` is what `require_unchanged` compares with; None: nothing is compared.
     """
 
     name: str
@@ -48,6 +49,18 @@ class Subject:
     kv_heads: int
     head_size: int
     fingerprint: str
+    weights: unchanged.Weights | None = field(default=None, repr=False, compare=False)
+
+    def require_unchanged(self) -> None:
+        """Raise `ValueError` that names a weight which is not what it was when the model was wrapped.
+
+        Recordings and keys of stored results do so; it takes milliseconds (see `unchanged`).
+        """
+        if self.weights is not None and (name := unchanged.changed(self.weights, unchanged.seen(self.model))):
+            raise ValueError(
+                f"{name} of {self.name} was changed after the model was wrapped: its fingerprint and its recordings "
+                "are of another model now. Wrap it anew: models.wrap(model, tokenizer)"
+            )
 
     @property
     def device(self) -> torch.device:
@@ -65,8 +78,9 @@ def wrap(model: Any, tokenizer: Any, name: str = "in memory", fingerprint: str |
 
     The tokenizer is set to pad on the right, with its end-of-sequence token if it has no other. A `fingerprint` that is
     given stands for the weights, and only for them: config, dtype, attention and tokenizer always count beside it (see
-    `identity.fingerprint`). Without one all weights are hashed (0.4 GB/s or more). What is changed in the model after
-    that is not seen, and stored results of the old one would be served: wrap it anew.
+    `identity.fingerprint`). Without one all weights are hashed (0.4 GB/s or more). A model whose weights are changed
+    after that is refused where it is recorded or results are stored; a change of its config or tokenizer is not seen,
+    and stored results of the old one would be served: wrap it anew.
 
     Raises `ModelCheckError` if the config does not tell the geometry.
 
@@ -95,7 +109,24 @@ def wrap(model: Any, tokenizer: Any, name: str = "in memory", fingerprint: str |
         kv_heads=getattr(config, "num_key_value_heads", None) or heads,
         head_size=getattr(config, "head_dim", None) or hidden // heads,
         fingerprint=_fingerprint(model, tokenizer, fingerprint),
+        weights=unchanged.seen(model),
     )
+
+
+def put_back(subject: Subject) -> None:
+    """Say that the weights are again what they were, after a training, say, that changed them for a while.
+
+    For example:
+
+        from entity_circuits import models, toy
+        from entity_circuits.models import subject
+
+        mine = toy.subject()
+        mine.model.lm_head.weight.mul_(2).div_(2)
+        subject.put_back(mine)
+        print(mine.require_unchanged())
+    """
+    object.__setattr__(subject, "weights", unchanged.seen(subject.model))
 
 
 def _require_words(model: Any, tokenizer: Any, name: str) -> None:

@@ -14,7 +14,7 @@ from ..arguments import one_of
 from ..models import forms
 from ..models.subject import Subject
 from .attention_inputs import AttentionInputs
-from .edits import Outcome
+from .edits import TIED, Outcome
 
 Compared = Literal["q", "k"]
 """What an attention compares with each other."""
@@ -290,6 +290,7 @@ def readout(
     for part, some in zip(states.split(rows), wanted.expand(variants, -1, -1).flatten(0, 1).split(rows), strict=True):
         total = torch.full((len(part),), -torch.inf, dtype=wide, device=part.device)
         best, top = total.clone(), torch.zeros(len(part), dtype=torch.long, device=part.device)
+        tied = torch.zeros_like(top, dtype=torch.bool)
         exact = torch.zeros(some.shape, dtype=wide, device=part.device)
         for begin in range(0, head.weight.shape[0], words):
             bias = None if head.bias is None else head.bias[begin : begin + words]
@@ -299,10 +300,13 @@ def readout(
                 exact = torch.where(here, logits.gather(1, (some - begin).clamp(0, logits.shape[1] - 1)), exact)
             total = torch.logaddexp(total, logits.logsumexp(-1))
             high, index = logits.detach().max(-1)
+            ahead = torch.nonzero(high > best)[:, 0]  # few rows, but in the first blocks
+            tied |= high == best
+            tied[ahead] = (logits.detach()[ahead] == high[ahead, None]).sum(-1) > 1
             top = torch.where(high > best, index + begin, top)
             best = torch.maximum(best, high)
         totals.append(total)
-        tops.append(top)
+        tops.append(top.masked_fill(tied, TIED))
         picked.append(exact)
     if rounded:  # the logits that the sum is over: one that is better than these could be more than all of them
         chosen = torch.cat(picked).view(chosen.shape).masked_fill(targets < 0, torch.nan)

@@ -21,7 +21,7 @@ from ..models.precision import apart, close, fast_float32
 from ..models.subject import Subject
 from ..tasks.prompts import Prompts
 from .attention_inputs import require_something_heard
-from .edits import Edit, Outcome, Read, check, heard_together
+from .edits import TIED, Edit, Outcome, Read, check, heard_together
 from .projected import projected_at, put_together, taken_apart
 from .recording import Recording, require_room, require_targets
 from .tracing import inputs_of, wrapped
@@ -123,6 +123,7 @@ def rerun(
         print(runs.rerun(recording, edits, frozen=True).logprob)  # (variants, n)
     """
     subject, everything = recording.subject, tuple(range(recording.subject.heads))
+    subject.require_unchanged()
     held = []
     if frozen:
         whole = recording.whole()
@@ -205,8 +206,10 @@ def _forward(
     final = final.to(torch.promote_types(final.dtype, torch.float32))
     chosen = final.gather(1, targets.clamp(min=0)).masked_fill(targets < 0, torch.nan)
     total = final.logsumexp(-1, keepdim=True)
+    tied = (final == final.amax(-1, keepdim=True)).sum(-1) > 1
+    top = final.argmax(-1).masked_fill(tied, TIED)
     reads = tuple(taken[index][None] for index in range(len(read)))
-    return Outcome(chosen[None], (chosen - total).clamp(max=0)[None], final.argmax(-1)[None], reads)
+    return Outcome(chosen[None], (chosen - total).clamp(max=0)[None], top[None], reads)
 
 
 def _edited(slices: Tensor, edits: Sequence[Edit], rows: Tensor) -> Tensor:

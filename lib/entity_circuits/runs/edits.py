@@ -23,6 +23,11 @@ from ..tasks.prompts import Prompts
 Activation = Literal["z", "q", "k", "v"]
 Site = Activation | Literal["score"]
 
+TIED = -2
+"""What stands for the most likely token where several have the very same logit, the highest: no token at all, so that
+it is no answer, right or expected: which of them an index picks would be chance. That is common in bfloat16, where
+logits between 16 and 32 are 1/8 apart; in float32 two rows of the output matrix have to be equal."""
+
 
 @dataclass(frozen=True)
 class Edit:
@@ -110,8 +115,8 @@ class Outcome:
     """What a list of variants led to, at `last`. Variants are lists of edits; n is the number of examples.
 
     `logits` and `logprobs` (variants, n, targets), float32 or better, of the asked-for tokens (NaN where a token is
-    -1), `top` (variants, n) the most likely token, `reads` one tensor (variants, n, heads, head_size) for each
-    `Read`.
+    -1), `top` (variants, n) the most likely token, or `TIED` where no token is more likely than all others, `reads` one
+    tensor (variants, n, heads, head_size) for each `Read`.
     """
 
     NUMBERS: ClassVar = ("logits", "logprobs", "top")

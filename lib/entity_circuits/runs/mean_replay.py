@@ -45,6 +45,7 @@ class Means:
 
     def require(self, prompts: Prompts, subject: Subject) -> None:
         """Raise `ValueError` unless these are means of this model, and every prompt has a token at each position."""
+        subject.require_unchanged()
         if self.fingerprint not in ("", subject.fingerprint):
             raise ValueError(f"these means are of another model than {subject.name}: take them with it")
         length, found = self.z.shape[1], sorted(set((prompts.last + 1).tolist()) | {prompts.input_ids.shape[1]})

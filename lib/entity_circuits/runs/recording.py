@@ -14,6 +14,7 @@ from ..heads import Head
 from ..models import forms
 from ..models.subject import Subject
 from ..tasks.prompts import Prompts, rows_of
+from ..tasks.vocabulary import read_otherwise
 from . import attention_inputs, blocks
 from . import prefix as sharing
 from .edits import Activation, Read
@@ -96,7 +97,8 @@ class Recording:
         return record(self.subject, self.prompts, share_context=True) if bool((self.index < 0).any()) else self
 
     def require(self, subject: Subject, prompts: Prompts) -> None:
-        """Raise `ValueError` unless this is a recording of these prompts by this model."""
+        """Raise `ValueError` unless this is a recording of these prompts by this model, which is as it was."""
+        subject.require_unchanged()
         if self.subject is not subject and self.subject.fingerprint != subject.fingerprint:
             raise ValueError(f"the recording is of another model: {self.subject.name}, not {subject.name}")
         if self.prompts is not prompts and self.prompts.digest != prompts.digest:
@@ -169,6 +171,7 @@ def record(
     """
     integer("batch", batch)
     require_room(subject, prompts)
+    subject.require_unchanged()
     plan, index = _planned(prompts, list(sharing.batches(prompts, batch, share=share_context)), positions)
     rows, like = int(index.max()) + 1, dict[str, Any](dtype=subject.dtype, device=subject.device)
     size, layers = subject.head_size, range(subject.layers)
@@ -239,7 +242,8 @@ def _numbered(kept: Tensor, begin: int) -> Tensor:
 
 
 def require_room(subject: Subject, prompts: Prompts) -> None:
-    """Raise `ValueError` for prompts longer than the model was made for, or with tokens that it does not have."""
+    """Raise `ValueError` for prompts longer than the model was made for, or with tokens that it does not have, or has
+    for other words: those of another vocabulary, whose numbers would be wrong without a word."""
     room = getattr(subject.model.config, "max_position_embeddings", None)
     words = subject.model.get_input_embeddings().weight.shape[0]
     length, highest = int(prompts.last.max()) + 1, int(prompts.input_ids.max())
@@ -248,6 +252,11 @@ def require_room(subject: Subject, prompts: Prompts) -> None:
     if highest >= words or int(prompts.input_ids.min()) < 0:
         raise ValueError(
             f"token {highest} is none of the {words} of {subject.name}: make the prompts with its own tokenizer"
+        )
+    known = prompts.vocabulary if subject.tokenizer is not None else None
+    if known is not None and (other := read_otherwise(subject.tokenizer, known)):
+        raise ValueError(
+            f"these prompts were made with another tokenizer than that of {subject.name} ({other}): use its own"
         )
 
 

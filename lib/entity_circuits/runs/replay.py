@@ -69,6 +69,7 @@ def replay(
     """
     subject, prompts = recording.subject, recording.prompts
     blocks.require(subject)
+    subject.require_unchanged()
     finite("memory", memory, least=0.0, inside=True)
     if not answer and not read:
         raise ValueError("nothing is asked of this replay: name activations to read, or leave the answer in")
@@ -203,6 +204,7 @@ def recorded_answers(recording: Recording, targets: Tensor | None = None) -> Out
         print(replay.recorded_answers(runs.record(subject, p)).logprob)
     """
     targets = recording.prompts.answer_ids[:, None] if targets is None else targets
+    recording.subject.require_unchanged()
     if not forms.of(recording.subject.model).replay:
         return definition.run(recording.subject, recording.prompts, targets=targets)
     with fast_float32(recording.subject):

@@ -20,6 +20,7 @@ from ..arguments import integer, of_kind, one_of, several
 from ..heads import GROUPS
 from ..models.subject import Subject
 from . import vocabulary
+from .prompts import knowing_words
 from .questions import Prompts as Prompts
 from .questions import of as of
 from .rounds import Experiment, Round
@@ -165,7 +166,7 @@ def from_worlds(
         tokens[world.objects[world.labels.index(label)]] if label in world.labels else -1
         for world, label in zip(worlds, asked, strict=True)
     ]
-    return Prompts(
+    made = Prompts(
         worlds=tuple(worlds),
         queries=tuple(queries),
         asked=asked,
@@ -179,6 +180,7 @@ def from_worlds(
         prev=prev,
         object=object_,
     )
+    return knowing_words(made, tokenizer)
 
 
 def _require_boundary(

@@ -6,7 +6,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 from .. import results
 from ..arguments import integer, of_kind, several
 from ..models.subject import Subject
-from .vocabulary import ends_in_space
+from .vocabulary import Words, ends_in_space, words_of
 
 _PLACE = re.compile(r"(.*?)([+-]\d+)?")
 Where = str | int | tuple[str, int] | Sequence[str | int | tuple[str, int]]
@@ -30,7 +30,9 @@ class Prompts:
     token, -1 where there is none. `contexts` (n,) numbers what the prompts are samples of: intervals are taken over
     contexts, and prompts of one context may share their beginning. `positions` are (n,) indices into the rows, by name.
     `wrong_ids` (n,) is the token that a logit difference compares the answer with; `choice_ids` (n, k) are the answers
-    among which one is to be chosen, the right one among them.
+    among which one is to be chosen, the right one among them. `vocabulary` says which words the tokens are in the
+    tokenizer that made them, so that no model of another vocabulary is given them; None: nobody knows, nothing is
+    compared. It is no part of the `digest`: it changes no number.
     """
 
     input_ids: Tensor
@@ -40,6 +42,7 @@ class Prompts:
     positions: Mapping[str, Tensor] = field(default_factory=dict)
     wrong_ids: Tensor | None = None
     choice_ids: Tensor | None = None
+    vocabulary: Words | None = None
 
     def __post_init__(self) -> None:
         shape = tuple(self.input_ids.shape)
@@ -138,6 +141,25 @@ class Prompts:
             elif isinstance(value, Mapping):
                 picked[one.name] = {name: x[index.to(x.device)] for name, x in value.items()}
         return replace(self, **picked)
+
+
+_Some = TypeVar("_Some", bound=Prompts)
+
+
+def knowing_words(prompts: _Some, tokenizer: Any) -> _Some:
+    """The same prompts with the `vocabulary` of the tokenizer that made them: padding is no part of it.
+
+    For example:
+
+        from entity_circuits import models, toy
+        from entity_circuits.tasks.prompts import knowing_words
+
+        by_hand = toy.prompts("apple")
+        print(len(knowing_words(by_hand, models.load("qwen2.5-coder-0.5b").tokenizer).vocabulary))  # 4
+    """
+    used = [prompts.input_ids[prompts.attention_mask.bool()], prompts.answer_ids, prompts.wrong_ids, prompts.choice_ids]
+    tokens = torch.cat([one.flatten().cpu() for one in used if one is not None])
+    return replace(prompts, vocabulary=words_of(tokenizer, tokens[tokens >= 0].tolist()))
 
 
 def rows_of(rows: Tensor | Sequence[int], n: int) -> Tensor:
@@ -275,7 +297,7 @@ def from_texts(
                     f"the choices {list(choices[row])} of text {row}: its answer {answers[row]!r} has to be among "
                     "them, and no token twice"
                 )
-    return made
+    return knowing_words(made, tokenizer)
 
 
 def _next_token(tokenizer: Any, text: str, ids: Sequence[int], word: str | int) -> int:

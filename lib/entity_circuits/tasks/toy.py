@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from ..models import unchanged
 from ..models.subject import Subject
 from .boxes import Prompts, Template, World
 
@@ -74,7 +75,7 @@ def subject() -> Subject:
         _head(block.self_attn, 0, reader, source, read, write, RELAY if layer == 2 else 1.0)
     _head(model.model.layers[2].self_attn, 1, end, (apple, cup), (apple, cup), (9, 10), DIRECT)
     model.lm_head.weight[apple, 9] = model.lm_head.weight[cup, 10] = 1.0
-    return Subject("toy", model, None, 3, _HEADS, _HEADS, _SIZE, "toy")
+    return Subject("toy", model, None, 3, _HEADS, _HEADS, _SIZE, "toy", unchanged.seen(model))
 
 
 def _head(

@@ -11,6 +11,9 @@ FILE = Path(__file__).with_name("objects.csv")
 LABELS = tuple(string.ascii_uppercase)
 CARRIER = "the"
 
+Words = frozenset[tuple[int, str]]
+"""Tokens with the words that they are in a tokenizer, as it writes them."""
+
 
 def objects() -> tuple[str, ...]:
     """The object words of `objects.csv` beside this file, in the order of the file."""
@@ -32,6 +35,40 @@ def token_ids(tokenizer: Any, words: Iterable[str]) -> dict[str, int]:
         if ids[: len(carrier)] == carrier and len(rest) == 1 and rest[0] != getattr(tokenizer, "unk_token_id", None):
             found[word] = rest[0]
     return found
+
+
+def words_of(tokenizer: Any, ids: Iterable[int]) -> Words:
+    """Which word each of these tokens is; a token that the tokenizer does not have is left out.
+
+    For example:
+
+        from entity_circuits import models
+        from entity_circuits.tasks import vocabulary
+
+        tokenizer = models.load("qwen2.5-coder-0.5b").tokenizer
+        print(vocabulary.words_of(tokenizer, tokenizer("The cup")["input_ids"]))
+    """
+    tokens = sorted(set(ids))
+    words = zip(tokens, tokenizer.convert_ids_to_tokens(tokens), strict=True)
+    return frozenset((token, word) for token, word in words if word is not None)
+
+
+def read_otherwise(tokenizer: Any, words: Words) -> str:
+    """The first token that is another word in this tokenizer, in words; nothing if all are the same.
+
+    Two tokenizers agree where they mean the same by every token that was used: special tokens, chat templates and
+    merges of words that do not occur make no difference to a run.
+
+        from entity_circuits import models
+        from entity_circuits.tasks import vocabulary
+
+        print(vocabulary.read_otherwise(models.load("qwen2.5-coder-0.5b").tokenizer, frozenset({(785, "cup")})))
+    """
+    here = dict(words_of(tokenizer, (token for token, _ in words)))
+    for token, word in sorted(words):
+        if here.get(token) != word:
+            return f"token {token} is {word!r} there, and {here.get(token)!r} here"
+    return ""
 
 
 def ends_in_space(text: str) -> bool:
