@@ -13,6 +13,7 @@ JOBS = 1
 PORT = 8000
 TESTS = -m "not fetch and not faults"
 BENCH =
+PEERS =
 # On Linux the package index has torch with CUDA, several gigabytes of it. This index has it without.
 TORCH_INDEX = https://download.pytorch.org/whl/cpu
 # The first Python that fits; 3.11 before others, because the book is made with it.
@@ -24,7 +25,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --no-input
 READY = $(VENV)/.ready
 HALF_MADE = $(VENV)/.half-made
-# A variable as one word of the shell, whatever is in it. PARAMETERS, BENCH and TESTS are words for the shell themselves.
+# A variable as one word of the shell, whatever is in it. PARAMETERS, BENCH, PEERS and TESTS are words for the shell themselves.
 quoted = '$(subst ','\'',$(1))'
 BOOK = $(BIN)/entity-circuits book --jobs $(call quoted,$(JOBS)) \
 	$(foreach chapter,$(CHAPTERS),--only $(call quoted,$(chapter))) $(if $(MODEL),-p model $(call quoted,$(MODEL))) \
@@ -34,7 +35,7 @@ FETCH = $(BIN)/entity-circuits fetch $(DEFAULT_MODEL) \
 	$(if $(filter-out $(DEFAULT_MODEL),$(MODEL)),$(call quoted,$(MODEL)))
 
 .DEFAULT_GOAL = help
-.PHONY: help test book chapters serve lint faults bench adapters clean pristine
+.PHONY: help test book chapters serve lint faults bench peers adapters clean pristine
 
 help:
 	@echo 'make book      environment, model, execute the chapters that need it, build the site into _build/html'
@@ -46,6 +47,7 @@ help:
 	@echo 'make faults    kills, flipped bits and malformed input, by the dozen: minutes   KILLS=50 FLIPS=100 in the environment'
 	@echo 'make lint      ruff, mypy, import-linter, notebooks in their stored form'
 	@echo 'make bench     how fast the replay is against the definition   BENCH="arguments"'
+	@echo 'make peers     the replay beside the official way and TransformerLens, for the page on costs   PEERS="arguments"'
 	@echo 'make adapters  train the adapters of data/adapters that are missing, and measure them all (hours, no graphics card)'
 	@echo 'make clean     remove the site and the executed chapters; stored results, environment and models stay'
 	@echo 'make pristine  remove the stored results and the environment too'
@@ -105,6 +107,11 @@ bench: $(READY)
 	$(BIN)/entity-circuits fetch $(DEFAULT_MODEL)
 	$(BIN)/python benchmarks/replay.py $(BENCH)
 	$(BIN)/python benchmarks/methods.py
+
+# The script makes an environment of its own for what it compares with.
+peers: $(READY)
+	$(BIN)/entity-circuits fetch $(DEFAULT_MODEL)
+	$(BIN)/python benchmarks/peers.py $(PEERS)
 
 # Seed 0 is shipped: remove its folder to train it again. Each training goes on where it was interrupted.
 ADAPTERS = $(foreach kind,arithmetic code code-binding code-other shuffled,data/adapters/$(kind)) \
