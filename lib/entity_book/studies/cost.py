@@ -17,6 +17,7 @@ from entity_circuits import heads, models, runs
 from entity_circuits.heads import Circuit, Group, Head
 from entity_circuits.methods import path_patching
 from entity_circuits.methods.path_patching import Discovery
+from entity_circuits.models import sharing
 from entity_circuits.models.precision import fast_float32
 from entity_circuits.models.subject import Subject
 from entity_circuits.runs.recording import Recording
@@ -174,7 +175,8 @@ def growth(
 
     def recorded(n: int, count: int) -> tuple[Recording, Recording]:
         base = task.prompts(subject, n, count)
-        return runs.record(subject, base), runs.record(subject, task.noise(subject, base))
+        source = task.noise(subject, base)
+        return runs.record(subject, base, share_context=True), runs.record(subject, source, positions=[source.last])
 
     base, source = recorded(max(examples), 7)
     for n in examples:
@@ -232,12 +234,12 @@ def both_methods(
     return pd.DataFrame(rows)
 
 
-def in_bfloat16(name: str, recordings: tuple[Recording, Recording], layer: int) -> pd.DataFrame:
-    """One layer of senders of round 1 with the model as recorded and with the same model loaded in bfloat16.
+def in_bfloat16(recordings: tuple[Recording, Recording], layer: int) -> pd.DataFrame:
+    """One layer of senders of round 1 with the model as recorded and with its weights rounded to bfloat16.
 
     Seconds of replay, GFLOP/s of the MLP's product, and how far the heads' mean scores are apart at most.
     """
-    half = models.load(name, dtype=torch.bfloat16, device=str(recordings[0].subject.device), check=False)
+    half = _halved(recordings[0].subject)
     rows, means = [], []
     senders = [Head(layer, head) for head in range(half.heads)]
     for subject in (recordings[0].subject, half):
@@ -255,3 +257,11 @@ def in_bfloat16(name: str, recordings: tuple[Recording, Recording], layer: int) 
     apart = float((means[0] - means[1]).abs().max())
     largest = float(means[0].abs().max())
     return pd.DataFrame(rows).assign(largest_score=largest, largest_difference=[0.0, apart])
+
+
+def _halved(subject: Subject) -> Subject:
+    """The model in bfloat16, as loading it would give: what is no weight stays as precise as it is."""
+    model = sharing.again(subject.model)
+    for weight in model.parameters():
+        weight.data = weight.data.to(torch.bfloat16)
+    return models.wrap(model, subject.tokenizer, f"{subject.name} in bfloat16", f"{subject.fingerprint} in bfloat16")

@@ -21,14 +21,23 @@ def remember(key: Key, model: Any) -> None:
 
 
 def twin(key: Key) -> Any:
-    """A model of its own that shares every weight with the one that was loaded by this key; None if there is none.
+    """`again` of the model that was loaded by this key; None if there is none, or somebody has changed it since."""
+    model = _LOADED.get(key)
+    return None if model is None or _content(model) != _CONTENT[key] else again(model)
+
+
+def again(model: Any) -> Any:
+    """A model of its own that shares every weight with another one.
 
     Parameters are new ones on the same memory, so whoever changes one by assignment (as a merged adapter does) changes
-    this model alone. A loaded model that somebody has changed since is not taken.
+    this model alone. For example:
+
+        from entity_circuits import models
+        from entity_circuits.models import sharing
+
+        model = models.load("qwen2.5-coder-0.5b").model
+        print(sharing.again(model).lm_head.weight.data_ptr() == model.lm_head.weight.data_ptr())
     """
-    model = _LOADED.get(key)
-    if model is None or _content(model) != _CONTENT[key]:
-        return None
     with torch.device("meta"):
         made = type(model)._from_config(copy.deepcopy(model.config))
     made.load_state_dict(model.state_dict(), strict=True, assign=True)

@@ -17,7 +17,9 @@ def seen(subject: Subject, inputs: dict[str, Any], kept: Tensor) -> dict[str, li
     """One traced forward pass: of the tokens where `kept` is true the input of each layer and the output of the last,
     and each layer's keys, values and z, in lists by layer."""
     model, form = wrapped(subject), forms.of(subject.model)
-    with fast_float32(subject), torch.no_grad(), model.trace(**inputs):
+    # Nobody reads the logits. (A number in place of a tensor would cut a slice, and the matrix be copied for each row.)
+    one = torch.zeros(1, dtype=torch.long, device=subject.device)
+    with fast_float32(subject), torch.no_grad(), model.trace(**inputs, logits_to_keep=one):
         found: dict[str, list[Tensor]] = {"residual": [], "z": [], "k": [], "v": []}
         for layer in form.blocks(model):
             attention = forms.part(layer, form.attention)
