@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .methods import ablation as ablation
     from .methods import cmap as cmap
     from .methods import dcm as dcm
+    from .methods import edges as edges
     from .methods import interchange as interchange
     from .methods import knockout as knockout
     from .methods import path_patching as path_patching
@@ -40,6 +41,7 @@ FRONT_DOOR = {
     "criteria": "circuits.criteria",
     "dcm": "methods.dcm",
     "desiderata": "tasks.desiderata",
+    "edges": "methods.edges",
     "edits": "runs.edits",
     "interchange": "methods.interchange",
     "knockout": "methods.knockout",
