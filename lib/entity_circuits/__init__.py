@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .runs import replay as replay
     from .tasks import boxes as boxes
     from .tasks import desiderata as desiderata
+    from .tasks import planted as planted
     from .tasks import prompts as prompts
     from .tasks import toy as toy
 
@@ -46,6 +47,7 @@ FRONT_DOOR = {
     "interchange": "methods.interchange",
     "knockout": "methods.knockout",
     "path_patching": "methods.path_patching",
+    "planted": "tasks.planted",
     "prompts": "tasks.prompts",
     "replay": "runs.replay",
     "subjects": "models.subject",
