@@ -11,6 +11,7 @@ from entity_circuits.tasks.planted import PLANS, Plan
 
 BOTH = toy.prompts("apple", "cup")
 OTHERS = toy.prompts("cup", "apple")
+CHEAP, DEAR = (f"masks, penalty {penalty}" for penalty in known.PENALTIES)
 
 
 @pytest.fixture(scope="module")
@@ -22,22 +23,24 @@ def table():
 
 def test_without_noise_every_method_finds_every_planted_head_and_no_other(table):
     quiet = table["quiet"]
-    assert len(quiet) == len(PLANS) * len(known.METHODS) and set(quiet["models"]) == {1}
+    assert set(quiet["method"]) == {"path patching", "its gradient estimate", DEAR, CHEAP}
+    assert len(quiet) == len(PLANS) * 4 and set(quiet["models"]) == {1}
     assert (quiet["precision"] == 1).all() and (quiet["recall"] == 1).all()
 
 
-def test_a_little_noise_costs_path_patching_nothing_and_masks_precision_alone(table):
+def test_a_little_noise_costs_nothing_but_the_precision_of_masks_whose_heads_are_cheap(table):
     little = table["noisy"].query("noise == 0.05").groupby("method")[["precision", "recall"]].mean()
     assert (little["recall"] == 1).all()
-    assert (little.drop(index="masks")["precision"] == 1).all()
-    assert little.loc["masks", "precision"] < 1
+    assert (little["precision"].drop(index=CHEAP) == 1).all()
+    assert little.loc[CHEAP, "precision"] < 0.5
 
 
-def test_more_noise_costs_every_method_recall_and_precision_and_the_model_its_answers(table):
+def test_more_noise_costs_every_method_recall_and_the_model_its_answers(table):
     little, much = (
         part.groupby("method")[["precision", "recall", "right"]].mean() for _, part in table["noisy"].groupby("noise")
     )
-    assert (much < little - 0.15).all(axis=None)
+    assert (much[["recall", "right"]] < little[["recall", "right"]] - 0.15).all(axis=None)
+    assert (much["precision"].drop(index=CHEAP) < little["precision"].drop(index=CHEAP) - 0.15).all()
     assert (much["recall"] > 0).all()
 
 
@@ -46,7 +49,7 @@ def test_shares_are_over_all_groups_and_models(monkeypatch):
     found = {"fetchers": [Head(2, 0), Head(2, 3)], "carriers": [], "readers": [Head(0, 0)]}
     nothing = dict.fromkeys(found, ())
     answers = iter([found, nothing, nothing, nothing])
-    monkeypatch.setattr(known, "METHODS", {"some": lambda *_: next(answers)})
+    monkeypatch.setattr(known, "METHODS", (lambda *_: {"some": next(answers)},))
     first, second = (known.table([plan], noises=[noise], seeds=2).iloc[0] for noise in (0.1, 0.2))
     assert (first["precision"], first["recall"], first["models"]) == (2 / 3, 2 / 8, 2)
     assert math.isnan(second["precision"]) and second["recall"] == 0
