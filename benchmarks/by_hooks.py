@@ -139,13 +139,21 @@ def received(
     return log_probability(model, base.batch, after=after)
 
 
-def direct_queries(
-    model: Any, base: Run, source: Run, sender: tuple[int, int], layer: int, here: Tensor, there: Tensor
+def direct_inputs(
+    model: Any,
+    base: Run,
+    source: Run,
+    sender: tuple[int, int],
+    layer: int,
+    here: Tensor,
+    there: Tensor,
+    through: str = "q",
 ) -> Tensor:
-    """(n, heads x size): the queries of a later layer at `here` if what the sender writes were changed for them alone.
+    """(n, heads x size): the q, k or v of a later layer at `here` if what the sender writes were changed for it alone.
 
     The change is added to the residual stream that this layer reads, and goes through its norm: nothing in between sees
-    it, no MLP either. That is the direct edge between two heads, and less than the path of path patching.
+    it, no MLP either. That is the direct edge between two heads, and less than the path of path patching. Of keys and
+    values there are fewer than heads where several heads share them.
     """
     stream: list[Tensor] = []
     block, columns = model.model.layers[layer], _columns(model, sender[1])
@@ -154,7 +162,8 @@ def direct_queries(
     z = source.z[sender[0]][_rows(here), there] - base.z[sender[0]][_rows(here), here]
     with torch.no_grad():
         written = z[:, columns] @ model.model.layers[sender[0]].self_attn.o_proj.weight[:, columns].T
-        found: Tensor = block.self_attn.q_proj(block.input_layernorm(stream[0] + written))
+        project = getattr(block.self_attn, f"{through}_proj")
+        found: Tensor = project(block.input_layernorm(stream[0] + written))
     return found
 
 

@@ -76,7 +76,7 @@ def _edge_by_edit(given: Given, recordings: Any) -> Given:
     later, edge, subject = given["rounds"][1], given["edge"], recordings[0].subject
     (layer, head), into, here = edge["sender"], edge["layer"], _tensor(later["here"])
     base, source = (by_hooks.record(subject.model, _batch(given[name])) for name in ("base", "source"))
-    queries = by_hooks.direct_queries(subject.model, base, source, (layer, head), into, here, _tensor(later["there"]))
+    queries = by_hooks.direct_inputs(subject.model, base, source, (layer, head), into, here, _tensor(later["there"]))
     queries = queries.unflatten(-1, (subject.heads, subject.head_size))
     edits = [[Edit("q", into, (to,), here, queries[:, [to]])] for to in range(subject.heads)]
     after = replay(recordings[0], edits).logprob - replay(recordings[0], [[]]).logprob
@@ -142,7 +142,7 @@ def hooks(given: Given, folder: Path) -> Given:
     found["peak_gb"] = _peak()
     later, layer, sender = given["rounds"][1], given["edge"]["layer"], given["edge"]["sender"]
     here, there = _tensor(later["here"]), _tensor(later["there"])
-    queries = by_hooks.direct_queries(model, base, source, (sender[0], sender[1]), layer, here, there)
+    queries = by_hooks.direct_inputs(model, base, source, (sender[0], sender[1]), layer, here, there)
     found["edge"] = {}
     for head in range(given["heads"]):
         after = by_hooks.received(model, base, here, [(layer, head)], "q", {layer: queries})

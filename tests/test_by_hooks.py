@@ -60,7 +60,7 @@ def test_two_passes_with_plain_hooks_give_the_numbers_of_definition_and_replay(k
 def test_a_direct_edge_with_plain_hooks_is_an_edit_of_one_head_s_queries():
     subject, base, source, hooked = by_both()
     here, there, sender = base.last, source.last, (1, 3)
-    queries = by_hooks.direct_queries(subject.model, *hooked, sender, 2, here, there)
+    queries = by_hooks.direct_inputs(subject.model, *hooked, sender, 2, here, there)
     by_head = queries.unflatten(-1, (subject.heads, subject.head_size))
     edits = [[Edit("q", 2, (head,), here, by_head[:, [head]])] for head in range(subject.heads)]
     recording = runs.record(subject, base)

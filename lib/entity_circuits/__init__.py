@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .methods import ablation as ablation
     from .methods import cmap as cmap
     from .methods import dcm as dcm
+    from .methods import edges as edges
     from .methods import interchange as interchange
     from .methods import knockout as knockout
     from .methods import path_patching as path_patching
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from .runs import replay as replay
     from .tasks import boxes as boxes
     from .tasks import desiderata as desiderata
+    from .tasks import planted as planted
     from .tasks import prompts as prompts
     from .tasks import toy as toy
 
@@ -40,10 +42,12 @@ FRONT_DOOR = {
     "criteria": "circuits.criteria",
     "dcm": "methods.dcm",
     "desiderata": "tasks.desiderata",
+    "edges": "methods.edges",
     "edits": "runs.edits",
     "interchange": "methods.interchange",
     "knockout": "methods.knockout",
     "path_patching": "methods.path_patching",
+    "planted": "tasks.planted",
     "prompts": "tasks.prompts",
     "replay": "runs.replay",
     "subjects": "models.subject",

@@ -26,7 +26,23 @@ WORDS = ("apple", "cup", "F", "F?", "the")
 RELAY, DIRECT = 2.0, 1.0
 """What the relay of three heads and the direct head add to the logit of the object."""
 
-_HEADS, _SIZE, _WIDTH = 2, 8, 16
+SIZE, WIDTH = 8, 16
+"""Numbers of a head's query, key, value and output; channels of the stream."""
+
+_HEADS = 2
+_APPLE, _CUP, _LABEL, _ASKED, _END = range(5)  # channels 0 to 4 hold the word
+_READ_OFF = (9, 10)
+
+STAGES = (
+    (_LABEL, (_APPLE, _CUP), (_APPLE, _CUP), (5, 6)),
+    (_ASKED, (_LABEL,), (5, 6), (7, 8)),
+    (_END, (_ASKED,), (7, 8), _READ_OFF),
+)
+"""The relay from below: the word at which each stage looks, those it looks at, the channels it copies, and to which."""
+
+AT_ONCE = (_END, (_APPLE, _CUP), (_APPLE, _CUP), _READ_OFF)
+"""The same of a head that looks at the object directly."""
+
 _LOOK = 60.0  # a score so large that the rest of the softmax is 1e-26
 
 
@@ -34,7 +50,7 @@ class _Unrotated(nn.Module):
     """Positions play no part: the rotation by no angle."""
 
     def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        one = torch.ones(*position_ids.shape, _SIZE, dtype=x.dtype, device=x.device)
+        one = torch.ones(*position_ids.shape, SIZE, dtype=x.dtype, device=x.device)
         return one, torch.zeros_like(one)
 
 
@@ -47,14 +63,32 @@ def subject() -> Subject:
 
         print(runs.run(toy.subject(), toy.prompts("apple")).logprob.exp())  # e^3 / (e^3 + 4) = 0.834
     """
+    model = blank(3, _HEADS)
+    for layer, (reader, source, read, write) in enumerate(STAGES):
+        copying(model, layer, 0, reader, source, read, write, RELAY if layer == 2 else 1.0)
+    copying(model, 2, 1, *AT_ONCE, DIRECT)
+    return Subject("toy", model, None, 3, _HEADS, _HEADS, SIZE, "toy", unchanged.seen(model))
+
+
+def blank(layers: int, heads: int) -> Any:
+    """A model of the toy's kind that knows the words and reads the answer off its channel, and whose heads do nothing.
+
+    `heads` of a layer are 1, 2, 4, 8 or 16: the form of the model wants a divisor of `WIDTH`.
+
+    For example:
+
+        from entity_circuits import toy
+
+        print(toy.blank(layers=4, heads=2).model.layers[0].self_attn.o_proj.weight.abs().max())
+    """
     config = LlamaConfig(
         vocab_size=len(WORDS),
-        hidden_size=_WIDTH,
+        hidden_size=WIDTH,
         intermediate_size=4,
-        num_hidden_layers=3,
-        num_attention_heads=_HEADS,
-        num_key_value_heads=_HEADS,
-        head_dim=_SIZE,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        head_dim=SIZE,
         tie_word_embeddings=False,
         bos_token_id=None,
         eos_token_id=None,
@@ -65,21 +99,16 @@ def subject() -> Subject:
     model.model.embed_tokens.weight[:, : len(WORDS)] = torch.eye(len(WORDS), dtype=torch.float64)
     model.model.rotary_emb = _Unrotated()
     model.model.norm = nn.Identity()
-    # Channels 0-4 hold the word; each layer writes the two objects into two channels of its own.
-    apple, cup, label, asked, end = range(5)
-    stages = [((apple, cup), (5, 6)), ((5, 6), (7, 8)), ((7, 8), (9, 10))]
-    readers, sources = (label, asked, end), ((apple, cup), (label,), (asked,))
-    for layer, ((read, write), reader, source) in enumerate(zip(stages, readers, sources, strict=True)):
-        block = model.model.layers[layer]
+    for block in model.model.layers:
         block.input_layernorm, block.post_attention_layernorm = nn.Identity(), nn.Identity()
-        _head(block.self_attn, 0, reader, source, read, write, RELAY if layer == 2 else 1.0)
-    _head(model.model.layers[2].self_attn, 1, end, (apple, cup), (apple, cup), (9, 10), DIRECT)
-    model.lm_head.weight[apple, 9] = model.lm_head.weight[cup, 10] = 1.0
-    return Subject("toy", model, None, 3, _HEADS, _HEADS, _SIZE, "toy", unchanged.seen(model))
+    for word, channel in zip((_APPLE, _CUP), _READ_OFF, strict=True):
+        model.lm_head.weight[word, channel] = 1.0
+    return model
 
 
-def _head(
-    attention: Any,
+def copying(
+    model: Any,
+    layer: int,
     head: int,
     reader: int,
     source: tuple[int, ...],
@@ -87,9 +116,28 @@ def _head(
     write: tuple[int, int],
     by: float,
 ) -> None:
-    """At the word `reader`, look at the words in `source` and copy two channels to two others, times `by`."""
-    first = head * _SIZE
-    attention.q_proj.weight[first, reader] = _LOOK * _SIZE**0.5
+    """Make a head of a blank model look, at one word, at some others, and copy two channels of these to two more.
+
+    Args:
+        model: of `blank`.
+        layer: of the head.
+        head: its number.
+        reader: the word at which it looks.
+        source: the words that it looks at.
+        read: the channels that it copies.
+        write: the channels that it copies to.
+        by: what it multiplies them by.
+
+    For example:
+
+        from entity_circuits import toy
+
+        model = toy.blank(layers=3, heads=2)
+        toy.copying(model, 2, 1, *toy.AT_ONCE, by=1.0)
+        print(model.model.layers[2].self_attn.o_proj.weight.nonzero())
+    """
+    attention, first = model.model.layers[layer].self_attn, head * SIZE
+    attention.q_proj.weight[first, reader] = _LOOK * SIZE**0.5
     attention.k_proj.weight[first, list(source)] = 1.0
     for slot, (channel, target) in enumerate(zip(read, write, strict=True)):
         attention.v_proj.weight[first + slot, channel] = 1.0
