@@ -16,7 +16,7 @@ import entity_circuits
 import pytest
 import yaml
 from entity_book.build import cli
-from entity_circuits import places, results
+from entity_circuits import digests, places
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -61,7 +61,7 @@ def modules() -> dict[str, set[str]]:
     """Every module of both packages, with those that it imports, anywhere in its code."""
     files = [path.relative_to(LIB).with_suffix("") for name in PACKAGES for path in (LIB / name).rglob("*.py")]
     names = [".".join(path.parts).removesuffix(".__init__") for path in files]
-    return {name: set(results._read_module(name)[1]) - {name} for name in names}
+    return {name: set(digests._read_module(name)[1]) - {name} for name in names}
 
 
 def test_the_library_imports_in_no_circles():

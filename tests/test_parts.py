@@ -64,7 +64,7 @@ def test_of_words_that_are_equally_likely_none_is_the_most_likely_one_in_any_blo
         literal = runs.run(subject, prompts).top[0]
         assert literal[before == best].unique().tolist() == [TIED]
         for words in (1, 4096):
-            found = blocks.readout(subject, recording.residual[-1:, :, -1], targets, (), words=words).top[0]
+            found = blocks.readout(subject, recording.stream(-1, prompts.last)[None], targets, (), words=words).top[0]
             assert found[literal == TIED].unique().tolist() == [TIED], words
         given = replace(prompts, answer_ids=before)
         assert not metrics.top(runs.run(subject, given), given)[:, before == best].any()

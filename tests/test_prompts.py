@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import tiny
 import torch
-from entity_circuits import boxes, path_patching, prompts
+from entity_circuits import boxes, path_patching, prompts, runs
 from entity_circuits.heads import Circuit, Head
 from entity_circuits.methods import ablation, cmap, dcm, interchange, kept, knockout, metrics
 from entity_circuits.results import Store
@@ -141,7 +141,7 @@ def test_a_logit_difference_is_that_of_the_two_answers_and_its_change_that_of_on
 
 def test_a_choice_is_among_the_choices_alone():
     outcome = path_patching.executor("definition")(
-        path_patching.runs.record(SUBJECT, made()), [[]], targets=metrics.CHOICE.targets(made())
+        runs.record(SUBJECT, made()), [[]], targets=metrics.CHOICE.targets(made())
     )
     value = metrics.CHOICE.value(outcome, made())[0].exp()
     logits = SUBJECT.model(input_ids=made().input_ids).logits[:, -1].gather(1, made().choice_ids)

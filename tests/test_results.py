@@ -19,7 +19,7 @@ import platformdirs
 import pytest
 import tiny
 import torch
-from entity_circuits import heads, places, results
+from entity_circuits import digests, heads, places, results
 from entity_circuits.heads import Circuit, Head
 from entity_circuits.methods import ablation, metrics
 from entity_circuits.tasks import boxes
@@ -143,7 +143,7 @@ def code_of(folder, monkeypatch, **changed):
     sources = {"first": FIRST, "second": SECOND, "third": "THREE = 3\n", "fourth": "FOUR = 4\n", "alone": "ONE = 1\n"}
     name = package(folder, **(sources | changed))
     monkeypatch.syspath_prepend(str(folder))
-    results._read_module.cache_clear()
+    digests._read_module.cache_clear()
     return results.code(f"{name}.first")
 
 
@@ -167,7 +167,7 @@ def test_words_about_code_and_modules_that_are_not_imported_do_not_count(tmp_pat
     ],
 )
 def test_the_code_of_a_method_holds_itself_and_all_that_runs_it(module):
-    reached = {name.removeprefix("entity_circuits.") for name in results._reached([module])}
+    reached = {name.removeprefix("entity_circuits.") for name in digests._reached([module])}
     runs = {f"runs.{name}" for name in ("edits", "recording", "definition", "replay", "blocks", "prefix")}
     assert {module.removeprefix("entity_circuits."), "models.precision", "heads", *runs} <= reached
 

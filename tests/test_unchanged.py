@@ -52,7 +52,7 @@ def test_a_changed_model_is_refused_by_the_name_of_a_weight_and_wrapped_anew_it_
     subject = tiny.subject(layers=2)
     p = boxes.prompts(subject, n=2, boxes=2)
     recording = runs.record(subject, p)
-    means = Means(recording.z.mean(1), 2, subject.fingerprint)
+    means = Means(tiny.recorded(recording, "z").mean(1), 2, subject.fingerprint)
     change(subject.model)
     for refused in (
         lambda: results.key("entity_circuits.heads", subject),

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import entity_circuits
-from entity_circuits.results import code_of
+from entity_circuits.digests import code_of
 
 from .inputs import LIB, PACKAGES
 

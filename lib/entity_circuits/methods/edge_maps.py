@@ -41,6 +41,7 @@ class Edges:
 
     def statistic(self, kind: Statistic = "mean_log") -> Tensor:
         """(senders, receivers): one number a pair, negative where it matters; those of `Scores.statistic`."""
+        one_of("statistic", kind, Statistic)
         return self.scores.statistic(kind)
 
     def where(self, rows: Tensor) -> "Edges":
@@ -58,6 +59,7 @@ class Edges:
             found = edges.sweep(toy.subject(), base, source, position="query", composition="v")
             print(found.table(3))
         """
+        one_of("statistic", kind, Statistic)
         top = None if top is None else integer("top", top)
         value, (low, high), n = self.statistic(kind), self.scores.intervals(kind), self.scores.examples
         known = torch.nonzero(n.flatten() > 0)[:, 0]
@@ -119,6 +121,7 @@ def ceiling(
         asked = {"senders": ["L0H1", "L1H2"], "receivers": ["L2H0", "L3H1"], "position": "last", "composition": "q"}
         print(edges.ceiling(edges.sweep(subject, drawn.base, drawn.source, **asked)))
     """
+    one_of("statistic", kind, Statistic)
     one_of("correlation", correlation, get_args(Correlation))
     halvings, rows = integer("halvings", halvings), edges.scores.contexts.cpu()
     groups = rows.unique()

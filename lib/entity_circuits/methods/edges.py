@@ -191,6 +191,8 @@ def patched(
         method: "replay" or "definition".
         metric: what is read at the end.
     """
+    one_of("composition", composition, Composition)
+    executor(method)
     received = {"replay": _received, "definition": _received_in_passes}[method]
     values = received(base, source, layer, senders, tuple(receivers), position, composition)
     here, seen_by = base.prompts.position(position), None if reach == "all" else base.prompts.position(reach)

@@ -31,6 +31,7 @@ from .checks import Reach as Reach
 from .checks import check
 from .metrics import LOG_PROBABILITY, Metric
 from .recorded import CHUNK, Recorded, Runs
+from .scores import MEANS
 from .scores import Scores as Scores
 from .scores import Statistic as Statistic
 from .screening import screen as screen
@@ -282,7 +283,7 @@ def discover(
         sizes[name] = integer(f"k of {name!r}", size, 1, every)
     seen = stages_.sizes(stages, len(base))
     if seen[1:]:
-        one_of("statistic of a discovery in stages", statistic, stages_.MEANS)
+        one_of("statistic of a discovery in stages", statistic, MEANS)
     runs_ = Runs(subject, base, source, tuple(dict.fromkeys(one.position for one in rounds)))
     scores: dict[Group, Scores] = {}
     found: dict[Group, tuple[Head, ...]] = {}

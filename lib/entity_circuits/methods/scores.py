@@ -15,6 +15,9 @@ from ..tasks.prompts import rows_of
 
 Statistic = Literal["mean", "median", "ratio_of_means", "mean_log"]
 
+MEANS: tuple[Statistic, ...] = ("mean", "mean_log", "ratio_of_means")
+"""Those that are a mean, or a ratio of means."""
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -65,6 +68,7 @@ class Scores:
 
     def standard_error(self, kind: Statistic) -> Tensor:
         """(layers, heads): of a statistic, as if examples were independent; not of the median."""
+        one_of("statistic that is a mean", kind, MEANS)
         gain, weight = self._parts(kind)
         off = gain - self.statistic(kind)[..., None] * weight
         mean = torch.where(gain.isnan(), 0, weight).sum(-1) / self.examples
@@ -72,6 +76,7 @@ class Scores:
 
     def intervals(self, kind: Statistic) -> tuple[np.ndarray, np.ndarray]:
         """(layers, heads) each: the 95% interval of a statistic over contexts; of a ratio, its numerator's alone."""
+        one_of("statistic", kind, Statistic)
         gain, weight = (self.per_example, None) if kind == "median" else self._parts(kind)
         average: statistics.Average = "median" if kind == "median" else "mean"
         flat, low = gain.flatten(0, -2), np.full(gain.shape[:-1], np.nan)
@@ -87,7 +92,6 @@ class Scores:
 
     def _parts(self, kind: Statistic) -> tuple[Tensor, Tensor]:
         """What a statistic is the ratio of, summed over examples: (layers, heads, n) over (n,)."""
-        one_of("statistic that is a mean", kind, ("mean", "mean_log", "ratio_of_means"))
         if kind != "ratio_of_means":
             return (self.change if kind == "mean_log" else self.per_example), torch.ones_like(self.logprob)
         if self.log:

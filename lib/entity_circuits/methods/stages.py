@@ -10,13 +10,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..arguments import finite, integer
+from ..arguments import finite, integer, one_of
 from ..heads import Head
 from ..tasks.prompts import Prompts
-from .scores import Scores, Statistic
-
-MEANS: tuple[Statistic, ...] = ("mean", "mean_log", "ratio_of_means")
-"""The statistics that can be judged before all examples are in."""
+from .scores import MEANS, Scores, Statistic
 
 ERROR = 0.05
 """How likely a head that the exact sweep would choose may be dropped, a round, where scores are about normal."""
@@ -70,6 +67,7 @@ def undecided(scores: Scores, k: int, *, of: int, statistic: Statistic, error: f
     `of`; t leaves `error` to the 2k heads of which it matters, the k that set the bound and the k that must not fall.
     Raises `ValueError` for the median, which has no such interval.
     """
+    one_of("statistic that is a mean", statistic, MEANS)
     finite("error", error, 0, 1, inside=True)
     m = int(scores.examples.max())
     known = scores.examples == m

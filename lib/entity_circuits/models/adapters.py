@@ -94,7 +94,7 @@ def require_base(adapter: str, path: Path, base: str) -> None:
 
 
 def merge(model: Any, path: Path, name: str) -> Any:
-    """The model with a LoRA adapter merged into its weights, which are changed in place.
+    """The model with a LoRA adapter merged into new weights, in place of those that it changes.
 
     Raises `ModelCheckError`, which names the model, for an adapter of another kind, for one that lacks a part or has
     one that no module takes, for all that PEFT warns of, and if merged and unmerged model give other logits: the
@@ -115,7 +115,7 @@ def merge(model: Any, path: Path, name: str) -> Any:
             unmerged = PeftModel.from_pretrained(model, str(path)).eval()
             _require_all_taken(unmerged, path, told, name)
             expected = _logits(unmerged)
-            merged: Any = unmerged.merge_and_unload()  # whether it is sound is seen below
+            merged: Any = unmerged.merge_and_unload(safe_merge=True)  # into copies: the weights may be shared
     except ModelCheckError:
         raise
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
