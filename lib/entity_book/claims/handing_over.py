@@ -10,6 +10,7 @@ from entity_circuits.heads import LETTERS, POSITIONS, Circuit
 from entity_circuits.methods.cmap import Patched
 from entity_circuits.runs.recording import Recording
 
+from ..studies import trainings
 from ..studies.discovery import attention_table
 from ..studies.semantics import counted
 from ..studies.tuning import BASE
@@ -117,6 +118,23 @@ def gains(measured: pd.DataFrame) -> None:
         for key, other in ((f"gain/{kind}", BASE), (f"gain/{kind}-over-control", "shuffled")):
             gain = statistics.difference(share[kind].to_numpy(), share[other].to_numpy(), contexts)
             findings.keep(key, gain, unit="difference", model=kind, about="mean over seeds of training")
+    for row in trainings.table(trainings.effects(measured)).to_dict("records"):
+        ends, about = {"low": row["gain_low"], "high": row["gain_high"]}, "trainings, and the interval over them"
+        key, about = f"gain/{row['kind']}/trainings", f"mean of {row['trainings']} {about}"
+        findings.keep(key, row["gain"], **ends, n=row["n"], unit="difference", model=row["kind"], about=about)
+
+
+def tracking(split: pd.DataFrame, source: str) -> None:
+    """Keep as findings what each training does to tracking and to format, rows of `tracking.split`; `source` says where
+    its answers are from. Nothing outside a chapter.
+
+    handing_over.tracking(tracking.split(frame), "live")
+    """
+    for row in split[split["kind"] != BASE].to_dict("records"):
+        for side, key in (("tracking", "choice/gain"), ("format", "format/gain")):
+            ends = {"low": row[f"{side}_low"], "high": row[f"{side}_high"], "n": row["n"]}
+            about = f"change of {side} against the base, one training, answers {source}"
+            findings.keep(f"{key}/{row['kind']}", row[side], **ends, unit="difference", model=row["kind"], about=about)
 
 
 def artefacts(official: pd.DataFrame) -> None:
