@@ -64,6 +64,11 @@ def faithfulness(rows: pd.DataFrame, random: pd.DataFrame, who: Mapping[str, str
                 if pd.notna(row["ratio"]):
                     ends = {"low": row["ratio_low"], "high": row["ratio_high"], "n": row["n"]}
                     findings.keep(f"faithful/{key}{suffix}", row["ratio"], **ends, unit="share", model=name)
+                if pd.notna(row.get("choice_ratio")):
+                    ends = {"low": row["choice_ratio_low"], "high": row["choice_ratio_high"], "n": row["n"]}
+                    about = "of the model's choices among the objects"
+                    name_ = f"choice/faithful/{key}{suffix}"
+                    findings.keep(name_, row["choice_ratio"], **ends, unit="share", model=name, about=about)
 
 
 def semantics(table: pd.DataFrame, model: str) -> None:
@@ -84,15 +89,22 @@ def semantics(table: pd.DataFrame, model: str) -> None:
             findings.keep(name, row[column], **ends, unit=unit, model=model, about=about)
 
 
-def improvement(found: Patched, model: str, table: pd.DataFrame | None = None) -> None:
+def improvement(
+    found: Patched, model: str, table: pd.DataFrame | None = None, live: Patched | None = None
+) -> None:
     """Keep the gap and the shares of it that the claims of the book rest on as findings; nothing outside a chapter.
 
-    `table` is that of `found` unless it is given.
+    `table` is that of `found` unless it is given; the gap in the object choice is that of `live` where `found` has none.
 
     handing_over.improvement(found, "code")
     """
+    choices = live if found.chosen is None and live is not None else found
     gap = statistics.difference(found.tuned_correct, found.base_correct, found.contexts)
     findings.keep("cmap/gap", gap, unit="difference", model=model, about="fine-tuned minus base")
+    if choices.tuned_chosen is not None and choices.base_chosen is not None:
+        gap = statistics.difference(choices.tuned_chosen, choices.base_chosen, choices.contexts)
+        about = "fine-tuned minus base, choice among the objects"
+        findings.keep("choice/cmap/gap", gap, unit="difference", model=model, about=about)
     table = found.table() if table is None else table
     table = table[(table["into"] == "base") & table["share"].notna()]
     for name, draws in table[table["draw"].notna()].groupby("condition"):
