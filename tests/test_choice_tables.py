@@ -109,7 +109,9 @@ def test_the_objects_that_a_patched_model_says_are_those_of_either_prompt(tmp_pa
     shares = semantics.answers([study])
     for row in table.itertuples():
         group = next(name for name, letter in LETTERS.items() if letter == row.group)
-        same = shares[(shares["group"] == group) & (shares["patched"] == row.patched) & (shares["answer"] == row.target)]
+        same = shares[
+            (shares["group"] == group) & (shares["patched"] == row.patched) & (shares["answer"] == row.target)
+        ]
         assert same["share"].iloc[0] == pytest.approx(row.said), (row.group, row.patched)
     assert POSITIONS["structure_reader"] == "prev" and set(table[table["group"] == "D"]["n"]) == {14}
 

@@ -94,9 +94,7 @@ def test_the_whole_model_s_choice_is_kept_and_is_that_of_its_behaviour():
     assert torch.equal(ablation.full_model(SUBJECT, PROMPTS, metric="choice").chosen[0], own)
     without = ablation.full_without(SUBJECT, [{}, KEPT], PROMPTS, MEANS, batch=5)
     assert torch.equal(without.chosen[0], own)
-    everything = ablation.circuit_accuracy(
-        SUBJECT, {"everywhere": ablation.all_heads(SUBJECT)["last"]}, PROMPTS, MEANS
-    )
+    everything = ablation.circuit_accuracy(SUBJECT, {"everywhere": ablation.all_heads(SUBJECT)["last"]}, PROMPTS, MEANS)
     assert torch.equal(everything.chosen[0], own)
 
 
@@ -139,7 +137,10 @@ def test_the_choice_under_cross_model_patches_is_that_of_whole_runs():
     assert not torch.equal(found.base_chosen, found.tuned_chosen)
     table = found.table()
     assert table["choice"].tolist() == pytest.approx(found.chosen.double().mean(1).tolist())
-    moved = [found.chosen[0].double() - found.base_chosen.double(), found.chosen[1].double() - found.tuned_chosen.double()]
+    moved = [
+        found.chosen[0].double() - found.base_chosen.double(),
+        found.chosen[1].double() - found.tuned_chosen.double(),
+    ]
     assert table["choice_change"].tolist() == pytest.approx([float(x.mean()) for x in moved])
     assert (table["choice_low"] <= table["choice"]).all() and (table["choice"] <= table["choice_high"]).all()
 
@@ -165,7 +166,8 @@ def test_a_patched_answer_is_told_among_the_candidates_and_among_all_objects():
         values = found.logprobs[index]
         place = (triples.candidates == triples.targets[:, None]).int().argmax(1)
         assert some["chosen"].tolist() == [
-            all(row[at] > value for i, value in enumerate(row) if i != at) for row, at in zip(values, place, strict=True)
+            all(row[at] > value for i, value in enumerate(row) if i != at)
+            for row, at in zip(values, place, strict=True)
         ]
     assert rows["chosen"].any() and not rows["chosen"].all()
     assert not (rows["hit"] & ~rows["chosen"]).any() and not (rows["hit"] & ~rows["among"]).any()

@@ -89,12 +89,11 @@ def semantics(table: pd.DataFrame, model: str) -> None:
             findings.keep(name, row[column], **ends, unit=unit, model=model, about=about)
 
 
-def improvement(
-    found: Patched, model: str, table: pd.DataFrame | None = None, live: Patched | None = None
-) -> None:
+def improvement(found: Patched, model: str, table: pd.DataFrame | None = None, live: Patched | None = None) -> None:
     """Keep the gap and the shares of it that the claims of the book rest on as findings; nothing outside a chapter.
 
-    `table` is that of `found` unless it is given; the gap in the object choice is that of `live` where `found` has none.
+    `table` is that of `found` unless it is given. The gap in the object choice is that of `live` where `found`
+    has none.
 
     handing_over.improvement(found, "code")
     """

@@ -75,9 +75,8 @@ def accuracy_by_position(table: pd.DataFrame, boxes: int) -> alt.LayerChart:
     said = []
     for measure, rows in table.groupby("measure", sort=False):
         (best,), (worst,) = rows.nlargest(1, "value").itertuples(), rows.nsmallest(1, "value").itertuples()
-        said.append(
-            f"{measure}: highest for box {best.position}, {_words(best)}; lowest for box {worst.position}, {_words(worst)}"
-        )
+        ends = f"highest for box {best.position}, {_words(best)}; lowest for box {worst.position}, {_words(worst)}"
+        said.append(f"{measure}: {ends}")
     return _dots(
         table.assign(chance=1 / boxes),
         _PLACE,

@@ -282,8 +282,8 @@ def under(found: Patched, chosen: Sequence[Condition]) -> Patched:
     """The answers under some of the conditions only."""
     index = [found.conditions.index(condition) for condition in chosen]
     choices = None if found.chosen is None else found.chosen[index]
-    cut = {"correct": found.correct[index], "logprob": found.logprob[index], "chosen": choices}
-    return replace(found, conditions=tuple(chosen), **cut)
+    part = replace(found, conditions=tuple(chosen), correct=found.correct[index], logprob=found.logprob[index])
+    return replace(part, chosen=choices)
 
 
 def _models(base: Subject, tuned: Subject) -> list[str]:

@@ -6,7 +6,7 @@ interval over trainings, and a kind that was trained once has none.
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -35,12 +35,13 @@ def effects(frame: pd.DataFrame, measure: Measure = "correct") -> pd.DataFrame:
     means = known.groupby(["kind", "seed"], sort=False)[measure].agg(["mean", "size"])
     if (BASE, 0) not in means.index:
         raise ValueError(f"there is no {measure!r} of the base to compare trainings with")
-    rows = []
-    for (kind, seed), row in means.drop(BASE, level="kind").iterrows():
-        control = means["mean"].get((CONTROL, seed), np.nan) if kind != CONTROL else np.nan
-        gain = row["mean"] - means.loc[(BASE, 0), "mean"]
-        rows.append({"kind": kind, "seed": seed, "gain": gain, "over_control": row["mean"] - control, "n": row["size"]})
-    return pd.DataFrame(rows, columns=["kind", "seed", "gain", "over_control", "n"]).astype({"seed": int, "n": int})
+    mean, made = means["mean"].to_dict(), []
+    for row in rows(means.drop(BASE, level="kind").reset_index()):
+        kind, seed = row["kind"], row["seed"]
+        control = mean.get((CONTROL, seed), np.nan) if kind != CONTROL else np.nan
+        gains = {"gain": row["mean"] - mean[BASE, 0], "over_control": row["mean"] - control}
+        made.append({"kind": kind, "seed": seed, **gains, "n": row["size"]})
+    return pd.DataFrame(made, columns=["kind", "seed", "gain", "over_control", "n"]).astype({"seed": int, "n": int})
 
 
 def table(found: pd.DataFrame) -> pd.DataFrame:
@@ -54,15 +55,20 @@ def table(found: pd.DataFrame) -> pd.DataFrame:
     >>> bool(table.loc["code", "gain_low"] < 0.1 < table.loc["code", "gain_high"])
     True
     """
-    rows = []
+    made = []
     for kind, part in found.groupby("kind", sort=False):
         if len(part) > 1:
             row = {"kind": kind, "trainings": len(part), **units.over(part["gain"].to_numpy()).cells("gain")}
             rest = part["over_control"].dropna().to_numpy()
             over = units.over(rest) if len(rest) > 1 else Estimate(np.nan, np.nan, np.nan, len(rest), len(rest))
-            rows.append({**row, **over.cells("over_control"), "n": part["n"].iloc[0]})
+            made.append({**row, **over.cells("over_control"), "n": part["n"].iloc[0]})
     bounds = [f"{name}{end}" for name in ("gain", "over_control") for end in ("", "_low", "_high")]
-    return pd.DataFrame(rows, columns=["kind", "trainings", *bounds, "n"])
+    return pd.DataFrame(made, columns=["kind", "trainings", *bounds, "n"])
+
+
+def rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table, each by the names of its columns."""
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
 def once(frame: pd.DataFrame, kind: str, other: str, measure: Measure = "correct") -> Estimate:
@@ -73,7 +79,7 @@ def once(frame: pd.DataFrame, kind: str, other: str, measure: Measure = "correct
         print(trainings.once(tuning.measured(), "code-other", "base"))
     """
     mine = (frame[(frame["kind"] == name) & frame[measure].notna()] for name in (kind, other))
-    one, less = (rows[rows["seed"] == rows["seed"].min()].sort_values("prompt") for rows in mine)
+    one, less = (part[part["seed"] == part["seed"].min()].sort_values("prompt") for part in mine)
     return difference(one[measure].to_numpy(), less[measure].to_numpy(), one["context"].to_numpy())
 
 
@@ -96,7 +102,7 @@ def choices(frame: pd.DataFrame) -> str:
     'no interval over trainings: the choices of several trainings of a kind are not stored'
     """
     if frame["chosen"].notna().any():
-        kinds = table(effects(frame, "chosen")).to_dict("records")
+        kinds = rows(table(effects(frame, "chosen")))
         if kinds:
             return "; ".join(f"{row['kind']} {told(row)}" for row in kinds)
     return "no interval over trainings: the choices of several trainings of a kind are not stored"

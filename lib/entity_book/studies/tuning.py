@@ -67,8 +67,9 @@ def measure(
     measured = {(row["kind"], row["seed"]) for row in rows}
     rows += [row for row in _as_kept(path, about, rows[0]) if (row["kind"], row["seed"]) not in measured]
     order = [BASE, *training_data.KINDS]
-    rows.sort(key=lambda row: (order.index(row["kind"]), row["seed"]))
-    sums.write(path, json.dumps({**about, "command": "entity-circuits measure-adapters", "rows": rows}, indent=1) + "\n")
+    rows.sort(key=lambda row: (order.index(str(row["kind"])), row["seed"]))
+    made = {**about, "command": "entity-circuits measure-adapters", "rows": rows}
+    sums.write(path, json.dumps(made, indent=1) + "\n")
     return path
 
 
@@ -165,11 +166,11 @@ def look(subject: Subject, kind: str, contexts: int, seed: int = 0, wordings: bo
     if wordings:
         asked += [("three boxes", 3, contexts, "object_first"), ("five boxes", 5, contexts, "object_first")]
         asked += [(name, 7, contexts, template) for name, template in OTHER_WORDINGS.items()]
-    columns = ["prompt", "context", "boxes", "position", "correct", "chosen", "objects_prob", "answer_logprob", "answer"]
+    columns = ["prompt", "context", "boxes", "position", "correct", "chosen", "objects_prob", "answer_logprob"]
     tables = []
     for condition, size, worlds, template in asked:
         prompts = boxes.prompts(subject, worlds * size, size, seed, "evaluation", template)
-        table = behaviour.table(evaluate(subject, prompts)).rename(columns={"kind": "answer"})[columns]
+        table = behaviour.table(evaluate(subject, prompts)).rename(columns={"kind": "answer"})[[*columns, "answer"]]
         tables.append(table.assign(kind=kind, condition=condition).astype({"correct": int, "chosen": int}))
     return pd.concat(tables, ignore_index=True)
 
@@ -177,7 +178,8 @@ def look(subject: Subject, kind: str, contexts: int, seed: int = 0, wordings: bo
 def gains(frame: pd.DataFrame, measure: Measure = "correct") -> pd.DataFrame:
     """Accuracy and paired difference to the base by kind and condition, from rows of `look` for base and others.
 
-    `measure` is "correct", top-1, or "chosen", the choice among the objects. Columns: kind, condition, value, low, high, n, contexts, gain, gain_low, gain_high.
+    `measure` is "correct", top-1, or "chosen", the choice among the objects. Columns: kind, condition, value, low,
+    high, n, contexts, gain, gain_low, gain_high.
     """
     rows = []
     for (condition, kind), part in frame.groupby(["condition", "kind"], sort=False):
@@ -228,7 +230,7 @@ def verdict(frame: pd.DataFrame, measure: Measure = "correct") -> dict[str, str]
         print(tuning.verdict(tuning.measured())["default"])
     """
     found = trainings.effects(frame, measure)
-    rows = {row["kind"]: row for row in trainings.table(found).to_dict("records")}
+    rows = {row["kind"]: row for row in trainings.rows(trainings.table(found))}
     said: dict[str, str] = {}
     sound: dict[str, float] = {}
     single: dict[str, bool] = {}
@@ -254,7 +256,7 @@ def verdict(frame: pd.DataFrame, measure: Measure = "correct") -> dict[str, str]
 
 
 def _default(sound: Mapping[str, float], single: Mapping[str, bool]) -> str:
-    """Which kinds of training are sound, and which cannot be judged as kinds: `single`, with how their one model did."""
+    """Which kinds of training are sound, and which cannot be judged as kinds: `single`, and whether their one is."""
     best = max(sound, key=lambda kind: sound[kind], default=None)
     if best is None:
         text = "No kind of training beats both the base and the control beyond its interval over trainings."

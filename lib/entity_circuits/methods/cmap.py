@@ -52,7 +52,6 @@ from .metrics import LOG_PROBABILITY
 from .shares import recovered as recovered
 from .twins import require_twins as require_twins
 
-
 ENDS = ("", "_low", "_high")
 
 

@@ -63,7 +63,7 @@ class Behaviour:
     def chosen(self) -> Tensor:
         """(n,) bool: whether, among the prompts' choices alone, the right answer is more likely than every other.
 
-        Whoever is right by `correct` is right here. Raises `ValueError` if a prompt has no choices with its right answer.
+        Whoever is right by `correct` is right here. Raises `ValueError` if a prompt's right answer is no choice of its.
         """
         return choices.right(self.object_logprob, self.prompts)
 
