@@ -78,6 +78,7 @@ def once(frame: pd.DataFrame, kind: str, other: str, measure: Measure = "correct
 
         print(trainings.once(tuning.measured(), "code-other", "base"))
     """
+    one_of("measure", measure, Measure)
     mine = (frame[(frame["kind"] == name) & frame[measure].notna()] for name in (kind, other))
     one, less = (part[part["seed"] == part["seed"].min()].sort_values("prompt") for part in mine)
     return difference(one[measure].to_numpy(), less[measure].to_numpy(), one["context"].to_numpy())

@@ -181,6 +181,7 @@ def gains(frame: pd.DataFrame, measure: Measure = "correct") -> pd.DataFrame:
     `measure` is "correct", top-1, or "chosen", the choice among the objects. Columns: kind, condition, value, low,
     high, n, contexts, gain, gain_low, gain_high.
     """
+    one_of("measure", measure, Measure)
     rows = []
     for (condition, kind), part in frame.groupby(["condition", "kind"], sort=False):
         before = frame[(frame["kind"] == BASE) & (frame["condition"] == condition)][measure].to_numpy()
