@@ -220,3 +220,16 @@ def test_the_saving_is_reported_with_the_agreement(subject):
     assert table["tokens"].tolist() == [14 * 53, 2 * (50 + 7 * 3)]
     assert (table["same_answer"] == 1).all() and (table["largest_difference"] < 1e-5).all()
     assert (table["seconds"] > 0).all()
+
+
+def test_both_accuracies_are_told_for_the_same_prompts():
+    prompts = world_prompts()
+    found = said(prompts, "dog", "cup", "apple")
+    objects = torch.tensor([[0.3, 0.2, 0.1], [0.1, 0.2, 0.1], [0.2, 0.2, 0.2]]).log()
+    table = behaviour.table(replace(found, object_logprob=objects))
+    assert table["correct"].tolist() == [False, True, False]
+    assert table["chosen"].tolist() == [True, True, False], "a tie is not right"
+    assert table["answer_logprob"].tolist() == pytest.approx([torch.tensor(0.25).log().item()] * 3)
+    both = behaviour.both(table, "boxes").set_index("measure")
+    assert both["value"].to_dict() == pytest.approx({"top-1": 1 / 3, "object choice": 2 / 3})
+    assert both["n"].tolist() == [3, 3]

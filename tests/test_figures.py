@@ -29,8 +29,8 @@ def drawn(subject):
     both = pd.concat([position.assign(template="object first"), position.assign(template="label first")])
     return {
         "tokens": figures.tokens(prompts, 3, subject.tokenizer),
-        "boxes": figures.accuracy_by_boxes(statistics.by(table, "boxes")),
-        "position": figures.accuracy_by_position(position, 7),
+        "boxes": figures.accuracy_by_boxes(behaviour.both(table, "boxes")),
+        "position": figures.accuracy_by_position(behaviour.both(table, "position"), 7),
         "distance": figures.errors_by_distance(behaviour.distances(table)),
         "control": figures.template_control(both, 7),
         "probability": figures.answer_probability(table),
@@ -52,7 +52,9 @@ def test_a_figure_is_described_narrow_and_drawable(drawn, name):
 
 def test_the_words_hold_the_numbers_that_are_drawn(drawn):
     words = drawn["position"].to_dict()["description"]
-    assert "Highest for box 1: 1.00" in words and "lowest for box 2: 0.50" in words and "n = 4" in words
+    assert "top-1: highest for box 1, 1.00" in words and "lowest for box 2, 0.50" in words and "n = 4" in words
+    assert "object choice: highest for box" in words
+    assert "object choice: 7 boxes" in drawn["boxes"].to_dict()["description"]
     assert "in 12 such errors" in drawn["distance"].to_dict()["description"]
 
 

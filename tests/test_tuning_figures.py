@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from entity_book.figures import charts
 from entity_book.figures import tuning as figures
-from entity_book.studies import tuning
+from entity_book.studies import tracking, trainings, tuning
 from entity_circuits import statistics
 from test_tuning import frame
 
@@ -12,7 +12,8 @@ from test_tuning import frame
 @pytest.fixture(scope="module")
 def drawn():
     measured = frame(base=0.5, arithmetic=0.55, code=0.7, shuffled=0.49)
-    measured = pd.concat([measured, measured[measured["kind"] == "code"].assign(seed=1)])
+    again = frame(code=0.75).assign(seed=1)
+    measured = pd.concat([measured, again])
     summary = tuning.summary(measured)
     conditions = pd.concat(
         [measured[measured["seed"] == 0].assign(condition=name) for name in ("drawers", "label first")]
@@ -22,7 +23,8 @@ def drawn():
     return {
         "loss": figures.loss_curves(curve),
         "accuracy": figures.accuracies(summary),
-        "gain": figures.differences(summary),
+        "gain": figures.differences(summary, trainings.table(trainings.effects(measured))),
+        "tracking": figures.tracking(tracking.split(measured[measured["seed"] == 0])),
         "position": figures.by_position(statistics.by(measured[measured["seed"] == 0], ["kind", "position"]), 7),
         "conditions": figures.conditions(tuning.gains(conditions)),
     }
@@ -34,6 +36,10 @@ def drawn():
         ("loss", "code from 3.10 to 1.25"),
         ("accuracy", "code, seed 1: 0."),
         ("gain", "arithmetic, seed 0: 0.0"),
+        ("gain", "code, seed 1: 0.2"),
+        ("gain", "code, 2 trainings: 0.2"),
+        ("tracking", "code, tracking: +0.2"),
+        ("tracking", "shuffled, format: "),
         ("position", "base 0."),
         ("conditions", "drawers, code: 0."),
     ],

@@ -10,6 +10,7 @@ from entity_circuits.heads import LETTERS, POSITIONS, Circuit
 from entity_circuits.methods.cmap import Patched
 from entity_circuits.runs.recording import Recording
 
+from ..studies import trainings
 from ..studies.discovery import attention_table
 from ..studies.semantics import counted
 from ..studies.tuning import BASE
@@ -63,6 +64,11 @@ def faithfulness(rows: pd.DataFrame, random: pd.DataFrame, who: Mapping[str, str
                 if pd.notna(row["ratio"]):
                     ends = {"low": row["ratio_low"], "high": row["ratio_high"], "n": row["n"]}
                     findings.keep(f"faithful/{key}{suffix}", row["ratio"], **ends, unit="share", model=name)
+                if pd.notna(row.get("choice_ratio")):
+                    ends = {"low": row["choice_ratio_low"], "high": row["choice_ratio_high"], "n": row["n"]}
+                    about = "of the model's choices among the objects"
+                    name_ = f"choice/faithful/{key}{suffix}"
+                    findings.keep(name_, row["choice_ratio"], **ends, unit="share", model=name, about=about)
 
 
 def semantics(table: pd.DataFrame, model: str) -> None:
@@ -83,15 +89,21 @@ def semantics(table: pd.DataFrame, model: str) -> None:
             findings.keep(name, row[column], **ends, unit=unit, model=model, about=about)
 
 
-def improvement(found: Patched, model: str, table: pd.DataFrame | None = None) -> None:
+def improvement(found: Patched, model: str, table: pd.DataFrame | None = None, live: Patched | None = None) -> None:
     """Keep the gap and the shares of it that the claims of the book rest on as findings; nothing outside a chapter.
 
-    `table` is that of `found` unless it is given.
+    `table` is that of `found` unless it is given. The gap in the object choice is that of `live` where `found`
+    has none.
 
     handing_over.improvement(found, "code")
     """
+    choices = live if found.chosen is None and live is not None else found
     gap = statistics.difference(found.tuned_correct, found.base_correct, found.contexts)
     findings.keep("cmap/gap", gap, unit="difference", model=model, about="fine-tuned minus base")
+    if choices.tuned_chosen is not None and choices.base_chosen is not None:
+        gap = statistics.difference(choices.tuned_chosen, choices.base_chosen, choices.contexts)
+        about = "fine-tuned minus base, choice among the objects"
+        findings.keep("choice/cmap/gap", gap, unit="difference", model=model, about=about)
     table = found.table() if table is None else table
     table = table[(table["into"] == "base") & table["share"].notna()]
     for name, draws in table[table["draw"].notna()].groupby("condition"):
@@ -117,6 +129,23 @@ def gains(measured: pd.DataFrame) -> None:
         for key, other in ((f"gain/{kind}", BASE), (f"gain/{kind}-over-control", "shuffled")):
             gain = statistics.difference(share[kind].to_numpy(), share[other].to_numpy(), contexts)
             findings.keep(key, gain, unit="difference", model=kind, about="mean over seeds of training")
+    for row in trainings.table(trainings.effects(measured)).to_dict("records"):
+        ends, about = {"low": row["gain_low"], "high": row["gain_high"]}, "trainings, and the interval over them"
+        key, about = f"gain/{row['kind']}/trainings", f"mean of {row['trainings']} {about}"
+        findings.keep(key, row["gain"], **ends, n=row["n"], unit="difference", model=row["kind"], about=about)
+
+
+def tracking(split: pd.DataFrame, source: str) -> None:
+    """Keep as findings what each training does to tracking and to format, rows of `tracking.split`; `source` says where
+    its answers are from. Nothing outside a chapter.
+
+    handing_over.tracking(tracking.split(frame), "live")
+    """
+    for row in split[split["kind"] != BASE].to_dict("records"):
+        for side, key in (("tracking", "choice/gain"), ("format", "format/gain")):
+            ends = {"low": row[f"{side}_low"], "high": row[f"{side}_high"], "n": row["n"]}
+            about = f"change of {side} against the base, one training, answers {source}"
+            findings.keep(f"{key}/{row['kind']}", row[side], **ends, unit="difference", model=row["kind"], about=about)
 
 
 def artefacts(official: pd.DataFrame) -> None:

@@ -19,6 +19,9 @@ CELL, LINE = 47, 40
 POSITIONS: dict[Position, str] = {"object": GREEN, "prev": VERMILLION, "query": PURPLE, "last": BLUE}
 """The colour of each of the four positions, in every figure that shows them."""
 
+STYLES = {"top-1": (BLUE, "circle"), "object choice": (GREEN, "diamond")}
+"""The two accuracies, wherever both are drawn: over all words, and among the objects of the context."""
+
 _PLACE = alt.X("position:O", title="place of the queried box", axis=alt.Axis(labelAngle=0))
 
 
@@ -52,24 +55,35 @@ def tokens(prompts: Prompts, row: int, tokenizer: Any) -> alt.LayerChart:
 
 
 def accuracy_by_boxes(table: pd.DataFrame) -> alt.LayerChart:
-    """Accuracy against the number of boxes with intervals, and chance: one in that many. Columns of `statistics.by`."""
-    ends = table.sort_values("boxes").iloc[[0, -1]]
-    words = "; ".join(f"{row.boxes} boxes {_words(row)}" for row in ends.itertuples())
+    """Both accuracies against the number of boxes with intervals, and chance: one in that many. Rows of
+    `behaviour.both`."""
+    said = []
+    for measure, rows in table.groupby("measure", sort=False):
+        ends = rows.sort_values("boxes").iloc[[0, -1]]
+        said.append(f"{measure}: " + "; ".join(f"{row.boxes} boxes {_words(row)}" for row in ends.itertuples()))
     return _dots(
         table.assign(chance=1 / table["boxes"]),
         alt.X("boxes:O", title="boxes in the context", axis=alt.Axis(labelAngle=0)),
-        f"Accuracy by number of boxes, with 95% intervals and the chance line: {words}.",
+        f"Two accuracies by number of boxes, with 95% intervals and the chance line. {'. '.join(said)}.",
+        title="accuracy",
+        **_measures(table),
     )
 
 
 def accuracy_by_position(table: pd.DataFrame, boxes: int) -> alt.LayerChart:
-    """Accuracy against the place of the queried box in the context, with intervals and chance."""
-    (best,), (worst,) = table.nlargest(1, "value").itertuples(), table.nsmallest(1, "value").itertuples()
+    """Both accuracies against the place of the queried box, with intervals and chance. Rows of `behaviour.both`."""
+    said = []
+    for measure, rows in table.groupby("measure", sort=False):
+        (best,), (worst,) = rows.nlargest(1, "value").itertuples(), rows.nsmallest(1, "value").itertuples()
+        ends = f"highest for box {best.position}, {_words(best)}; lowest for box {worst.position}, {_words(worst)}"
+        said.append(f"{measure}: {ends}")
     return _dots(
         table.assign(chance=1 / boxes),
         _PLACE,
-        f"Accuracy by place of the queried box among {boxes}, with 95% intervals and the chance line. "
-        f"Highest for box {best.position}: {_words(best)}; lowest for box {worst.position}: {_words(worst)}.",
+        f"Two accuracies by place of the queried box among {boxes}, with 95% intervals and the chance line. "
+        f"{'. '.join(said)}.",
+        title="accuracy",
+        **_measures(table),
     )
 
 
@@ -126,12 +140,21 @@ def answer_probability(table: pd.DataFrame) -> alt.Chart:
     return chart.properties(width=WIDTH, height=HEIGHT, description=words)
 
 
-def _dots(table: pd.DataFrame, x: alt.X, words: str, **channels: Any) -> alt.LayerChart:
+def _measures(table: pd.DataFrame) -> dict[str, Any]:
+    """The channels that tell the accuracies apart: a colour, a shape and a place beside each other."""
+    names = list(table["measure"].unique())
+    colour, shape = marked("measure:N", {name: STYLES[name] for name in names}, orient="top")
+    return {"color": colour, "shape": shape, "xOffset": alt.XOffset("measure:N", sort=names)}
+
+
+def _dots(
+    table: pd.DataFrame, x: alt.X, words: str, title: str = "accuracy (top-1)", **channels: Any
+) -> alt.LayerChart:
     """Estimates as points with interval bars over `x`, and a dashed line through column `chance`."""
-    names = [name for name in ("template", "boxes", "position") if name in table]
+    names = [name for name in ("template", "measure", "boxes", "position") if name in table]
     tips = [*names, *numbers("value", "low", "high", "chance"), "n", "contexts"]
     base = alt.Chart(table).encode(x=x, tooltip=tips)
-    y = alt.Y("value:Q", title="accuracy (top-1)", scale=alt.Scale(domain=[0, 1]), axis=PERCENT)
+    y = alt.Y("value:Q", title=title, scale=alt.Scale(domain=[0, 1]), axis=PERCENT)
     chance = base.mark_line(strokeDash=[4, 4], color=NEUTRAL).encode(y="chance:Q")
     name = alt.Chart(table.tail(1)).mark_text(align="right", dy=12, color=NEUTRAL, fontSize=12)
     name = name.encode(x=x, y="chance:Q", text=alt.value("chance"))

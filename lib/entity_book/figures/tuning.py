@@ -1,7 +1,5 @@
 """The figures of the chapter on the fine-tuned models: a tidy table in, an Altair chart with its description out."""
 
-from collections.abc import Sequence
-
 import altair as alt
 import pandas as pd
 
@@ -32,11 +30,67 @@ def accuracies(table: pd.DataFrame) -> alt.LayerChart:
     return _rows(table, ("value", "low", "high"), "accuracy (top-1)")
 
 
-def differences(table: pd.DataFrame) -> alt.LayerChart:
-    """Paired difference of every tuned model to the base: seed 0 with its interval, other seeds as hollow dots."""
-    names = ("gain", "gain_low", "gain_high")
+def differences(table: pd.DataFrame, kinds: pd.DataFrame) -> alt.LayerChart:
+    """Paired difference of every training to the base, a dot a seed with its interval over contexts, and below them the
+    mean of a kind's trainings with the interval over these. Rows of `tuning.summary` and of `trainings.table`.
+    """
+    each = table[table["kind"] != "base"].assign(shown="a training")
+    each["lane"] = "seed " + each["seed"].astype(str)
+    means = kinds.assign(shown="mean of trainings", lane="mean")
+    both = pd.concat([each, means], ignore_index=True)
+    lanes = [*sorted(set(each["lane"])), "mean"]
+    names, ends = ("gain", "gain_low", "gain_high"), ("gain_low", "gain_high")
+    look = {"a training": (BLUE, "circle"), "mean of trainings": (VERMILLION, "diamond")}
+    colour, shape = marked("shown:N", look, orient="top")
+    base = alt.Chart(both).encode(
+        y=by_name("kind", each["kind"]),
+        yOffset=alt.YOffset("lane:N", sort=lanes),
+        tooltip=["kind", "lane", *numbers(*names, form="+.3f"), "n"],
+    )
+    x = alt.X("gain:Q", title="accuracy minus that of the base", axis=alt.Axis(format="+.0%"))
+    points = estimates(base, x, 60, ends=ends, color=colour, shape=shape)
+    one, mean = (
+        "; ".join(f"{row['kind']}{more(row)}: {spoken(*(row[name] for name in names))}" for row in rows)
+        for rows, more in (
+            (each.to_dict("records"), lambda row: f", seed {row['seed']}"),
+            (means.to_dict("records"), lambda row: f", {row['trainings']} trainings"),
+        )
+    )
+    words = (
+        f"Accuracy minus that of the base, each training with its 95% interval over contexts: {one}. Means of a kind's "
+        f"trainings, with intervals over trainings: {mean or 'none'}."
+    )
     zero = level("zero", 0.0, "x", color=NEUTRAL)
-    return _rows(table[table["kind"] != "base"], names, "accuracy minus that of the base", [zero])
+    return drawn([zero, *points], WIDTH, 14 * len(lanes) * each["kind"].nunique(), words)
+
+
+SIDES = {"tracking": (GREEN, "diamond"), "format": (PURPLE, "square")}
+
+
+def tracking(table: pd.DataFrame) -> alt.LayerChart:
+    """What each training changes against the base: the object choice, and the rest of top-1. Rows of
+    `tracking.split`."""
+    rows = [
+        {"kind": row["kind"], "what": side, "n": row["n"], "value": row[side]}
+        | {end: row[f"{side}_{end}"] for end in ("low", "high")}
+        for row in table[table["kind"] != "base"].to_dict("records")
+        for side in SIDES
+    ]
+    long = pd.DataFrame(rows)
+    colour, shape = marked("what:N", SIDES, orient="top")
+    base = alt.Chart(long).encode(
+        y=by_name("kind", long["kind"]),
+        yOffset=alt.YOffset("what:N", sort=list(SIDES)),
+        tooltip=["kind", "what", *numbers(form="+.3f"), "n"],
+    )
+    x = alt.X("value:Q", title="change against the base", axis=alt.Axis(format="+.0%"))
+    said = "; ".join(
+        f"{row['kind']}, {row['what']}: {spoken(row['value'], row['low'], row['high'], '+.2f')}" for row in rows
+    )
+    words = f"Change of tracking (object choice) and of format (top-1 minus choice), with 95% intervals: {said}."
+    zero = level("zero", 0.0, "x", color=NEUTRAL)
+    points = estimates(base, x, 60, color=colour, shape=shape)
+    return drawn([zero, *points], WIDTH, 34 * long["kind"].nunique(), words)
 
 
 def by_position(table: pd.DataFrame, boxes: int) -> alt.LayerChart:
@@ -76,9 +130,7 @@ def _compared(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str], alt.Color, 
     return table[table["kind"].isin(kinds)], kinds, *look
 
 
-def _rows(
-    table: pd.DataFrame, names: tuple[str, str, str], title: str, behind: Sequence[alt.Chart] = ()
-) -> alt.LayerChart:
+def _rows(table: pd.DataFrame, names: tuple[str, str, str], title: str) -> alt.LayerChart:
     """A row a model: the columns `names` of seed 0 as an estimate, of the other seeds as a dot."""
     value, low, high = names
     y = by_name("kind", table["kind"])
@@ -92,4 +144,4 @@ def _rows(
         for row in table.to_dict("records")
     )
     height = 30 * table["kind"].nunique()
-    return drawn([*behind, *points, dots], WIDTH, height, f"{title.capitalize()}, with 95% intervals: {words}.")
+    return drawn([*points, dots], WIDTH, height, f"{title.capitalize()}, with 95% intervals: {words}.")

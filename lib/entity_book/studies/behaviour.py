@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 import pandas as pd
 import torch
+from entity_circuits import statistics
 from entity_circuits.models.subject import Subject
 from entity_circuits.runs.answers import Behaviour, evaluate
 from entity_circuits.tasks import boxes
@@ -19,7 +20,8 @@ def table(found: Behaviour) -> pd.DataFrame:
     `position` (from 1) is the place of the queried box in the context; `kind` says what was said (`AnswerKind`). If an
     object of the context was said, `said_position` is its place and `distance` how many boxes too late it is
     (negative: too early). `answer_prob` and `objects_prob` are the probabilities of the right object and of all
-    objects of the context together.
+    objects of the context together, `answer_logprob` the logarithm of the former in nats. `chosen`: the right object
+    is more likely than every other object of the context, whatever else is said.
 
         table = behaviour.table(answers.evaluate(subject, p))
         print(table.kind.value_counts())
@@ -27,6 +29,7 @@ def table(found: Behaviour) -> pd.DataFrame:
     prompts = boxes.of(found.prompts)
     hit = prompts.object_ids == found.top[:, None]
     place = torch.where(hit.any(1), hit.int().argmax(1), -1).tolist()
+    chosen = found.chosen.tolist()
     rows = []
     for i, (world, query) in enumerate(zip(prompts.worlds, prompts.queries, strict=True)):
         kind = _kind(bool(found.correct[i]), place[i] >= 0, found.said[i].strip() in world.labels)
@@ -41,8 +44,10 @@ def table(found: Behaviour) -> pd.DataFrame:
                 "said": found.said[i],
                 "kind": kind,
                 "correct": bool(found.correct[i]),
+                "chosen": chosen[i],
                 "said_position": place[i] + 1 if place[i] >= 0 else None,
                 "distance": place[i] - query if place[i] >= 0 else None,
+                "answer_logprob": float(found.answer_logprob[i]),
                 "answer_prob": float(found.answer_logprob[i].exp()),
                 "objects_prob": float(found.object_logprob[i].exp().sum()),
                 "rank": int(found.rank[i]),
@@ -50,6 +55,19 @@ def table(found: Behaviour) -> pd.DataFrame:
         )
     table = pd.DataFrame(rows).astype({"said_position": "Int64", "distance": "Int64"})
     return table.assign(kind=pd.Categorical(table["kind"], categories=get_args(AnswerKind)))
+
+
+MEASURES = {"top-1": "correct", "object choice": "chosen"}
+"""The two accuracies: the right object before every other word, and before every other object of the context."""
+
+
+def both(table: pd.DataFrame, columns: str | list[str]) -> pd.DataFrame:
+    """Both accuracies of the rows of `table`, one row a group of `columns` and `measure`, as `statistics.by` has them.
+
+    print(behaviour.both(behaviour.table(answers.evaluate(subject, p)), "position"))
+    """
+    parts = [statistics.by(table, columns, column).assign(measure=name) for name, column in MEASURES.items()]
+    return pd.concat(parts, ignore_index=True)
 
 
 def distances(table: pd.DataFrame) -> pd.DataFrame:

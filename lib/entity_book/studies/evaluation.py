@@ -70,8 +70,7 @@ def first(one: Setting, contexts: int) -> Setting:
     if len(rows) > len(one.prompts):
         raise ValueError(f"{contexts} contexts are asked for, and the prompts have {len(set(one.prompts.worlds))}")
     part = one.prompts.select(rows)
-    full = Answers(one.full.correct[:, rows], one.full.logprob[:, rows], part.contexts.cpu())
-    return replace(one, prompts=part, full=full)
+    return replace(one, prompts=part, full=one.full.prompts(rows))
 
 
 def ceiling(one: Setting, extra: Sequence[str] = (), store: Store | None = None) -> Answers:
@@ -83,8 +82,8 @@ def ceiling(one: Setting, extra: Sequence[str] = (), store: Store | None = None)
 def by_layers(one: Setting, places: Sequence[str], bands: int = 4, store: Store | None = None) -> pd.DataFrame:
     """Which layers are needed where: every head is kept at these places, but for those of one band of layers at one.
 
-    One row a place and band: `place`, `layers` ("0-5"), `accuracy`, `low`, `high`, `loss` against keeping all of them,
-    with `loss_low` and `loss_high` (paired, over contexts), `n`.
+    One row a place and band: `place`, `layers` ("0-5"), `accuracy`, `low`, `high`, `choice` (among the objects alone),
+    `loss` of accuracy against keeping all of them, each with `_low` and `_high` (paired, over contexts), `n`.
     """
     whole = ablation.all_heads(one.subject, places)
     edges = [round(i * one.subject.layers / bands) for i in range(bands + 1)]
@@ -99,7 +98,7 @@ def by_layers(one: Setting, places: Sequence[str], bands: int = 4, store: Store 
         loss = statistics.difference(answers.correct[0], answers.correct[index], answers.contexts)
         named: dict[str, object] = {"place": place, "layers": f"{band.start}-{band.stop - 1}"}
         named |= {"accuracy": accuracy.value, "low": accuracy.low, "high": accuracy.high, "n": accuracy.n}
-        rows.append(named | loss.cells("loss"))
+        rows.append(named | answers.choice(index).cells("choice") | loss.cells("loss"))
     return pd.DataFrame(rows)
 
 
@@ -116,7 +115,8 @@ def table(
     The circuits named in `baselines` bring two rows more: the mean of `draws` random circuits of equal size, and of
     equal layer profile. Columns `model`, `circuit`, `heads`, `full` (the model's accuracy), `accuracy`, `low`, `high`,
     `difference` (accuracy minus full, paired) and `ratio` (accuracy / full, the paper's faithfulness; NaN where the
-    model is not above chance), each with `_low` and `_high`, and `n`.
+    model is not above chance), each with `_low` and `_high`, and `n`. The object choice stands beside them as
+    `full_choice`, `choice` and `choice_ratio`.
 
         print(evaluation.table([base], {"found": circuit}, baselines=["found"]))
     """
@@ -133,12 +133,23 @@ def table(
         answers = ablation.circuit_accuracy(one.subject, everything, one.prompts, one.means, store=store, name=one.name)
         chance, begin = 1 / one.prompts.boxes, 0
         for name, some in asked.items():
-            right = answers.correct[begin : begin + len(some)].double().mean(0)
+            part = answers.rows(slice(begin, begin + len(some)))
             begin += len(some)
+            right = part.correct.double().mean(0)
             found = criteria.faithfulness(right, one.full.correct[0], one.full.contexts, chance=chance)
             named = {"model": one.name, "circuit": name, "heads": ablation.size(some[0]), "full": found.full.value}
-            rows.append({**named, **found.cells()})
+            rows.append({**named, **found.cells(), **_choices(part, one.full, chance)})
     return pd.DataFrame(rows)
+
+
+def _choices(part: Answers, full: Answers, chance: float) -> dict[str, float]:
+    """The part of a row of `table` about the object choice: the mean of these circuits beside the whole model."""
+    cells = {"full_choice": full.choice().value, **part.choice(slice(None)).cells("choice")}
+    if part.chosen is None or full.chosen is None:
+        return cells | dict.fromkeys(("choice_ratio", "choice_ratio_low", "choice_ratio_high"), np.nan)
+    chosen = part.chosen.double().mean(0)
+    found = criteria.faithfulness(chosen, full.chosen[0], full.contexts, chance=chance).cells()
+    return cells | {f"choice_{name}": found[name] for name in ("ratio", "ratio_low", "ratio_high")}
 
 
 def spoken(rows: pd.DataFrame, model: str, circuit: str) -> str:
@@ -260,8 +271,9 @@ def scan_positions(
 
     `start` is all heads at `prev`, `query` and `last` unless given. After each of the `rounds` the best place stays; a
     second or later one is made only below `enough` of the full model's accuracy. One row a place and round: `round` (0
-    is `start` alone), `place`, `accuracy` with `low` and `high`, `gain` over the round before with `gain_low` and
-    `gain_high` (paired, over contexts), `of_full` (its share of the full model's accuracy), `chosen`, `n`.
+    is `start` alone), `place`, `accuracy` with `low` and `high`, `choice` (among the objects alone) and `gain` over the
+    round before (paired), each with `_low` and `_high`, `of_full` (its share of the full model's accuracy), `chosen`
+    (whether this place stays), `n`.
 
         print(evaluation.scan_positions(subject, p, means, ["object", "prev+1", "query+1"]))
     """
@@ -296,6 +308,7 @@ def _scanned(turn: int, place: str, found: Answers, before: Answers, full: Answe
         "accuracy": accuracy.value,
         "low": accuracy.low,
         "high": accuracy.high,
+        **found.choice().cells("choice"),
         **gain.cells("gain"),
         "of_full": accuracy.value / whole if whole else np.nan,
         "n": accuracy.n,

@@ -11,13 +11,14 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from entity_circuits import circuits, models, places, statistics, sums
 from entity_circuits.circuits import criteria
 from entity_circuits.heads import LETTERS, Circuit, Head
 from entity_circuits.methods import cmap
-from entity_circuits.methods.cmap import Condition, Patched
+from entity_circuits.methods.cmap import ENDS, Condition, Patched
 from entity_circuits.models.subject import Subject
 from entity_circuits.results import Store
 from entity_circuits.tasks import boxes
@@ -109,7 +110,8 @@ def keep(found: Patched, path: Path, base: Subject, tuned: Subject, *, command: 
     words = [condition.words for condition in found.conditions]
     about = {"conditions": words, "models": _models(base, tuned), "command": command}
     tensors = {name: getattr(found, name) for name in _NUMBERS}
-    small = {name: (x.half() if x.is_floating_point() else x).contiguous() for name, x in tensors.items()}
+    there = {name: x for name, x in tensors.items() if x is not None}
+    small = {name: (x.half() if x.is_floating_point() else x).contiguous() for name, x in there.items()}
     sums.write(path, save(small, {name: json.dumps(value) for name, value in about.items()}))
 
 
@@ -190,6 +192,23 @@ def completed(stored: Patched, live: Patched) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
+def with_choices(table: pd.DataFrame, live: Patched) -> pd.DataFrame:
+    """The same table with the object choice of each condition: as kept, or else of the prompts that were run on a page.
+
+    `choice_n` says on how many prompts `choice` and `choice_change` rest; what was neither kept nor run stays missing.
+
+        print(improvement.with_choices(table, live)[["condition", "choice", "choice_n"]])
+    """
+    names = [f"{name}{end}" for name in ("choice", "choice_change") for end in ENDS]
+    keys = ["condition", "into", "sites", "origin", "draw"]
+    fresh = live.table().assign(draw=lambda x: x["draw"].fillna(-1))[[*keys, *names, "n"]]
+    both = table[keys].assign(draw=table["draw"].fillna(-1)).merge(fresh, on=keys, how="left", validate="m:1")
+    missing = table["choice"].isna().to_numpy()
+    filled = {name: np.where(missing, both[name], table[name]) for name in names}
+    n = np.where(missing, both["n"], table["n"])
+    return table.assign(**filled, choice_n=pd.array(n, dtype="Int64"))
+
+
 def words(found: Patched, table: pd.DataFrame | None = None) -> dict[str, str]:
     """The numbers of both models and of what is patched into the base, as text with intervals, for a page to `glue`.
 
@@ -262,7 +281,9 @@ def agreement(stored: Patched, again: Patched) -> pd.DataFrame:
 def under(found: Patched, chosen: Sequence[Condition]) -> Patched:
     """The answers under some of the conditions only."""
     index = [found.conditions.index(condition) for condition in chosen]
-    return replace(found, conditions=tuple(chosen), correct=found.correct[index], logprob=found.logprob[index])
+    choices = None if found.chosen is None else found.chosen[index]
+    part = replace(found, conditions=tuple(chosen), correct=found.correct[index], logprob=found.logprob[index])
+    return replace(part, chosen=choices)
 
 
 def _models(base: Subject, tuned: Subject) -> list[str]:

@@ -1,25 +1,29 @@
 """How well the fine-tuned models track entities: measured once on many prompts, run again on some, and compared."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 from entity_circuits import models, places, results, sums
 from entity_circuits.arguments import one_of
 from entity_circuits.models.subject import Subject
-from entity_circuits.runs.answers import evaluate
-from entity_circuits.statistics import Estimate, difference, estimate
+from entity_circuits.runs.answers import Behaviour, evaluate
+from entity_circuits.statistics import difference, estimate, spoken
 from entity_circuits.tasks import boxes
 from entity_circuits.tasks.boxes import Template
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..training import adapters, finetune
 from ..training import data as training_data
-from . import behaviour
+from . import behaviour, trainings
+from .trainings import BASE as BASE
+from .trainings import CONTROL as CONTROL
+from .trainings import Measure
 
-BASE, CONTROL = "base", "shuffled"
 OTHER_WORDINGS = {
     "drawers": Template("the {object} is in Drawer {label}", "Drawer {label} contains the"),
     "other verbs": Template("the {object} is kept in Box {label}", "Box {label} holds the"),
@@ -34,7 +38,10 @@ def measure(
     """Run the base model and every adapter of `adapters.folders` on the same evaluation prompts; write who was right.
 
     The prompts are `boxes.prompts(n=7 * contexts)` of the split `evaluation`: the first of them are those of a
-    smaller n. The file (`data/adapters/accuracy.json`) is replaced whole. Raises `ValueError` if there is no adapter.
+    smaller n. Kept are, prompt by prompt, whether the right object is said (`right`), whether it comes before all other
+    objects of the context (`chosen`), and how likely all objects are together (`mass`, in 255ths, a byte a prompt). The
+    file (`data/adapters/accuracy.json`) is replaced; of adapters that are not on this disk it keeps the rows that it
+    has, if they were measured on the same prompts beside the same base. Raises `ValueError` if there is no adapter.
 
         tuning.measure()
         print(tuning.summary(tuning.measured()))
@@ -47,22 +54,50 @@ def measure(
     for (kind, number), folder in tqdm([((BASE, 0), None), *found.items()], desc="models", disable=None):
         subject = models.load(base, adapter=None if folder is None else str(folder))
         prompts = boxes.prompts(subject, contexts * boxes_, boxes_, seed, "evaluation")
-        right = store.keep(
+        answered = store.keep(
             f"accuracy-{kind}-{number}",
             results.key(__name__, subject, prompts=prompts),
-            lambda: {"correct": evaluate(subject, prompts).correct},  # noqa: B023
-        )["correct"]
-        bits = np.packbits(right.cpu().numpy().astype(np.uint8)).tobytes().hex()
-        rows.append({"kind": kind, "seed": number, "model": subject.fingerprint, "right": bits})
-    made = {"base": base, "contexts": contexts, "boxes": boxes_, "seed": seed, "split": "evaluation",
-            "command": "entity-circuits measure-adapters", "rows": rows}  # fmt: skip
+            lambda: _answered(evaluate(subject, prompts)),  # noqa: B023
+        )
+        bits = {name: _hex(np.packbits(answered[name].cpu().numpy().astype(np.uint8))) for name in BITS}
+        mass = _hex((255 * answered["mass"].cpu().double().clamp(0, 1)).round().numpy().astype(np.uint8))
+        rows.append({"kind": kind, "seed": number, "model": subject.fingerprint, **bits, "mass": mass})
+    about = {"base": base, "contexts": contexts, "boxes": boxes_, "seed": seed, "split": "evaluation"}
     path = places.data("adapters") / "accuracy.json" if path is None else path
+    measured = {(row["kind"], row["seed"]) for row in rows}
+    rows += [row for row in _as_kept(path, about, rows[0]) if (row["kind"], row["seed"]) not in measured]
+    order = [BASE, *training_data.KINDS]
+    rows.sort(key=lambda row: (order.index(str(row["kind"])), row["seed"]))
+    made = {**about, "command": "entity-circuits measure-adapters", "rows": rows}
     sums.write(path, json.dumps(made, indent=1) + "\n")
     return path
 
 
+BITS = ("right", "chosen")
+
+
+def _answered(said: Behaviour) -> dict[str, Tensor]:
+    """What is kept of a model's answers, a row a prompt."""
+    return {"right": said.correct, "chosen": said.chosen, "mass": said.object_logprob.exp().sum(1)}
+
+
+def _hex(values: np.ndarray) -> str:
+    return values.tobytes().hex()
+
+
+def _as_kept(path: Path, about: dict[str, object], base: dict[str, object]) -> list[dict[str, Any]]:
+    """The rows that a file has of the very prompts and base that are measured now."""
+    if not path.is_file():
+        return []
+    made = json.loads(sums.read(path))
+    same = all(made[name] == value for name, value in about.items())
+    return made["rows"] if same and base["model"] in {row["model"] for row in made["rows"]} else []
+
+
 def measured(path: Path | None = None) -> pd.DataFrame:
     """What `measure` wrote, one row a prompt and model: kind, seed, prompt, context, position (from 1), correct.
+
+    `chosen` and `objects_prob` are as in `behaviour.table`, and missing where the file does not have them.
 
     >>> from entity_book.studies import tuning
     >>> sorted(tuning.measured().seed.unique().tolist())
@@ -74,8 +109,11 @@ def measured(path: Path | None = None) -> pd.DataFrame:
     prompt = np.arange(n)
     tables = []
     for row in made["rows"]:
-        bits = np.unpackbits(np.frombuffer(bytes.fromhex(row["right"]), dtype=np.uint8))[:n]
-        columns = {"prompt": prompt, "context": prompt // size, "position": prompt % size + 1, "correct": bits}
+        held = {name: np.frombuffer(bytes.fromhex(row[name]), np.uint8) for name in (*BITS, "mass") if name in row}
+        bits = {name: np.unpackbits(held[name])[:n] for name in BITS if name in held}
+        columns = {"prompt": prompt, "context": prompt // size, "position": prompt % size + 1, "correct": bits["right"]}
+        columns |= {"chosen": bits.get("chosen", np.full(n, np.nan))}
+        columns |= {"objects_prob": held["mass"] / 255 if "mass" in held else np.full(n, np.nan)}
         tables.append(pd.DataFrame({"kind": row["kind"], "seed": row["seed"], **columns}))
     whole = pd.concat(tables, ignore_index=True)
     whole.attrs["seed"] = made["seed"]
@@ -113,8 +151,9 @@ def look(subject: Subject, kind: str, contexts: int, seed: int = 0, wordings: bo
     """Run one model, base or tuned, on the evaluation prompts in several forms: one row a prompt and condition.
 
     Conditions: `seven boxes`, `label first` (a third of the contexts), and with `wordings` also `three boxes`, `five
-    boxes` and `OTHER_WORDINGS`. Columns: kind, condition, prompt, context, boxes, position, correct, and
-    answer (`the right object`, `another object`, `a label`, `something else`).
+    boxes` and `OTHER_WORDINGS`. Columns: kind, condition, prompt, context, boxes, position, correct, chosen,
+    objects_prob, answer_logprob (as in `behaviour.table`), and answer (`the right object`, `another object`, `a label`,
+    `something else`).
 
         frame = tuning.look(models.load("code"), "code", contexts=10)
         print(statistics.by(frame, "condition"))
@@ -127,24 +166,26 @@ def look(subject: Subject, kind: str, contexts: int, seed: int = 0, wordings: bo
     if wordings:
         asked += [("three boxes", 3, contexts, "object_first"), ("five boxes", 5, contexts, "object_first")]
         asked += [(name, 7, contexts, template) for name, template in OTHER_WORDINGS.items()]
-    columns = ["prompt", "context", "boxes", "position", "correct", "answer"]
+    columns = ["prompt", "context", "boxes", "position", "correct", "chosen", "objects_prob", "answer_logprob"]
     tables = []
     for condition, size, worlds, template in asked:
         prompts = boxes.prompts(subject, worlds * size, size, seed, "evaluation", template)
-        table = behaviour.table(evaluate(subject, prompts)).rename(columns={"kind": "answer"})[columns]
-        tables.append(table.assign(kind=kind, condition=condition, correct=table["correct"].astype(int)))
+        table = behaviour.table(evaluate(subject, prompts)).rename(columns={"kind": "answer"})[[*columns, "answer"]]
+        tables.append(table.assign(kind=kind, condition=condition).astype({"correct": int, "chosen": int}))
     return pd.concat(tables, ignore_index=True)
 
 
-def gains(frame: pd.DataFrame) -> pd.DataFrame:
+def gains(frame: pd.DataFrame, measure: Measure = "correct") -> pd.DataFrame:
     """Accuracy and paired difference to the base by kind and condition, from rows of `look` for base and others.
 
-    Columns: kind, condition, value, low, high, n, contexts, gain, gain_low, gain_high.
+    `measure` is "correct", top-1, or "chosen", the choice among the objects. Columns: kind, condition, value, low,
+    high, n, contexts, gain, gain_low, gain_high.
     """
+    one_of("measure", measure, Measure)
     rows = []
     for (condition, kind), part in frame.groupby(["condition", "kind"], sort=False):
-        before = frame[(frame["kind"] == BASE) & (frame["condition"] == condition)]["correct"].to_numpy()
-        found = _against(before, part["correct"].to_numpy(), part["context"].to_numpy())
+        before = frame[(frame["kind"] == BASE) & (frame["condition"] == condition)][measure].to_numpy()
+        found = _against(before, part[measure].to_numpy(), part["context"].to_numpy())
         rows.append({"kind": kind, "condition": condition, **found})
     return pd.DataFrame(rows)
 
@@ -180,41 +221,56 @@ def agreement(again: pd.DataFrame, frame: pd.DataFrame, seed: int = 0) -> pd.Dat
     return both.groupby("kind", sort=False)["agree"].agg(agree="sum", n="size").reset_index()
 
 
-def verdict(frame: pd.DataFrame) -> dict[str, str]:
-    """What `measured` says, in words: for each kind the difference to the base, and to the control, over all seeds.
+def verdict(frame: pd.DataFrame, measure: Measure = "correct") -> dict[str, str]:
+    """What `measured` says, in words: for each kind the difference to the base, and to the control of the same seed.
 
-    A prompt counts with the share of seeds that are right on it, so intervals are over contexts and paired. `default`
-    names the kind with the largest difference whose interval is above zero, against base and control alike.
+    Of a kind with several trainings it is their mean, with its interval over trainings; one that was trained once has
+    the interval over contexts of that one model, and no verdict as a kind. `default` names the kind with the largest
+    difference whose interval over trainings is above zero, against base and control alike, and what was trained once.
+
+        print(tuning.verdict(tuning.measured())["default"])
     """
-    share = frame.groupby(["kind", "prompt", "context"], sort=False)["correct"].mean().unstack("kind")
-    contexts = share.index.get_level_values("context").to_numpy()
-    seeds = frame.groupby("kind")["seed"].nunique()
+    found = trainings.effects(frame, measure)
+    rows = {row["kind"]: row for row in trainings.rows(trainings.table(found))}
+    said: dict[str, str] = {}
+    sound: dict[str, float] = {}
+    single: dict[str, bool] = {}
+    for kind in found["kind"].unique():
+        against = {kind: ("gain", BASE)}
+        if kind != CONTROL and CONTROL in set(found["kind"]):
+            against[f"{kind}-minus-{CONTROL}"] = ("over_control", CONTROL)
+        lows = []
+        for name, (column, other) in against.items():
+            if kind in rows and not pd.isna(rows[kind][f"{column}_low"]):
+                said[name] = trainings.told(rows[kind], column)
+                lows.append(rows[kind][f"{column}_low"])
+            else:
+                one = trainings.once(frame, kind, other, measure)
+                number = spoken(one.value, one.low, one.high, "+.3f")
+                said[name] = f"{number} (one training, interval over contexts; n = {one.n:,})"
+                lows.append(one.low)
+        if kind in rows and kind != CONTROL and min(lows) > 0:
+            sound[kind] = rows[kind]["gain"]
+        if kind not in rows:
+            single[kind] = kind != CONTROL and min(lows) > 0
+    return {**said, "default": _default(sound, single)}
 
-    def against(one: str, other: str) -> Estimate:
-        return difference(share[one].to_numpy(), share[other].to_numpy(), contexts)
 
-    def words(one: str, found: Estimate) -> str:
-        over = f"mean of {seeds[one]} seeds" if seeds[one] > 1 else "one seed"
-        return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}] ({over}, n = {found.n})"
-
-    said, sound = {}, {}
-    for kind in (kind for kind in share.columns if kind != BASE):
-        gain = against(kind, BASE)
-        said[kind] = words(kind, gain)
-        if kind != CONTROL and CONTROL in share:
-            rest = against(kind, CONTROL)
-            said[f"{kind}-minus-{CONTROL}"] = words(kind, rest)
-            if min(gain.low, rest.low) > 0:
-                sound[kind] = gain.value
+def _default(sound: Mapping[str, float], single: Mapping[str, bool]) -> str:
+    """Which kinds of training are sound, and which cannot be judged as kinds: `single`, and whether their one is."""
     best = max(sound, key=lambda kind: sound[kind], default=None)
     if best is None:
-        said["default"] = "No training beats both the base and the control beyond its interval."
+        text = "No kind of training beats both the base and the control beyond its interval over trainings."
     else:
-        said["default"] = (
-            f"The largest gain that lies above the base and above the control, with their intervals, is that of "
-            f"`{best}`; also above both: {', '.join(sorted(set(sound) - {best})) or 'none'}."
+        text = (
+            f"The largest gain that lies above the base and above the control, with their intervals over trainings, is "
+            f"that of `{best}`; also above both: {', '.join(sorted(set(sound) - {best})) or 'none'}."
         )
-    return said
+    if single:
+        above = ", ".join(f"`{kind}`" for kind, good in single.items() if good) or "none"
+        text += f" Trained once, so that nothing is said of the kind: {', '.join(f'`{x}`' for x in single)}"
+        text += f"; of these models above both on their own: {above}."
+    return text
 
 
 def loss_curves() -> pd.DataFrame:

@@ -78,7 +78,8 @@ def faithfulness_table(circuits: Mapping[str, Answers], against: Mapping[str, An
     """One row for each of the `circuits` and of what it is held `against` (the full model, a ceiling).
 
     Columns `circuit`, `against`, `accuracy` with `low` and `high`, `other` (that of the latter), `difference` and
-    `ratio`, each with `_low` and `_high`, `n` and `contexts`. `chance` is that of `faithfulness`. Paper: Table 1.
+    `ratio`, each with `_low` and `_high`, `n` and `contexts`; `choice` with bounds, how often the circuit is right
+    among the prompts' choices alone (NaN if they have none). `chance` is that of `faithfulness`. Paper: Table 1.
 
         from entity_circuits import ablation, criteria, toy
         from entity_circuits.heads import Head
@@ -94,7 +95,8 @@ def faithfulness_table(circuits: Mapping[str, Answers], against: Mapping[str, An
         for other, whole in against.items():
             found = faithfulness(answers.correct[0], whole.correct[0], answers.contexts, chance=chance)
             named = {"circuit": name, "against": other, "other": found.full.value}
-            rows.append({**named, **found.cells(), "contexts": found.circuit.contexts})
+            choice = answers.choice().cells("choice")
+            rows.append({**named, **found.cells(), **choice, "contexts": found.circuit.contexts})
     return pd.DataFrame(rows)
 
 

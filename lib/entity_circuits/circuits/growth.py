@@ -111,7 +111,8 @@ def growth(
         store: keeps what is finished.
 
     One row a scale and `kind`: "ranking", "random" or "same layers" (the mean of the random circuits). Columns `scale`,
-    `kind`, `heads`, one for each group's letter, `accuracy`, `low`, `high`, `n`.
+    `kind`, `heads`, one for each group's letter, `accuracy`, `low`, `high`, `choice` (right among the prompts' choices
+    alone) with `_low` and `_high`, `n`.
 
         from entity_circuits import ablation, criteria, toy
         from entity_circuits.heads import Circuit, Head
@@ -141,6 +142,6 @@ def growth(
         right = answers.correct[start : start + len(some)].double().mean(0)
         accuracy = statistics.estimate(right, answers.contexts)
         found_ = {"accuracy": accuracy.value, "low": accuracy.low, "high": accuracy.high, "n": accuracy.n}
-        rows.append({**row, **found_})
+        rows.append({**row, **found_, **answers.choice(slice(start, start + len(some))).cells("choice")})
         start += len(some)
     return pd.DataFrame(rows)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakSet
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -21,7 +22,7 @@ from ..heads import Circuit, Head, every
 from ..models import precision
 from ..models.subject import Subject
 from ..results import Store
-from ..runs import edits, mean_replay
+from ..runs import choices, edits, mean_replay
 from ..runs.answers import evaluate
 from ..runs.mean_replay import Means
 from ..runs.replay import Method, executor
@@ -116,11 +117,13 @@ def all_heads(subject: Subject, places: Sequence[str] = ("prev", "query", "last"
 @dataclass(frozen=True, eq=False)
 class Answers:
     """What some circuits answer, prompt by prompt: `correct` (circuits, n) bool, `logprob` (circuits, n) of the right
-    answer (or another metric's number, if one is asked for), and the `contexts` (n,) of the prompts."""
+    answer (or another metric's number, if one is asked for), and the `contexts` (n,) of the prompts. `chosen`
+    (circuits, n) bool: right among the prompts' choices alone; None where they have none."""
 
     correct: Tensor
     logprob: Tensor
     contexts: Tensor
+    chosen: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.correct)
@@ -130,6 +133,15 @@ class Answers:
         circuit = integer("circuit", circuit, -len(self), len(self) - 1)
         return statistics.estimate(self.correct[circuit], self.contexts)
 
+    def choice(self, circuits: int | slice = 0) -> Estimate:
+        """How often a circuit, or several on average, is right among the prompts' choices alone, with its 95% interval
+        over contexts; NaN where the prompts have no choices."""
+        if self.chosen is None:
+            return Estimate(np.nan, np.nan, np.nan, len(self.contexts), len(torch.unique(self.contexts)))
+        if not isinstance(circuits, slice):
+            circuits = [integer("circuit", circuits, -len(self), len(self) - 1)]  # type: ignore[assignment]
+        return statistics.estimate(self.chosen[circuits].double().mean(0), self.contexts)
+
     def average(self, circuit: int = 0) -> Estimate:
         """The mean of a circuit's `logprob` (or of the metric's number) with its 95% interval over contexts."""
         circuit = integer("circuit", circuit, -len(self), len(self) - 1)
@@ -138,13 +150,24 @@ class Answers:
     def rows(self, circuits: slice | Sequence[int]) -> "Answers":
         """The answers of some of the circuits."""
         circuits = circuits if isinstance(circuits, slice) else rows_of(circuits, len(self)).tolist()
-        return replace(self, correct=self.correct[circuits], logprob=self.logprob[circuits])
+        return replace(self, **{name: value[circuits] for name, value in self._tables().items()})
+
+    def prompts(self, rows: Tensor) -> "Answers":
+        """The answers to some of the prompts, by their numbers."""
+        cut = {name: value[:, rows] for name, value in self._tables().items()}
+        return replace(self, contexts=self.contexts[rows], **cut)
 
     @classmethod
     def joined(cls, parts: Sequence["Answers"]) -> "Answers":
         """The answers of several circuits, or lists of them, to the same prompts."""
-        cut = {name: torch.cat([getattr(part, name) for part in parts]) for name in ("correct", "logprob")}
+        names = set.intersection(*(set(part._tables()) for part in parts))
+        cut = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
         return cls(contexts=parts[0].contexts, **cut)
+
+    def _tables(self) -> dict[str, Tensor]:
+        """What has a row a circuit."""
+        named = {"correct": self.correct, "logprob": self.logprob}
+        return named if self.chosen is None else {**named, "chosen": self.chosen}
 
 
 def circuit_accuracy(
@@ -184,7 +207,7 @@ def circuit_accuracy(
     executor(method)  # an unknown one is told before anything runs
     asked = [circuits] if isinstance(circuits, Circuit | Mapping | Head) else several("circuits", circuits)
     read = metrics.named(metric)
-    targets = read.targets(prompts)
+    targets = metrics.wanted(read, prompts)
     finite("memory", memory, 0, inside=True)
     found = [kept(circuit) for circuit in asked]
     places.check(subject, prompts, found, means)
@@ -198,6 +221,7 @@ def circuit_accuracy(
         torch.zeros(len(found), len(prompts), dtype=torch.bool),
         torch.zeros(len(found), len(prompts), dtype=torch.promote_types(subject.dtype, torch.float32)),
         prompts.contexts.cpu(),
+        torch.zeros(len(found), len(prompts), dtype=torch.bool) if choices.given(prompts) else None,
     )
     tables: list[mean_replay.Table] = []
     with tqdm(total=len(found), desc=name, unit="circuit", disable=None, leave=False) as bar:
@@ -217,10 +241,11 @@ def circuit_accuracy(
                     each = (places.edits(subject, prompts, c, means) for c in part)
                     literal = [runs.run(subject, prompts, one, targets=targets) for one in each]
                     outcome = edits.Outcome.joined(literal, dim=0)
-                return {"correct": read.correct(outcome, prompts), "logprob": read.value(outcome, prompts)}
+                return metrics.answers(read, outcome, prompts)
 
             stored = (store or Store(None)).keep("circuits", {**inputs, "circuits": words}, compute)
-            answers.correct[shard], answers.logprob[shard] = stored["correct"].cpu(), stored["logprob"].cpu()
+            for kind, table in answers._tables().items():
+                table[shard] = stored[kind].cpu()
             bar.update(len(shard))
     return answers
 
@@ -230,14 +255,14 @@ def full_model(
 ) -> Answers:
     """What the unmodified model answers, in the form of one circuit: F(M)."""
     read = metrics.named(metric)
-    targets = read.targets(prompts)
+    targets = metrics.wanted(read, prompts)
 
     def compute() -> dict[str, Tensor]:
-        if read is LOG_PROBABILITY:
-            said = evaluate(subject, prompts)
-            return {"correct": said.correct[None], "logprob": said.answer_logprob[None]}
-        outcome = runs.run(subject, prompts, targets=targets)
-        return {"correct": read.correct(outcome, prompts), "logprob": read.value(outcome, prompts)}
+        if read is not LOG_PROBABILITY:
+            return metrics.answers(read, runs.run(subject, prompts, targets=targets), prompts)
+        said = evaluate(subject, prompts)
+        found = {"correct": said.correct[None], "logprob": said.answer_logprob[None]}
+        return {**found, "chosen": said.chosen[None]} if choices.given(prompts) else found
 
     inputs = results.key(__name__, subject, prompts=prompts, metric=read)
     return Answers(contexts=prompts.contexts.cpu(), **(store or Store(None)).keep("full", inputs, compute))
@@ -286,12 +311,14 @@ def full_without(
                 places.removal(subject, part, k, means)  # a place that is missing is noticed before the model runs
             with torch.no_grad():
                 variants = [places.removal(subject, part, k, means) for k in asked]
-                outcome = execute(runs.record(subject, part, share_context=True), variants)
-            return {"correct": outcome.top == part.answer_ids, "logprob": outcome.logprob}
+                targets = metrics.wanted(LOG_PROBABILITY, part)
+                outcome = execute(runs.record(subject, part, share_context=True), variants, targets=targets)
+            return metrics.answers(LOG_PROBABILITY, outcome, part)
 
         inputs = results.key(__name__, subject, prompts=part, means=means.z, method=method, removed=asked)
         parts.append((store or Store(None)).keep("full-without", inputs, compute))
-    cut = {name: torch.cat([part[name].cpu() for part in parts], dim=1) for name in ("correct", "logprob")}
+    names = [name for name in parts[0] if all(name in part for part in parts)]
+    cut = {name: torch.cat([part[name].cpu() for part in parts], dim=1) for name in names}
     return Answers(contexts=prompts.contexts.cpu(), **cut)
 
 

@@ -41,15 +41,18 @@ from ..runs.recording import Recording
 from ..runs.replay import Method, executor
 from ..statistics import Estimate
 from ..tasks.prompts import Prompts, require_answers
-from . import shares
+from . import metrics, shares
 from .cmap_conditions import Condition, Into, Origin, Place, of_circuit, sites_of
 from .cmap_conditions import groups as groups
 from .cmap_conditions import inputs as inputs
 from .cmap_conditions import random_heads as random_heads
 from .cmap_conditions import scan as scan
 from .cmap_edits import edits_of as edits_of
+from .metrics import LOG_PROBABILITY
 from .shares import recovered as recovered
 from .twins import require_twins as require_twins
+
+ENDS = ("", "_low", "_high")
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +60,8 @@ class Patched:
     """What the patched models answer, prompt by prompt, beside both unmodified ones.
 
     `correct` (conditions, n) bool: the right object is the most likely token of the whole vocabulary; `logprob` its
-    log-probability. `base_correct`, `tuned_correct` and the two logprobs are (n,), `contexts` (n,) numbers the worlds.
+    log-probability; `chosen` whether it is more likely than every other of the prompts' choices, None where they have
+    none or it was not kept. `base_correct`, `tuned_correct` and so on are (n,), `contexts` (n,) numbers the worlds.
     """
 
     conditions: tuple[Condition, ...]
@@ -68,6 +72,9 @@ class Patched:
     tuned_correct: Tensor
     tuned_logprob: Tensor
     contexts: Tensor
+    chosen: Tensor | None = None
+    base_chosen: Tensor | None = None
+    tuned_chosen: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.conditions)
@@ -96,7 +103,9 @@ class Patched:
         and `final` layer; `accuracy`, `low`, `high`; `change` from the unmodified receiving model with `change_low` and
         `change_high` (paired); `share` of the gap recovered (into the tuned model: lost) with `share_low` and
         `share_high`, missing where there is no gap to divide by, and then `no_share` says why; `base` and `tuned`, the
-        accuracies of both models as they are; mean `logprob` of the right answer; `n` and `contexts`.
+        accuracies of both models as they are; `choice`, how often the right answer is the most likely of the prompts'
+        choices alone, and `choice_change` from the receiving model, each with `_low` and `_high` (missing where this
+        is not known); mean `logprob` of the right answer; `n` and `contexts`.
 
             from entity_circuits import cmap, models, tasks
 
@@ -135,9 +144,21 @@ class Patched:
             base=float(self.base_correct.double().mean()),
             tuned=float(self.tuned_correct.double().mean()),
             logprob=self.logprob.double().mean(1).numpy(),
+            **self._choices(into_base),
             n=len(self.contexts),
             contexts=len(torch.unique(self.contexts)),
         )
+
+    def _choices(self, into_base: Tensor) -> dict[str, np.ndarray]:
+        """The columns of `table` about the choice; `into_base` (conditions, 1) says which model each patches."""
+        nothing = np.full(len(self), np.nan)
+        found = {"choice": (nothing,) * 3, "choice_change": (nothing,) * 3}
+        if self.chosen is not None and self.base_chosen is not None and self.tuned_chosen is not None:
+            receiver = torch.where(into_base, self.base_chosen, self.tuned_chosen)
+            for name, values in (("choice", self.chosen), ("choice_change", self.chosen.double() - receiver.double())):
+                cell = statistics.intervals(values, self.contexts)
+                found[name] = (cell.value, cell.low, cell.high)
+        return {f"{name}{end}": x for name, cell in found.items() for end, x in zip(ENDS, cell, strict=True)}
 
 
 def sweep(
@@ -187,18 +208,19 @@ def sweep(
         def compute(part: Prompts = part) -> dict[str, Tensor]:
             shared = method == "replay"  # the definition runs whole prompts
             recordings = {i: runs.record(one, part, share_context=shared) for i, one in subjects.items()}
-            right = part.answer_ids.cpu()
+            targets = metrics.wanted(LOG_PROBABILITY, part)
             with torch.no_grad():
-                own = {into: execute(recordings[into], [[]]) for into in recordings}
-                found = _patched(conditions, recordings, method, memory)
-            answers = {"correct": found.top.cpu() == right, "logprob": found.logprob.cpu()}
+                own = {into: execute(recordings[into], [[]], targets=targets) for into in recordings}
+                found = _patched(conditions, recordings, targets, method, memory)
+            answers = metrics.answers(LOG_PROBABILITY, found, part)
             for into, outcome in own.items():
-                answers[f"{into}_correct"] = outcome.top[0].cpu() == right
-                answers[f"{into}_logprob"] = outcome.logprob[0].cpu()
-            return answers
+                kept = metrics.answers(LOG_PROBABILITY, outcome, part)
+                answers |= {f"{into}_{name}": value[0] for name, value in kept.items()}
+            return {name: value.cpu() for name, value in answers.items()}
 
         parts.append(store.keep("cmap", results.key(__name__, (base, tuned), prompts=part, **asked), compute))
-    joined = {name: torch.cat([part[name] for part in parts], dim=-1) for name in parts[0]}
+    names = [name for name in parts[0] if all(name in part for part in parts)]
+    joined = {name: torch.cat([part[name] for part in parts], dim=-1) for name in names}
     return Patched(conditions, contexts=prompts.contexts.cpu(), **joined)
 
 
@@ -261,7 +283,11 @@ def _check(base: Subject, tuned: Subject, conditions: tuple[Condition, ...], pro
 
 
 def _patched(
-    conditions: tuple[Condition, ...], recordings: Mapping[Into, Recording], method: Method, memory: float
+    conditions: tuple[Condition, ...],
+    recordings: Mapping[Into, Recording],
+    targets: Tensor,
+    method: Method,
+    memory: float,
 ) -> Outcome:
     """One variant a condition, in their order."""
     base, tuned = recordings["base"], recordings["tuned"]
@@ -273,7 +299,7 @@ def _patched(
             literal = method == "definition"
             variants = [edits_of(conditions[i], base, tuned, literal=literal, made=made) for i in chosen]
             if variants:
-                outcome = executor(method)(recording, variants)
+                outcome = executor(method)(recording, variants, targets=targets)
                 for row, index in enumerate(chosen):
                     found[index] = Outcome(*(getattr(outcome, name)[[row]] for name in Outcome.NUMBERS))
     return Outcome.joined([one for one in found if one is not None], dim=0)

@@ -225,6 +225,8 @@ def patch(
     prompt by itself is answered rightly; the `answer` as the name of a candidate or `other`, whether it is the target
     (`hit`), and `target_logprob`. `bystander` is 1/k where the answer is one of the k choices of the base that no
     hypothesis predicts, else 0: its mean is how often one such answer is said, the floor of a patch that only confuses.
+    `chosen` says whether the target is more likely than every other candidate, whatever else is said; `among` whether
+    the answer is one of the choices of either prompt at all.
     `statistics.by(table, "patched", "hit")` gives accuracies with intervals. Raises `ValueError` before any model runs.
     Paper: section 5.
 
@@ -259,6 +261,12 @@ def _share(unforeseen: Tensor, said: Tensor) -> list[float]:
     return ((unforeseen & said).any(1).double() / number).tolist()
 
 
+def _ahead(logprobs: Tensor, target: Tensor) -> Tensor:
+    """(n,): whether the `target` (n, k) of candidates has more than every other; one that is missing (NaN) has less."""
+    rival = logprobs.nan_to_num(-torch.inf).masked_fill(target, -torch.inf).amax(1)
+    return (logprobs > rival[:, None]).masked_fill(~target, False).any(1)
+
+
 def tabulate(
     triples: Triples, sets: Mapping[str, Sequence[Head]], position: Position, answers: Answers
 ) -> pd.DataFrame:
@@ -277,7 +285,10 @@ def tabulate(
     choices = triples.base.choice_ids
     objects = (triples.candidates[:, :0] if choices is None else choices).to(column.device)
     unforeseen = (objects[:, :, None] != triples.candidates[:, None, :]).all(-1)
+    others = triples.source.choice_ids
+    known = torch.cat((objects, triples.candidates, objects if others is None else others.to(column.device)), dim=1)
     rows = torch.arange(len(triples), device=column.device)
+    target = torch.arange(triples.candidates.shape[1], device=column.device) == column[:, None]
     tables = [
         pd.DataFrame(
             {
@@ -288,6 +299,8 @@ def tabulate(
                 "hit": (answers.top[index] == triples.targets).tolist(),
                 "bystander": _share(unforeseen, objects == answers.top[index][:, None]),
                 "target_logprob": answers.logprobs[index, rows, column].tolist(),
+                "chosen": _ahead(answers.logprobs[index], target).tolist(),
+                "among": (known == answers.top[index][:, None]).any(1).tolist(),
             }
         )
         for index, (name, chosen) in enumerate(sets.items())

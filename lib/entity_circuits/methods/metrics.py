@@ -5,12 +5,13 @@ that ties with another token is not right, by any of them: which of the two an i
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..arguments import one_of
+from ..runs import choices
 from ..runs.edits import Outcome
 from ..tasks.prompts import Prompts, require_answers
 
@@ -55,18 +56,11 @@ def _answer_and_wrong(prompts: Prompts) -> Tensor:
 
 
 def _answer_and_choices(prompts: Prompts) -> Tensor:
-    require_answers(prompts)
-    if prompts.choice_ids is None:
-        raise ValueError("a choice needs the answers to choose among: from_texts(..., choices=[...])")
-    if not bool((prompts.choice_ids == prompts.answer_ids[:, None]).any(1).all()):
-        raise ValueError("the right answer is not among the choices of every prompt")
-    return torch.cat((prompts.answer_ids[:, None], prompts.choice_ids), dim=1)
+    return torch.cat((prompts.answer_ids[:, None], choices.require(prompts)), dim=1)
 
 
 def _chosen(outcome: Outcome, prompts: Prompts) -> Tensor:
-    assert prompts.choice_ids is not None
-    itself = prompts.choice_ids == prompts.answer_ids[:, None]
-    return outcome.logits[..., 0] > outcome.logits[..., 1:].masked_fill(itself, -torch.inf).amax(-1)
+    return choices.right(outcome.logits[..., 1:], prompts)
 
 
 LOG_PROBABILITY = Metric("log_probability", _answer, lambda o, _: o.logprob, top, log=True)
@@ -107,3 +101,39 @@ def named(metric: str | Metric) -> Metric:
         return metric
     one_of("metric", metric, METRICS)
     return METRICS[metric]
+
+
+def wanted(metric: Metric, prompts: Prompts) -> Tensor:
+    """(n, k): the tokens that a metric wants, then the prompts' choices where they have any: a few logits more.
+
+    For example:
+
+        from entity_circuits import toy
+        from entity_circuits.methods import metrics
+
+        print(metrics.wanted(metrics.LOG_PROBABILITY, toy.prompts("apple")).shape)  # the answer, and one choice
+    """
+    targets = metric.targets(prompts)
+    if prompts.choice_ids is None or not choices.given(prompts):
+        return targets
+    return torch.cat((targets, prompts.choice_ids), dim=1)
+
+
+def answers(metric: Metric, outcome: Outcome, prompts: Prompts) -> dict[str, Tensor]:
+    """What is kept of an outcome for the `wanted` tokens, each (variants, n).
+
+    `correct` and `logprob` are the metric's verdict and number; `chosen`, where the prompts have choices, says whether
+    the right answer is more likely than every other choice.
+
+        from entity_circuits import runs, toy
+        from entity_circuits.methods import metrics
+
+        p, metric = toy.prompts("apple"), metrics.LOG_PROBABILITY
+        print(metrics.answers(metric, runs.run(toy.subject(), p, targets=metrics.wanted(metric, p)), p)["chosen"])
+    """
+    own = metric.targets(prompts).shape[1]
+    read = replace(outcome, logits=outcome.logits[..., :own], logprobs=outcome.logprobs[..., :own])
+    kept = {"correct": metric.correct(read, prompts), "logprob": metric.value(read, prompts)}
+    if choices.given(prompts):
+        kept["chosen"] = choices.right(outcome.logits[..., own:], prompts)
+    return kept

@@ -18,6 +18,7 @@ from ..models import forms
 from ..models.precision import apart, close, fast_float32
 from ..models.subject import Subject
 from ..tasks.prompts import Prompts, require_answers
+from . import choices
 from .prefix import Batch, batches
 from .recording import require_room
 
@@ -57,6 +58,14 @@ class Behaviour:
         """
         require_answers(self.prompts)
         return (self.top == self.prompts.answer_ids) & ~self.tied
+
+    @property
+    def chosen(self) -> Tensor:
+        """(n,) bool: whether, among the prompts' choices alone, the right answer is more likely than every other.
+
+        Whoever is right by `correct` is right here. Raises `ValueError` if a prompt's right answer is no choice of its.
+        """
+        return choices.right(self.object_logprob, self.prompts)
 
 
 def evaluate(subject: Subject, prompts: Prompts, *, share_context: bool = True, batch: int = 70) -> Behaviour:
