@@ -78,8 +78,9 @@ from-torch-index = --index-url $(call quoted,$(TORCH_INDEX)) --retries 1
 torch-without-cuda = $(within-15-s) $(PIP) index versions torch $(from-torch-index) >/dev/null 2>&1 && \
 	$(PIP) install -qq --no-deps $(from-torch-index) $(shell grep '^torch==' constraints.txt)
 
+# A file of tests a process, with one thread each: models so small gain nothing by two.
 test: $(READY)
-	$(BIN)/python -m pytest $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(TESTS)
 
 faults: $(READY)
 	$(BIN)/python -m pytest tests/faults -m faults -s

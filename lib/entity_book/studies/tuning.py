@@ -50,9 +50,9 @@ def measure(
     if not found:
         raise ValueError("there are no adapters to measure: `make adapters` trains them")
     store = results.Store()
-    rows = []
+    rows, first = [], models.load(base)  # the adapters share its memory
     for (kind, number), folder in tqdm([((BASE, 0), None), *found.items()], desc="models", disable=None):
-        subject = models.load(base, adapter=None if folder is None else str(folder))
+        subject = first if folder is None else models.load(base, adapter=str(folder))
         prompts = boxes.prompts(subject, contexts * boxes_, boxes_, seed, "evaluation")
         answered = store.keep(
             f"accuracy-{kind}-{number}",
