@@ -154,7 +154,14 @@ def test_code_that_is_reached_by_imports_counts_however_far_away(tmp_path, monke
     assert code_of(tmp_path, monkeypatch) != code_of(tmp_path, monkeypatch, **changed)
 
 
-@pytest.mark.parametrize("changed", [{"third": '"""Words."""\nTHREE = 3  # a comment\n'}, {"alone": "ONE = 2\n"}])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"third": '"""Words."""\nTHREE = 3  # a comment\n'},
+        {"third": 'THREE = 3\n"""What it is."""\n'},
+        {"alone": "ONE = 2\n"},
+    ],
+)
 def test_words_about_code_and_modules_that_are_not_imported_do_not_count(tmp_path, monkeypatch, changed):
     assert code_of(tmp_path, monkeypatch) == code_of(tmp_path, monkeypatch, **changed)
 

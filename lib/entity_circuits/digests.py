@@ -51,7 +51,7 @@ def _read_module(name: str) -> tuple[str, tuple[str, ...]]:
 
 
 def code_of(tree: ast.Module) -> str:
-    """A hex digest of parsed code, without docstrings and comments.
+    """A hex digest of parsed code, without docstrings (those of constants, too) and comments.
 
     For example:
 
@@ -63,10 +63,17 @@ def code_of(tree: ast.Module) -> str:
     """
     plain = copy.deepcopy(tree)
     for node in ast.walk(plain):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            documented = ast.get_docstring(node, clean=False)
-            node.body = (node.body[1:] or [ast.Pass()]) if documented else node.body
+        for name in ("body", "orelse", "finalbody"):
+            if isinstance(body := getattr(node, name, None), list) and body:
+                left = [one for one in body if not _is_text(one)]
+                setattr(node, name, left or [ast.Pass()])
     return hashlib.sha256(ast.unparse(plain).encode()).hexdigest()
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    """Whether a statement is a text that nobody uses: a docstring, of whatever it is one."""
+    value = statement.value if isinstance(statement, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
 
 
 def _imported(tree: ast.Module, package: str) -> Iterator[str]:

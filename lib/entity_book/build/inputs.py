@@ -5,8 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 
+# The folder of this package and of the engine: what a kernel imports under these names lies here. (No docstring: the
+# page of the library would show the path.)
 LIB = Path(__file__).resolve().parents[2]
-"""The folder of this package and of the engine: what a kernel imports under these names lies here."""
 
 PACKAGES = ("entity_book", "entity_circuits")
 
