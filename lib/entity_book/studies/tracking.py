@@ -94,6 +94,8 @@ def word(low: float, high: float) -> str:
 def words(row: Mapping[str, float]) -> str:
     """A row of `split` in words: both changes with their intervals, and what they mean.
 
+    For example:
+
         for row in tracking.split(frame).to_dict("records"):
             print(row["kind"], tracking.words(row))
     """
