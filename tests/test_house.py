@@ -32,7 +32,7 @@ NOT_IMPORTED = {
     "sphinx-exercise": "named in _config.yml",
     "sphinx-mathjax-offline": "read as files",
     "playwright": "imported by name, where it is installed",
-    "pytest-timeout": "a plugin of pytest",
+    "pytest-timeout", "pytest-xdist": "a plugin of pytest",
     "ruff": "started as a program",
     "mypy": "started as a program",
     "import-linter": "started as a program",
