@@ -30,7 +30,12 @@ def over(values: Values, level: float = 0.95) -> Estimate:
     mean, n = float(numbers.mean()), len(numbers)
     if n == 1:
         return Estimate(mean, np.nan, np.nan, 1, 1)
+    half = quantile(0.5 + level / 2, n - 1) * float(numbers.std(ddof=1)) / n**0.5
+    return Estimate(mean, mean - half, mean + half, n, n)
+
+
+def quantile(level: float, freedom: int) -> float:
+    """The quantile of Student's t. For example, `quantile(0.975, 9)` is 2.26."""
     from scipy.stats import t  # slow to import
 
-    half = float(t.ppf(0.5 + level / 2, n - 1)) * float(numbers.std(ddof=1)) / n**0.5
-    return Estimate(mean, mean - half, mean + half, n, n)
+    return float(t.ppf(level, freedom))

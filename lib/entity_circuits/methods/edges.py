@@ -12,6 +12,7 @@ What an attention adds to the stream is what its own family adds: behind a norm,
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ from ..runs.edits import Edit
 from ..runs.projected import projected_at, taken_apart
 from ..runs.recording import Recording
 from ..runs.replay import Method, executor
-from ..runs.tracing import inputs_of
+from ..runs.tracing import inputs_of, no_logits
 from ..tasks.prompts import Prompts
 from ..tasks.rounds import Composition
 from . import metrics
@@ -40,7 +41,7 @@ from .edge_maps import Ceiling as Ceiling
 from .edge_maps import Edges as Edges
 from .edge_maps import ceiling as ceiling
 from .metrics import LOG_PROBABILITY, Metric
-from .path_patching import unchanged
+from .path_patching import unchanged, unpatched
 from .recorded import CHUNK, Recorded, Runs
 from .scores import Scores
 
@@ -96,11 +97,7 @@ def sweep(
     heads.require(sending, subject.layers, subject.heads, "as a sender")
     if not sending:
         raise ValueError("the list of senders is empty")
-    if recordings is not None and len(recordings) != 2:
-        raise ValueError(f"a recording of base and one of source are given together, not {len(recordings)}")
-    for recording, prompts in zip(recordings or (), (base, source), strict=False):
-        recording.require(subject, prompts)
-    runs_ = Runs(subject, base, source, (position,)) if recordings is None else Runs.of(*recordings)
+    runs_ = Runs(subject, base, source, (position,)).given(recordings)
     read.targets(base)  # what it needs of the prompts is there, or this says what is not
     asked = _Asked(position, composition, reach, method, read)
     return Edges(sending, receiving, _swept(runs_, sending, receiving, asked, Store(None) if store is None else store))
@@ -123,7 +120,7 @@ def _once(some: Sequence[Head]) -> tuple[Head, ...]:
 
 def _swept(runs_: Runs, senders: tuple[Head, ...], receivers: tuple[Head, ...], asked: _Asked, store: Store) -> Scores:
     """The changes of all pairs, in chunks of examples, layer by layer of the senders."""
-    subject, position, read, execute = runs_.subject, asked.position, asked.metric, executor(asked.method)
+    subject, position = runs_.subject, asked.position
     parts, what = torch.arange(len(runs_)).split(CHUNK), f"edges from {position}, by layer"
     top = max(head.layer for head in receivers)
     able = {layer: numbers for layer, numbers in heads.by_layer(senders).items() if layer < top}
@@ -134,11 +131,7 @@ def _swept(runs_: Runs, senders: tuple[Head, ...], receivers: tuple[Head, ...], 
             recorded, base = runs_.part(rows), runs_.base.select(rows)
             inputs = results.key(__name__, subject, base=base, source=runs_.source.select(rows), **vars(asked))
 
-            def before(recorded: Recorded = recorded, base: Prompts = base) -> dict[str, Tensor]:
-                outcome = execute(recorded()[0], [[]], targets=read.targets(base), vocabulary=read.vocabulary)
-                return {"logprob": read.value(outcome, base)[0], "correct": read.correct(outcome, base)[0]}
-
-            clean.append(store.keep("clean", inputs, before))
+            clean.append(store.keep("clean", inputs, partial(unpatched, recorded, asked.method, asked.metric)))
             was = clean[-1]["logprob"]
             change = torch.full((len(senders), len(receivers), len(rows)), torch.nan, dtype=was.dtype)
             for layer, numbers in able.items():
@@ -162,7 +155,7 @@ def _swept(runs_: Runs, senders: tuple[Head, ...], receivers: tuple[Head, ...], 
                 progress.update()
             changes.append(change)
     logprob, correct = (torch.cat([one[name] for one in clean]) for name in ("logprob", "correct"))
-    return Scores(torch.cat(changes, dim=-1), logprob, correct, runs_.base.contexts.cpu(), read.log)
+    return Scores(torch.cat(changes, dim=-1), logprob, correct, runs_.base.contexts.cpu(), asked.metric.log)
 
 
 def patched(
@@ -262,7 +255,7 @@ def _received_in_passes(
                 hooks.callback(module.register_forward_pre_hook(hook).remove)
             for module, hook in after:
                 hooks.callback(module.register_forward_hook(hook).remove)
-            subject.model(**inputs_of(prompts), logits_to_keep=1)
+            subject.model(**inputs_of(prompts), **no_logits(subject))
 
     z: dict[Any, Tensor] = {}
     fed: dict[Any, Any] = {}

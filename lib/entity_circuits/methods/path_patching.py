@@ -8,6 +8,7 @@ everything after it is recomputed (pass 2). A sender's score says how much of th
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -84,11 +85,7 @@ def sweep(
     read = metrics.named(metric)
     receivers = None if receivers is None else heads.of(receivers)
     check(subject, base, source, position, receivers, composition, reach)
-    if recordings is not None and len(recordings) != 2:
-        raise ValueError(f"a recording of base and one of source are given together, not {len(recordings)}")
-    for recording, prompts in zip(recordings or (), (base, source), strict=False):
-        recording.require(subject, prompts)
-    runs_ = Runs(subject, base, source, (position,)) if recordings is None else Runs.of(*recordings)
+    runs_ = Runs(subject, base, source, (position,)).given(recordings)
     read.targets(base)  # what it needs of the prompts is there, or this says what is not
     wanted = heads.every(subject.layers, subject.heads) if senders is None else heads.of(senders)
     heads.require(wanted, subject.layers, subject.heads, "as a sender")
@@ -115,7 +112,7 @@ class _Path:
 
 def _swept(runs_: Runs, chosen: Tensor, able: Mapping[int, tuple[int, ...]], path: _Path, store: Store) -> Scores:
     """The scores of senders, by layer, on the chosen examples, in chunks."""
-    subject, position, read, execute = runs_.subject, path.position, path.metric, executor(path.method)
+    subject, position = runs_.subject, path.position
     words = {**vars(path), "receivers": None if path.receivers is None else sorted(set(path.receivers))}
     parts, what = chosen.split(CHUNK), f"senders at {position}, by layer"
     changes, clean = [], []
@@ -124,11 +121,7 @@ def _swept(runs_: Runs, chosen: Tensor, able: Mapping[int, tuple[int, ...]], pat
             recorded, base = runs_.part(rows), runs_.base.select(rows)
             inputs = results.key(__name__, subject, base=base, source=runs_.source.select(rows), **words)
 
-            def before(recorded: Recorded = recorded, base: Prompts = base) -> dict[str, Tensor]:
-                outcome = execute(recorded()[0], [[]], targets=read.targets(base), vocabulary=read.vocabulary)
-                return {"logprob": read.value(outcome, base)[0], "correct": read.correct(outcome, base)[0]}
-
-            clean.append(store.keep("clean", inputs, before))
+            clean.append(store.keep("clean", inputs, partial(unpatched, recorded, path.method, path.metric)))
             change = torch.full((subject.layers, subject.heads, len(rows)), torch.nan, dtype=clean[-1]["logprob"].dtype)
             for layer, numbers in able.items():
 
@@ -145,7 +138,14 @@ def _swept(runs_: Runs, chosen: Tensor, able: Mapping[int, tuple[int, ...]], pat
             changes.append(change)
     logprob, correct = (torch.cat([one[name] for one in clean]) for name in ("logprob", "correct"))
     contexts = runs_.base.contexts.cpu()[chosen]
-    return Scores(torch.cat(changes, dim=-1), logprob, correct, contexts, read.log)
+    return Scores(torch.cat(changes, dim=-1), logprob, correct, contexts, path.metric.log)
+
+
+def unpatched(recorded: Recorded, method: Method, metric: Metric) -> dict[str, Tensor]:
+    """(n,) each: the metric of the base run itself, as `logprob`, and whether the answer is right by it, `correct`."""
+    execute, base = executor(method), recorded()[0]
+    outcome = execute(base, [[]], targets=metric.targets(base.prompts), vocabulary=metric.vocabulary)
+    return {"logprob": metric.value(outcome, base.prompts)[0], "correct": metric.correct(outcome, base.prompts)[0]}
 
 
 def unchanged(base: Recording, source: Recording, layer: int, senders: tuple[int, ...], position: str) -> Tensor:

@@ -35,11 +35,19 @@ class Runs:
     def __len__(self) -> int:
         return len(self.base)
 
-    @classmethod
-    def of(cls, base: Recording, source: Recording) -> "Runs":
-        """Recordings that there are already."""
-        whole = {tuple(range(len(base))): (base, source)}
-        return cls(base.subject, base.prompts, source.prompts, (), whole)
+    def given(self, recordings: tuple[Recording, Recording] | None) -> "Runs":
+        """These runs; from recordings that there are already, if they are given.
+
+        Raises `ValueError` for recordings of other prompts or another model.
+        """
+        if recordings is None:
+            return self
+        if len(recordings) != 2:
+            raise ValueError(f"a recording of base and one of source are given together, not {len(recordings)}")
+        for recording, prompts in zip(recordings, (self.base, self.source), strict=True):
+            recording.require(self.subject, prompts)
+        base, source = recordings
+        return Runs(base.subject, base.prompts, source.prompts, (), {tuple(range(len(base))): (base, source)})
 
     def whole(self) -> tuple[Recording, Recording]:
         """The recordings of all base and source prompts."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..arguments import finite, integer, one_of
 from ..heads import Head
 from ..tasks.prompts import Prompts
+from ..units import quantile
 from .scores import MEANS, Scores, Statistic
 
 ERROR = 0.05
@@ -77,10 +78,3 @@ def undecided(scores: Scores, k: int, *, of: int, statistic: Statistic, error: f
     upper = (mean + reach)[known].sort().values
     bound = upper[min(k, len(upper)) - 1]
     return tuple(Head(*place) for place in torch.nonzero(known & (mean - reach <= bound)).tolist())
-
-
-def quantile(level: float, freedom: int) -> float:
-    """The quantile of Student's t. For example, `quantile(0.975, 9)` is 2.26."""
-    from scipy.stats import t  # slow to import
-
-    return float(t.ppf(level, freedom))

@@ -17,9 +17,7 @@ def seen(subject: Subject, inputs: dict[str, Any], kept: Tensor) -> dict[str, li
     """One traced forward pass: of the tokens where `kept` is true the input of each layer and the output of the last,
     and each layer's keys, values and z, in lists by layer."""
     model, form = wrapped(subject), forms.of(subject.model)
-    # Nobody reads the logits. (A number in place of a tensor would cut a slice, and the matrix be copied for each row.)
-    one = torch.zeros(1, dtype=torch.long, device=subject.device)
-    with fast_float32(subject), torch.no_grad(), model.trace(**inputs, logits_to_keep=one):
+    with fast_float32(subject), torch.no_grad(), model.trace(**inputs, **no_logits(subject)):
         found: dict[str, list[Tensor]] = {"residual": [], "z": [], "k": [], "v": []}
         for layer in form.blocks(model):
             attention = forms.part(layer, form.attention)
@@ -34,6 +32,14 @@ def seen(subject: Subject, inputs: dict[str, Any], kept: Tensor) -> dict[str, li
         found["residual"].append((output[0] if isinstance(output, tuple) else output)[kept])
         found = nnsight.save(found)
     return found  # noqa: RET504 (nnsight fills the name when the trace ends)
+
+
+def no_logits(subject: Subject) -> dict[str, Tensor]:
+    """What a model is told when nobody reads its logits: those of one token are enough.
+
+    As a number, and not a tensor, that token would be a slice, for which the output matrix is copied for each prompt.
+    """
+    return {"logits_to_keep": torch.zeros(1, dtype=torch.long, device=subject.device)}
 
 
 def inputs_of(prompts: Prompts) -> dict[str, Any]:
