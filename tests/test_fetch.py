@@ -18,12 +18,16 @@ import sys
 import threading
 import time
 import urllib.parse
+import weakref
 import zipfile
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import gguf
+import numpy as np
 import pytest
+import safetensors
 import tiny
 import torch
 from entity_circuits import models, sums
@@ -268,6 +272,22 @@ def test_a_damaged_folder_is_noticed_and_fetched_again(shelf, plain, damage, cap
     assert stored(shelf) == shelf.gguf.read_bytes()
     assert len(plain) == 2
     assert "is damaged, or made from another file; it is made anew" in capsys.readouterr().err
+
+
+def test_unpacking_holds_one_matrix_at_a_time(shelf, tmp_path, monkeypatch):
+    alive: list[weakref.ref[np.ndarray]] = []
+
+    def watched(data, kind):
+        assert not any(values() is not None for values in alive)
+        values = dequantize(data, kind)
+        alive.append(weakref.ref(values))
+        return values
+
+    dequantize = gguf.quants.dequantize
+    monkeypatch.setattr(gguf.quants, "dequantize", watched)
+    weights.unpack(shelf.gguf, tmp_path)
+    with safetensors.safe_open(tmp_path / "model.safetensors", "pt") as file:
+        assert len(alive) == len(file.keys()) > 20
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])

@@ -8,8 +8,10 @@ none less. Anything else is refused.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import numpy as np
 
 from .cached import FetchError
 
@@ -143,15 +145,35 @@ def _fields_apart(told: Mapping[str, Any], config: Any) -> list[str]:
     return wrong
 
 
-def _tensors_apart(tensors: set[str], told: Mapping[str, Any], model: Any) -> list[str]:
+def names(told: Mapping[str, Any], config: Any) -> Callable[[str], str]:
+    """How a GGUF file with these `facts` calls the parameters of a model: a function of the name in transformers."""
     import gguf
 
     kinds = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
-    names = gguf.get_tensor_name_map(kinds[told["general.architecture"]], model.config.num_hidden_layers)
-    expected = set()
-    for parameter in model.state_dict():
+    stems = gguf.get_tensor_name_map(kinds[told["general.architecture"]], config.num_hidden_layers)
+
+    def name(parameter: str) -> str:
         stem, _, kind = parameter.rpartition(".")
-        expected.add(f"{names.get_name(stem)}.{kind}")
+        return f"{stems.get_name(stem)}.{kind}"
+
+    return name
+
+
+def rows(values: np.ndarray, tensor: str, architecture: str, config: Any) -> np.ndarray:
+    """The unpacked values of a tensor with their rows in the order in which transformers has them.
+
+    Files of Llama models keep the two numbers that a rotation turns together side by side; transformers keeps them half
+    a head apart. That concerns the queries' and the keys' rows.
+    """
+    kind = tensor.split(".")[-2]
+    if architecture == "llama" and kind in ("attn_q", "attn_k"):
+        heads = config.num_attention_heads if kind == "attn_q" else config.num_key_value_heads
+        values = values.reshape(heads, -1, 2, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
+    return np.ascontiguousarray(values)
+
+
+def _tensors_apart(tensors: set[str], told: Mapping[str, Any], model: Any) -> list[str]:
+    expected = set(map(names(told, model.config), model.state_dict()))
     if model.config.tie_word_embeddings:
         expected.discard("output.weight")
     lost, made_up = sorted(tensors - expected), sorted(expected - tensors)

@@ -1,12 +1,18 @@
-"""From a GGUF file to a folder that transformers loads: config, tokenizer, float32 safetensors; without a network."""
+"""From a GGUF file to a folder that transformers loads: config, tokenizer, float32 safetensors; without a network.
+
+Weights are unpacked one matrix at a time, so that the memory needed is that of the largest matrix, not of the model.
+"""
 
 import io
 import json
+import struct
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
+
+from tqdm.auto import tqdm
 
 from . import conversion
 from .cached import FetchError
@@ -19,28 +25,24 @@ def unpack(gguf: Path, folder: Path) -> None:
     """
     import torch  # slow to import, as are the others
     from gguf import GGUFReader
-    from safetensors.torch import save_file
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     options: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}
     try:
         reader = GGUFReader(gguf)
-        told, held = conversion.facts(reader), {tensor.name for tensor in reader.tensors}
+        told, held = conversion.facts(reader), {tensor.name: tensor for tensor in reader.tensors}
         conversion.require_known(told, gguf.name)
         with quiet():
-            model = AutoModelForCausalLM.from_pretrained(
-                gguf.parent, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True), **options
-            )
+            config = AutoConfig.from_pretrained(gguf.parent, **options)
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
+            with torch.device("meta"):  # its form, without memory for its weights
+                model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        conversion.require_kept(told, set(held), model, tokenizer, gguf.name)
+        _write_weights(folder / "model.safetensors", told, held, model)
     except FetchError:
         raise
     except (ValueError, KeyError, IndexError, RuntimeError) as error:
         raise FetchError(f"{gguf.name} cannot be unpacked by transformers: {first_line(error)}") from error
-    conversion.require_kept(told, held, model, tokenizer, gguf.name)
-    tensors: dict[int, tuple[str, torch.Tensor]] = {}
-    for name, tensor in model.state_dict().items():
-        tensors.setdefault(tensor.data_ptr(), (name, tensor.contiguous()))  # a tied matrix is stored once, tied at load
-    save_file(dict(tensors.values()), folder / "model.safetensors", metadata={"format": "pt"})
     config = model.config
     config.architectures = [type(model).__name__]
     if hasattr(config, "quantization_config"):
@@ -48,6 +50,33 @@ def unpack(gguf: Path, folder: Path) -> None:
     config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     _remove_strangers(folder, config.vocab_size)
+
+
+def _write_weights(file: Path, told: dict[str, Any], held: dict[str, Any], model: Any) -> None:
+    """Write the parameters of a model without memory, a tied matrix once, from the tensors that a GGUF file holds."""
+    parameters = dict(sorted(model.named_parameters()))  # the order and the header are those of safetensors' own writer
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    begin = 0
+    for name, parameter in parameters.items():
+        end = begin + 4 * parameter.numel()
+        header[name] = {"dtype": "F32", "shape": list(parameter.shape), "data_offsets": [begin, end]}
+        begin = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the format wants its numbers aligned
+    named = conversion.names(told, model.config)
+    with file.open("wb") as out:
+        out.write(struct.pack("<Q", len(text)) + text)
+        for name, parameter in tqdm(parameters.items(), desc="unpacking", unit="matrix", disable=None):
+            out.write(_values(held[named(name)], parameter.shape, told, model.config))
+
+
+def _values(tensor: Any, shape: tuple[int, ...], told: dict[str, Any], config: Any) -> memoryview:
+    from gguf.quants import dequantize
+
+    values = dequantize(tensor.data, tensor.tensor_type)
+    if values.shape != shape:
+        raise ValueError(f"{tensor.name} has the shape {values.shape}, and the model takes {tuple(shape)}")
+    return conversion.rows(values, tensor.name, told["general.architecture"], config).data
 
 
 def _remove_strangers(folder: Path, rows: int) -> None:
