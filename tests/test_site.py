@@ -227,7 +227,7 @@ def test_the_claims_of_the_introduction_are_those_of_the_chapter_that_sums_up(ho
     findings.file(house).write_text(findings.Gathered(found).to_json())
     lines = sphinx_ext.claims_lines(house)
     assert lines[0].endswith("told in {doc}`/chapters/07_sum`.")
-    assert lines[2:] == claims.markdown(claims.table(found)).splitlines()
+    assert lines[2:] == claims.markdown(claims.of(claims.table(found), "paper")).splitlines()
     assert "0.45 [0.41, 0.49], n = 490 | **replicates** |" in lines[4]
 
 

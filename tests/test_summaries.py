@@ -52,7 +52,7 @@ def test_a_head_is_told_to_look_where_it_looks():
     recording = runs.record(subject, boxes.prompts(subject, 6, boxes=3))
     p = recording.prompts
     every = [Head(layer, head) for layer in range(2) for head in range(3)]
-    table = summaries.attention_table(recording, every, p.last)
+    table = looking.attention_table(recording, every, p.last)
     assert np.allclose(table.groupby("head")["weight"].sum(), 1)
     from entity_circuits.runs import replay
 
@@ -72,9 +72,9 @@ def test_labels_are_told_from_the_rest_where_the_tokenizer_puts_a_space_before_a
     for tokenizer in (tiny.tokenizer(), tiny.sentencepiece()):
         subject = SimpleNamespace(tokenizer=tokenizer, device=torch.device("cpu"))
         p = boxes.prompts(subject, 6, boxes=3)
-        roles = summaries._roles(SimpleNamespace(prompts=p, subject=subject))
+        roles = looking.roles(SimpleNamespace(prompts=p, subject=subject))
         for kind in ("other labels", "other objects"):
-            assert ((roles == summaries.ROLES.index(kind)).sum(1) == 2).all()
+            assert ((roles == looking.ROLES.index(kind)).sum(1) == 2).all()
 
 
 def test_agreement_counts_shared_heads_and_what_chance_would_share():
@@ -87,7 +87,7 @@ def test_agreement_counts_shared_heads_and_what_chance_would_share():
 def test_every_figure_says_in_words_what_it_shows_and_can_be_drawn(found):
     tables = {group: summaries.score_table(scores) for group, scores in found.scores.items()}
     first = tables["value_fetcher"]
-    looks = summaries.attention_table(found.recordings[0], [Head(2, 1)], found.recordings[0].prompts.last)
+    looks = looking.attention_table(found.recordings[0], [Head(2, 1)], found.recordings[0].prompts.last)
     made = [
         figures.path_drawing(),
         figures.head_map(first, "value_fetcher"),

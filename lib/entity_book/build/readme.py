@@ -70,8 +70,9 @@ def block(content: dict[str, Any] | None) -> str:
     if content is None:
         return "The table stands here once the whole book has been built (`entity-circuits readme` writes it)."
     judged = claims.table(_reported(content))
+    told = claims.markdown(claims.of(judged, "paper"))
     return (
-        f"{claims.sentence(judged)}\n\n{claims.markdown(judged)}\n\n"
+        f"{claims.sentence(judged)}\n\n{told}\n\n"
         f"Computed on {content['date']} by `{content['command']}` ({content['machine']}). Numbers in brackets are 95% "
         "intervals; on another machine a number may differ a little."
     )

@@ -206,7 +206,7 @@ def claims_lines(root: Path) -> list[str]:
         return ["The chapter that sums up has not been executed."]
     judged = claims.table(found.reported)
     told = f"How each verdict is reached is told in {{doc}}`/chapters/{chapters[0]}`."
-    return [f"{claims.sentence(judged)} {told}", "", *claims.markdown(judged).splitlines()]
+    return [f"{claims.sentence(judged)} {told}", "", *claims.markdown(claims.of(judged, "paper")).splitlines()]
 
 
 def _table(runs: list[book.Run]) -> list[str]:

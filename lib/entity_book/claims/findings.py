@@ -35,7 +35,8 @@ class Reported:
     """A number that a chapter reports, with its 95% interval and the prompts it rests on; or a short word.
 
     `low`, `high` and `n` are None where there are none. `unit` says what is counted ("accuracy", "difference",
-    "share", "heads"), `model` which model it is about, `about` the rest in a few words.
+    "share", "heads"), `model` which model it is about, `about` the rest in a few words. `df` are the degrees of freedom
+    of an interval over a few units, such as trainings; None for one over many.
     """
 
     key: str
@@ -47,6 +48,7 @@ class Reported:
     model: str = ""
     about: str = ""
     chapter: str = ""
+    df: int | None = None
 
     def __str__(self) -> str:
         return self.brief + (f", n = {self.n}" if self.n is not None and not isinstance(self.value, str) else "")
@@ -92,6 +94,7 @@ def keep(
     unit: str = "",
     model: str = "",
     about: str = "",
+    df: int | None = None,
 ) -> None:
     """Hand a number, or a short word, to the pages that quote this chapter. Shows nothing; outside a notebook, nothing.
 
@@ -102,7 +105,7 @@ def keep(
 
     >>> keep("accuracy/base", 0.45, low=0.41, high=0.49, n=490, unit="accuracy", model="qwen2.5-coder-0.5b")
     """
-    finding = report(key, value, low=low, high=high, n=n, unit=unit, model=model, about=about)
+    finding = report(key, value, low=low, high=high, n=n, unit=unit, model=model, about=about, df=df)
     from IPython import get_ipython
     from IPython.display import display
 
@@ -128,6 +131,8 @@ def report(key: str, value: "Estimate | float | str", **more: Any) -> Reported:
         finite(f"finding {key}, an accuracy", value, 0, 1)
     n = None if more.get("n") is None else integer(f"n of finding {key}", more["n"], least=0)
     more |= {"low": low, "high": high, "n": n}
+    if more.get("df") is not None:
+        integer(f"df of finding {key}", more["df"], least=1)
     if Path(more.get("model", "")).is_absolute():  # a folder of one machine says nothing to a reader of the page
         more["model"] = Path(more["model"]).name
     return Reported(key, value, **more)

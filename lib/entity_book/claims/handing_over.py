@@ -6,12 +6,11 @@ from typing import cast
 import pandas as pd
 from entity_circuits import circuits, statistics
 from entity_circuits.circuits import Finding
-from entity_circuits.heads import LETTERS, POSITIONS, Circuit
+from entity_circuits.heads import LETTERS, Circuit
 from entity_circuits.methods.cmap import Patched
 from entity_circuits.runs.recording import Recording
 
-from ..studies import trainings
-from ..studies.discovery import attention_table
+from ..studies import looking, trainings
 from ..studies.semantics import counted
 from ..studies.tuning import BASE
 from . import findings
@@ -32,22 +31,15 @@ def overlap(one: Finding, other: Finding) -> None:
 
 
 def reading(recording: Recording, circuit: Circuit) -> None:
-    """Keep as findings which share of each group's heads looks most where the paper says; nothing outside a chapter.
+    """Keep as findings how much of the attention to tokens of a kind each group gives the one that the paper names;
+    nothing outside a chapter.
 
-    What counts is the attention that one token of a kind gets. The first token, on which heads rest that have nothing
-    to do, does not count. D may attend to its own statement's label or object.
-
-        handing_over.reading(found.recordings[0], found.circuit)
+    handing_over.reading(found.recordings[0], found.circuit)
     """
-    prompts = recording.prompts
-    expected = (["queried object"], ["query"], ["queried label"], ["queried object", "queried label"])
-    for (group, letter), roles in zip(LETTERS.items(), expected, strict=True):
-        looks = attention_table(recording, circuit.groups[group], getattr(prompts, POSITIONS[group]))
-        best = looks[looks["role"] != "first token"].dropna().sort_values("each").groupby("head")["role"].last()
-        right = statistics.wilson(int(best.isin(roles).sum()), len(best))
-        findings.keep(
-            f"reads/{letter}", right, unit="share", model=recording.subject.name, about="of the group's heads"
-        )
+    for group, letter in LETTERS.items():
+        share = looking.selectivity(recording, circuit.groups[group], group)
+        about = "of the attention to tokens of its kind"
+        findings.keep(f"looks/{letter}", share, unit="share", model=recording.subject.name, about=about)
 
 
 def faithfulness(rows: pd.DataFrame, random: pd.DataFrame, who: Mapping[str, str], circuit: str) -> None:
@@ -132,7 +124,8 @@ def gains(measured: pd.DataFrame) -> None:
     for row in trainings.table(trainings.effects(measured)).to_dict("records"):
         ends, about = {"low": row["gain_low"], "high": row["gain_high"]}, "trainings, and the interval over them"
         key, about = f"gain/{row['kind']}/trainings", f"mean of {row['trainings']} {about}"
-        findings.keep(key, row["gain"], **ends, n=row["n"], unit="difference", model=row["kind"], about=about)
+        told = {"n": row["n"], "unit": "difference", "model": row["kind"], "about": about}
+        findings.keep(key, row["gain"], **ends, **told, df=row["trainings"] - 1 or None)
 
 
 def tracking(split: pd.DataFrame, source: str) -> None:

@@ -1,192 +1,201 @@
 """The rules by which findings give a verdict on a claim. They look at intervals, and are the same for every model.
 
-Where a finding is missing, or the fine-tuned model is not surely better, `claims.judge` asks no rule and says "not
-tested here". The thresholds are ours; the paper states none.
+A rule says *replicates* or *does not* only where the intervals say so: an effect has to be surely there, or surely
+smaller than what would count as one. Between the two a claim is *open*. The margins stand here, were fixed before the
+verdicts were made with them, and are ours where the paper states none.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Literal, get_args
+from typing import NamedTuple
 
 from ..paper import Paper
+from .comparisons import Answer, Verdict, above, all_of, below, exceeds, over
 from .findings import Reported
 
-Verdict = Literal["replicates", "partly", "does not", "not tested here"]
-VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
-
 SMALL = 0.05
-"""An effect on less than this share of the prompts counts as nothing."""
+"""The smallest effect on accuracy that counts, as a share of the prompts; surely less is no effect."""
 
 MOST = 0.5
-"""More than this share of a gap, or of a group's heads, counts as most of it."""
+"""More than this share of a gap, or of the attention to tokens of a kind, is most of it."""
 
-RARE = 0.05
-"""An overlap that chance gives less often than this is more than chance."""
+LITTLE = 0.2
+"""Less than this share of a gap is little of it."""
+
+TRACE = 0.1
+"""Less than this share of a gap is none of it."""
 
 HYPOTHESES = ("position", "object", "label")
 """What the heads of a group may carry."""
 
 Found = Mapping[str, Reported]
-Rule = Callable[[Found, Paper], tuple[Verdict, str]]
 
 
-def low(one: Reported) -> float:
-    """The lower end of the interval, or the number itself if it has none."""
-    return float(one.value if one.low is None else one.low)
+class Judgement(NamedTuple):
+    """A verdict, why, and the p of the comparison that decided it; 1 where nothing did."""
+
+    verdict: Verdict
+    because: str
+    p: float = 1.0
 
 
-def high(one: Reported) -> float:
-    """The upper end of the interval, or the number itself if it has none."""
-    return float(one.value if one.high is None else one.high)
+Rule = Callable[[Found, Paper], Judgement]
 
 
-def above_chance(found: Found, _: Paper) -> tuple[Verdict, str]:
-    """The base model's accuracy against chance."""
-    chance = float(found["accuracy/chance"].value)
-    if low(found["accuracy/base"]) > chance:
-        return "replicates", f"the interval lies above chance, {chance:.2f}"
-    return "does not", f"the interval does not lie above chance, {chance:.2f}"
+def larger(key: str, *, than: str | float = 0.0, control: str | None = None) -> Rule:
+    """Whether a finding lies above another, or a number, by more than `SMALL`; and another, to a control, above 0.
 
+    Above, but not surely by so much: partly. Surely by less than `SMALL`: it does not, whichever sign it has.
+    """
 
-def better(key: str, control: str | None = None) -> Rule:
-    """Whether a paired difference to the base model lies above 0, and another, to the control, as well."""
-
-    def rule(found: Found, _: Paper) -> tuple[Verdict, str]:
-        gain = found[key]
-        if low(gain) <= 0:
-            lies = "lies below 0: it does worse" if high(gain) < 0 else "contains 0"
-            return "does not", f"the interval of the difference {lies}"
-        if control is None:
-            return "replicates", "the interval of the difference lies above 0"
-        if low(found[control]) <= 0:
-            return "partly", f"better than the base, but not surely than the control ({found[control].brief})"
-        return "replicates", "better than the base and than the control"
+    def rule(found: Found, _: Paper) -> Judgement:
+        one, bound = found[key], float(found[than].value) if isinstance(than, str) else than
+        what = "0" if bound == 0 else f"{bound:.2f}"
+        if (p := below(one, bound + SMALL)) < 0.05:
+            worse = "; it is surely smaller" if below(one, bound) < 0.05 else ""
+            return Judgement("does not", f"surely less than {SMALL:.2f} above {what}{worse}", p)
+        if (p := above(one, bound)) >= 0.05:
+            return Judgement("open", f"neither surely above {what} nor surely less than {SMALL:.2f} above it")
+        if control is not None and above(found[control], 0.0) >= 0.05:
+            return Judgement("partly", f"more than {what}, but not surely than the control ({found[control].brief})", p)
+        p = max(p, above(found[control], 0.0)) if control else p
+        if above(one, bound + SMALL) < 0.05:
+            return Judgement("replicates", f"surely more than {SMALL:.2f} above {what}", p)
+        return Judgement("partly", f"above {what}, but not surely by {SMALL:.2f}", p)
 
     return rule
 
 
-def reading(found: Found, _: Paper) -> tuple[Verdict, str]:
-    """In how many groups most heads attend most to the kind of token that the paper names."""
-    held = [letter for letter in "ABCD" if float(found[f"reads/{letter}"].value) > MOST]
-    if len(held) == 4:
-        return "replicates", "in all four groups most heads look where the paper says"
-    rest = ", ".join(letter for letter in "ABCD" if letter not in held)
-    return ("partly" if held else "does not"), f"most heads look where the paper says except in {rest}"
+def reading(found: Found, _: Paper) -> Judgement:
+    """Whether the heads of each group give the token that the paper names most of the attention to tokens of its kind.
+
+    To look at the right object a little more than at each of six others is not to look at it: the six have more.
+    """
+    answers = {letter: exceeds(found[f"looks/{letter}"], MOST) for letter in "ABCD"}
+    verdict, p = all_of(answers)
+    words = ", ".join(f"{letter} {found[f'looks/{letter}'].brief}" for letter in answers)
+    return Judgement(verdict, f"share for the token that the paper names: {words}", p)
 
 
 def faithful(who: str) -> Rule:
-    """A circuit's share of the accuracy, against random heads of the same layers and the paper's smallest share."""
+    """Whether a circuit of the paper's size has the paper's share of the accuracy, give or take `SMALL`, and random
+    heads of the same layers have less."""
 
-    def rule(found: Found, published: Paper) -> tuple[Verdict, str]:
+    def rule(found: Found, published: Paper) -> Judgement:
         ratio, random = found[f"faithful/{who}"], found[f"faithful/{who}-random"]
         needed = float(published.table_1["faithfulness"].min())
+        larger = found.get(f"faithful/{who}/larger")
+        rest = "" if larger is None else f"; eight times larger {larger.brief}"
         size = f" with {found['faithful/heads'].brief} heads" if "faithful/heads" in found else ""
-        if low(ratio) <= high(random):
-            return "does not", f"not better than random heads of the same layers ({random.brief}){size}"
-        if float(ratio.value) >= needed:
-            return "replicates", f"at least the paper's smallest, {needed:.2f}{size}"
-        return (
-            "partly",
-            f"better than random heads of the same layers, but below the paper's smallest, {needed:.2f}{size}",
-        )
+        words = f"{ratio.brief}{size}, the paper's smallest {needed:.2f}, random heads {random.brief}{rest}"
+        if (p := max(above(ratio, needed - SMALL), over(ratio, random))) < 0.05:
+            return Judgement("replicates", words, p)
+        if (p := below(ratio, needed - SMALL)) < 0.05:
+            return Judgement("does not", words, p)
+        return Judgement("open", words)
 
     return rule
 
 
-def overlapping(found: Found, _: Paper) -> tuple[Verdict, str]:
-    """In how many groups two circuits share more heads than random sets of the same layers."""
-    held = [letter for letter in "ABCD" if float(found[f"overlap/{letter}/p"].value) < RARE]
-    words = f"more than random heads of the same layers in {', '.join(held) or 'no group'}"
-    return ("replicates" if len(held) == 4 else "partly" if held else "does not"), words
+def overlapping(found: Found, _: Paper) -> Judgement:
+    """Whether in every group two circuits share more heads than random sets of the same layers; or surely fewer than
+    the base shares with itself, found again from other prompts."""
+    answers = {letter: Answer(float(found[f"overlap/{letter}/p"].value), 1.0) for letter in "ABCD"}
+    verdict, p = all_of(answers)
+    ceiling = float(found["overlap/ceiling"].value)
+    held = ", ".join(letter for letter, answer in answers.items() if answer.word == "yes") or "no group"
+    words = f"more than chance in {held}; the base shares {ceiling:.2f} with itself, found again from other prompts"
+    if (q := below(found["overlap/all"], ceiling - SMALL)) < 0.05:
+        return Judgement("does not", words, q)
+    return Judgement(verdict, words, p)
 
 
-def carries(letter: str, what: str) -> Rule:
-    """Whether patching a group moves the answer as `what` predicts, and more than the other two hypotheses."""
+def carries(letter: str, what: str, prefix: str = "carries") -> Rule:
+    """Whether patching a group moves the answer as `what` predicts, by more than `SMALL` and more than its rivals."""
 
-    def rule(found: Found, _: Paper) -> tuple[Verdict, str]:
-        gains = {name: found[f"carries/{letter}/{name}/gain"] for name in HYPOTHESES}
+    def rule(found: Found, _: Paper) -> Judgement:
+        gains = {name: found[f"{prefix}/{letter}/{name}/gain"] for name in HYPOTHESES}
         own = gains.pop(what)
-        rival = max(gains, key=lambda name: high(gains[name]))
-        if low(own) <= 0:
-            return "does not", f"not surely above what happens without a patch ({own.brief})"
-        if low(own) > SMALL and low(own) > high(gains[rival]):
-            return "replicates", f"{own.brief} over its floor, and more than the other two"
-        if low(own) <= SMALL:
-            return "partly", f"above its floor, but little ({own.brief})"
-        return "partly", f"{own.brief} over its floor, but not surely more than the {rival} ({gains[rival].brief})"
+        rival = max(gains, key=lambda name: float(gains[name].value))
+        against = max(over(own, one) for one in gains.values())
+        if (p := below(own, SMALL)) < 0.05:
+            return Judgement("does not", f"surely less than {SMALL:.2f} over its floor ({own.brief})", p)
+        if (p := above(own, 0.0)) >= 0.05:
+            return Judgement("open", f"not surely above what happens without a patch ({own.brief})")
+        if against >= 0.05:
+            words = f"{own.brief} over its floor, but not surely more than the {rival} ({gains[rival].brief})"
+            return Judgement("partly", words, p)
+        if above(own, SMALL) >= 0.05:
+            return Judgement("partly", f"above its floor, but not surely by {SMALL:.2f} ({own.brief})", p)
+        return Judgement("replicates", f"{own.brief} over its floor, and more than the other two", max(p, against))
 
     return rule
 
 
 def nothing(keys: tuple[str, ...]) -> Rule:
-    """Whether effects are all smaller than `SMALL`: that no effect was found is not enough, it has to be excluded."""
+    """Whether effects are all surely smaller than `SMALL`: that none was found is not enough, it has to be excluded."""
 
-    def rule(found: Found, _: Paper) -> tuple[Verdict, str]:
-        largest = max(keys, key=lambda key: low(found[key]))
-        if low(found[largest]) > SMALL:
-            return "does not", f"there is an effect: {_words(largest)}, {found[largest].brief}"
-        if all(high(found[key]) < SMALL for key in keys):
-            return "replicates", f"no effect of {SMALL:.2f} or more in any test"
-        widest = max(keys, key=lambda key: high(found[key]))
-        return (
-            "partly",
-            f"none surely above {SMALL:.2f}, but it cannot be excluded: {_words(widest)}, {found[widest].brief}",
-        )
+    def rule(found: Found, _: Paper) -> Judgement:
+        answers = {key: Answer(below(found[key], SMALL), above(found[key], SMALL)) for key in keys}
+        surest = min(keys, key=lambda key: answers[key].no)
+        if answers[surest].word == "no":
+            words = f"there is an effect: {_words(surest)}, {found[surest].brief}"
+            return Judgement("does not", words, min(1.0, len(keys) * answers[surest].no))
+        if all(answer.word == "yes" for answer in answers.values()):
+            words = f"surely less than {SMALL:.2f} in each of {len(keys)} tests"
+            return Judgement("replicates", words, max(answer.yes for answer in answers.values()))
+        least = max(keys, key=lambda key: answers[key].yes)
+        words = f"no effect surely above {SMALL:.2f}, but it cannot be excluded: {_words(least)}, {found[least].brief}"
+        return Judgement("open", words)
 
     return rule
 
 
-def recover_most(found: Found, _: Paper) -> tuple[Verdict, str]:
+def recover_most(found: Found, _: Paper) -> Judgement:
     """Whether A and B each recover most of the gap between the models, and more than as many random heads."""
-    held = [letter for letter in "AB" if low(found[f"cmap/{letter}"]) > MOST and _beats_random(found, letter)]
-    words = {
-        0: "neither A nor B surely recovers",
-        1: f"only {''.join(held)} surely recovers",
-        2: "A and B each recover",
-    }
-    verdicts: tuple[Verdict, ...] = ("does not", "partly", "replicates")
-    return verdicts[
-        len(held)
-    ], f"{words[len(held)]} most of the gap; A {found['cmap/A'].brief}, B {found['cmap/B'].brief}"
+    answers, words = {}, []
+    for letter in "AB":
+        share, random = found[f"cmap/{letter}"], found[f"cmap/{letter}-random"]
+        answers[letter] = Answer(max(above(share, MOST), over(share, random)), below(share, MOST))
+        words.append(f"{letter} {share.brief}, random heads {random.brief}")
+    verdict, p = all_of(answers)
+    return Judgement(verdict, "; ".join(words), p)
 
 
-def recover_little(found: Found, _: Paper) -> tuple[Verdict, str]:
-    """Whether C and D each recover less than most of the gap."""
-    words = f"C {found['cmap/C'].brief}, D {found['cmap/D'].brief}"
-    if all(high(found[f"cmap/{letter}"]) < MOST for letter in "CD"):
-        return "replicates", f"neither recovers most of the gap; {words}"
-    if all(low(found[f"cmap/{letter}"]) > MOST for letter in "CD"):
-        return "does not", f"both recover most of the gap; {words}"
-    return "partly", f"it cannot be said of both; {words}"
-
-
-def _beats_random(found: Found, letter: str) -> bool:
-    control = found.get(f"cmap/{letter}-random")
-    return control is None or low(found[f"cmap/{letter}"]) > high(control)
+def recover_little(found: Found, _: Paper) -> Judgement:
+    """Whether C and D each recover surely less than `LITTLE` of the gap."""
+    answers = {x: Answer(below(found[f"cmap/{x}"], LITTLE), above(found[f"cmap/{x}"], LITTLE)) for x in "CD"}
+    verdict, p = all_of(answers)
+    return Judgement(verdict, "; ".join(f"{x} {found[f'cmap/{x}'].brief}" for x in answers), p)
 
 
 def through(letter: str, site: str) -> Rule:
-    """Whether one input of a group recovers more of the gap than the other two, all patched alone."""
+    """Whether one input of a group recovers more of the gap than either other, all patched alone; or surely less."""
 
-    def rule(found: Found, _: Paper) -> tuple[Verdict, str]:
+    def rule(found: Found, _: Paper) -> Judgement:
         parts = {name: found[f"cmap/{letter}/{name}"] for name in "qkv"}
         words = ", ".join(f"{name} {one.brief}" for name, one in parts.items())
         own = parts.pop(site)
-        if low(own) > max(0.0, *(high(one) for one in parts.values())):
-            return "replicates", f"{site} recovers more than either other input; {words}"
-        if low(own) > 0 and all(float(own.value) > float(one.value) for one in parts.values()):
-            return "partly", f"{site} recovers most of the three, but not surely; {words}"
-        return "does not", words
+        if (p := max(above(own, 0.0), *(over(own, one) for one in parts.values()))) < 0.05:
+            return Judgement("replicates", f"{site} recovers more than either other input; {words}", p)
+        less = min(over(one, own) for one in parts.values())
+        if (p := min(below(own, TRACE), 2 * less)) < 0.05:
+            return Judgement("does not", words, p)
+        return Judgement("open", words)
 
     return rule
 
 
-def upstream(found: Found, _: Paper) -> tuple[Verdict, str]:
-    """Whether the tuned model's inputs with the base's weights recover more than the other way round, in A and B."""
-    paths = ("A/q", "B/v")
-    held = [x for x in paths if low(found[f"cmap/{x}/inputs"]) > max(0.0, high(found[f"cmap/{x}/weights"]))]
-    parts = {x: [found[f"cmap/{x}/{what}"].brief for what in ("inputs", "weights")] for x in paths}
-    words = "; ".join(f"{x.replace('/', ', ')}: inputs {one}, weights {other}" for x, (one, other) in parts.items())
-    return ("replicates" if len(held) == 2 else "partly" if held else "does not"), words
+def upstream(found: Found, _: Paper) -> Judgement:
+    """Whether the tuned model's inputs with the base's weights recover more than the other way round, and these weights
+    surely less than `TRACE`: the queries of A, and the queries and values of B."""
+    answers, words = {}, []
+    for path in ("A/q", "B/q", "B/v"):
+        inputs, weights = found[f"cmap/{path}/inputs"], found[f"cmap/{path}/weights"]
+        yes = max(above(inputs, 0.0), over(inputs, weights), below(weights, TRACE))
+        answers[path] = Answer(yes, min(1.0, 2 * min(above(weights, TRACE), over(weights, inputs))))
+        words.append(f"{path.replace('/', ', ')}: inputs {inputs.brief}, weights {weights.brief}")
+    verdict, p = all_of(answers)
+    return Judgement(verdict, "; ".join(words), p)
 
 
 def _words(key: str) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from entity_circuits.heads import GROUPS, LETTERS, Circuit, Group
 
-from ..studies.discovery import ROLES
+from ..studies.looking import ROLES
 from .charts import BLUE, GREEN, INK, NEUTRAL, PURPLE, VERMILLION, coloured, marked
 from .parts import PERCENT, QUIET, diagonal, drawn, heading, numbers, plane, stacked, streams
 

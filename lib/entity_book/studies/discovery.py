@@ -1,8 +1,6 @@
 """Tidy tables of what path patching found: one row a head, with its score, its interval, and where it looks."""
 
-import math
 import random
-from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -13,18 +11,11 @@ from entity_circuits.heads import GROUPS, LETTERS, POSITIONS, Circuit, Group, He
 from entity_circuits.methods import path_patching
 from entity_circuits.methods.path_patching import Discovery, Scores, Statistic
 from entity_circuits.results import Store
-from entity_circuits.runs import replay
-from entity_circuits.runs.recording import Recording
 from entity_circuits.tasks import boxes
-from entity_circuits.tasks.vocabulary import token_ids
-from torch import Tensor
 
 from ..paper import Paper
 
 LLAMA_LAYERS = 32
-
-ROLES = ("queried object", "queried label", "other objects", "other labels", "first token", "query", "the rest")
-"""What a head can look at, in the order of the figure: tokens of the context, then of the query."""
 
 
 def score_table(scores: Scores, statistic: Statistic = "ratio_of_means") -> pd.DataFrame:
@@ -64,44 +55,6 @@ def tried(found: Discovery) -> pd.DataFrame:
         whole, share = int((counted == n).sum()), float(counted.sum() / max(len(counted) * n, 1))
         rows.append({"round": LETTERS[group], "heads": len(counted), "with all examples": whole, "share": share})
     return pd.DataFrame(rows)
-
-
-def attention_table(recording: Recording, heads: Sequence[Head], position: Tensor) -> pd.DataFrame:
-    """How much attention each head pays, on average, to each kind of token from `position` (n,).
-
-    Columns `head`, `role` (one of `ROLES`) and `weight`; the weights of a head sum to 1. `each` is the weight a token
-    of that kind gets: `other objects` are six tokens, the queried one is one; NaN where there is none to look at.
-    """
-    prompts = recording.prompts
-    role = _roles(recording)
-    seen = torch.arange(role.shape[1], device=role.device) <= position.to(role.device)[:, None]
-    rows = []
-    for head in heads:
-        weights = replay.attention(recording, head, position)
-        for index, name in enumerate(ROLES):
-            weight = float((weights * (role == index)).sum() / len(prompts))
-            tokens = float((seen & (role == index)).sum() / len(prompts))
-            each = weight / tokens if tokens else math.nan
-            rows.append({"head": str(head), "role": name, "order": index, "weight": weight, "each": each})
-    return pd.DataFrame(rows)
-
-
-def _roles(recording: Recording) -> Tensor:
-    """(n, T): for each token, the index in `ROLES` of what it is."""
-    p = boxes.of(recording.prompts)
-    n, width = p.input_ids.shape
-    places = torch.arange(width, device=p.input_ids.device).expand(n, -1)
-    role = torch.full((n, width), ROLES.index("the rest"), device=p.input_ids.device)
-    role[(p.input_ids[:, :, None] == p.object_ids[:, None]).any(-1)] = ROLES.index("other objects")
-    ids = token_ids(recording.subject.tokenizer, {label for world in p.worlds for label in world.labels})
-    label_ids = torch.tensor([[ids[label] for label in world.labels] for world in p.worlds], device=p.input_ids.device)
-    role[(p.input_ids[:, :, None] == label_ids[:, None]).any(-1)] = ROLES.index("other labels")
-    role[:, 0] = ROLES.index("first token")
-    role[places >= p.query[:, None] - 1] = ROLES.index("query")
-    rows = torch.arange(n, device=p.input_ids.device)
-    role[rows, p.object] = ROLES.index("queried object")
-    role[rows, p.prev] = ROLES.index("queried label")
-    return role
 
 
 def agreement(tables: dict[str, pd.DataFrame], top: dict[str, int]) -> pd.DataFrame:
@@ -212,6 +165,81 @@ def dominance(found: Discovery) -> pd.Series:
         parts = [found.scores[group].per_example[head.layer, head.head].abs() for head in heads]
         shares[LETTERS[group]] = max((float(x.max() / x.sum().clamp(min=1e-12)) for x in parts), default=np.nan)
     return pd.Series(shares, name="largest share of one example")
+
+
+def by_statistics(found: Discovery) -> pd.DataFrame:
+    """The heads that were handed on, by each statistic: its score, and the head's rank among all that have a path.
+
+    One row a head: `group`, `head`, and for the ratio of means, the paper's mean, the median and the mean change of the
+    log-probability a column with the score and one with the rank, `of` how many. A score above 0 says that the head
+    does harm by this statistic.
+
+    >>> print(discovery.by_statistics(found).round(2))
+    """
+    names: dict[str, Statistic] = {
+        "ratio of means": "ratio_of_means", "mean (the paper)": "mean", "median": "median", "log p": "mean_log",
+    }  # fmt: skip
+    rows = []
+    for group, heads in found.circuit.groups.items():
+        scores = found.scores[group]
+        ranked = {name: scores.ranking(kind) for name, kind in names.items()}
+        for head in heads:
+            row: dict[str, object] = {"group": LETTERS[group], "head": str(head)}
+            for name, kind in names.items():
+                row[name] = float(scores.statistic(kind)[head.layer, head.head])
+                row[f"rank, {name}"] = ranked[name].index(head) + 1
+            rows.append(row | {"of": len(ranked["median"])})
+    return pd.DataFrame(rows)
+
+
+def harmful(tables: dict[Group, pd.DataFrame], n: int = 4) -> pd.DataFrame:
+    """The heads that do harm in each round: with their news from the source prompt the answer becomes *more* likely.
+
+    The `n` largest scores of a round whose interval lies above 0, among heads with all examples: `round`, `head`,
+    `score`, `low`, `high`, `n`, and `beside`, the most helpful head of the round and its score.
+
+    >>> print(discovery.harmful(tables).round(2))
+    """
+    rows = []
+    for group, table in tables.items():
+        best = table.nsmallest(1, "score").iloc[0]
+        for row in table[table["low"] > 0].nlargest(n, "score").to_dict("records"):
+            told = {name: row[name] for name in ("head", "score", "low", "high", "n")}
+            rows.append({"round": LETTERS[group], **told, "beside": f"{best['head']} {best['score']:+.2f}"})
+    return pd.DataFrame(rows, columns=["round", "head", "score", "low", "high", "n", "beside"])
+
+
+ELSEWHERE = {
+    "query+1, to B": ("query+1", "position_transmitter", "last"),
+    "prev+1, to C": ("prev+1", "position_detector", "query"),
+}
+"""Two rounds that the paper does not have: senders one token later, into the values that a group reads there."""
+
+
+def elsewhere(found: Discovery, n: int, store: Store) -> dict[str, pd.DataFrame]:
+    """Score tables of the rounds of `ELSEWHERE`, by their names, from the first `n` prompts of a discovery.
+
+    A token after a label may pass on what it has read there. Each head is tried as a sender at that token: its output
+    there is replaced by that in the source prompt, and acts through the values of the group's heads alone.
+
+    >>> tables = discovery.elsewhere(found, 14, Store())
+    """
+    rows = torch.arange(n)
+    base, source = (recording.prompts.select(rows) for recording in found.recordings)
+    tables = {}
+    for name, (position, into, heard) in ELSEWHERE.items():
+        scores = path_patching.sweep(
+            found.recordings[0].subject,
+            base,
+            source,
+            position=position,
+            receivers=found.circuit.groups[into],
+            composition="v",
+            reach=heard,
+            store=store,
+        )
+        tables[name] = score_table(scores)
+    return tables
 
 
 def reach_table(found: Discovery, store: Store, strongest: int = 5, seed: int = 0) -> pd.DataFrame:

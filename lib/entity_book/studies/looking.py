@@ -1,0 +1,99 @@
+"""Where heads look: how their attention is shared out over kinds of tokens, and over the tokens of one kind."""
+
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+from entity_circuits import statistics
+from entity_circuits.arguments import one_of
+from entity_circuits.heads import GROUPS, POSITIONS, Group, Head
+from entity_circuits.runs import replay
+from entity_circuits.runs.recording import Recording
+from entity_circuits.statistics import Estimate
+from entity_circuits.tasks import boxes
+from entity_circuits.tasks.vocabulary import token_ids
+from torch import Tensor
+
+ROLES = ("queried object", "queried label", "other objects", "other labels", "first token", "query", "the rest")
+"""What a head can look at, in the order of the figure: tokens of the context, then of the query."""
+
+
+def attention_table(recording: Recording, heads: Sequence[Head], position: Tensor) -> pd.DataFrame:
+    """How much attention each head pays, on average, to each kind of token from `position` (n,).
+
+    Columns `head`, `role` (one of `ROLES`) and `weight`; the weights of a head sum to 1. `each` is the weight a token
+    of that kind gets: `other objects` are six tokens, the queried one is one; NaN where there is none to look at.
+    """
+    prompts = recording.prompts
+    role = roles(recording)
+    seen = torch.arange(role.shape[1], device=role.device) <= position.to(role.device)[:, None]
+    rows = []
+    for head in heads:
+        weights = replay.attention(recording, head, position)
+        for index, name in enumerate(ROLES):
+            weight = float((weights * (role == index)).sum() / len(prompts))
+            tokens = float((seen & (role == index)).sum() / len(prompts))
+            each = weight / tokens if tokens else math.nan
+            rows.append({"head": str(head), "role": name, "order": index, "weight": weight, "each": each})
+    return pd.DataFrame(rows)
+
+
+def roles(recording: Recording) -> Tensor:
+    """(n, T): for each token, the index in `ROLES` of what it is.
+
+    print(looking.roles(found.recordings[0])[0])
+    """
+    p = boxes.of(recording.prompts)
+    n, width = p.input_ids.shape
+    places = torch.arange(width, device=p.input_ids.device).expand(n, -1)
+    role = torch.full((n, width), ROLES.index("the rest"), device=p.input_ids.device)
+    role[(p.input_ids[:, :, None] == p.object_ids[:, None]).any(-1)] = ROLES.index("other objects")
+    ids = token_ids(recording.subject.tokenizer, {label for world in p.worlds for label in world.labels})
+    label_ids = torch.tensor([[ids[label] for label in world.labels] for world in p.worlds], device=p.input_ids.device)
+    role[(p.input_ids[:, :, None] == label_ids[:, None]).any(-1)] = ROLES.index("other labels")
+    role[:, 0] = ROLES.index("first token")
+    role[places >= p.query[:, None] - 1] = ROLES.index("query")
+    rows = torch.arange(n, device=p.input_ids.device)
+    role[rows, p.object] = ROLES.index("queried object")
+    role[rows, p.prev] = ROLES.index("queried label")
+    return role
+
+
+def selectivity(recording: Recording, heads: Sequence[Head], group: Group) -> Estimate:
+    """The share that the token the paper names gets of the attention to tokens of its kind; the mean of `heads`.
+
+    For A the queried object among the objects, from `last`; for B the label in the question among the question's
+    tokens, from `last`; for C the queried label among the labels, from `query`; for D the object and label of the own
+    statement among those of all statements so far, from `prev`, where it is not the first. A head that looks at all
+    alike has one in seven for A and C, one in four for B. Intervals over contexts. Paper: section 4.
+
+        print(looking.selectivity(found.recordings[0], found.circuit.groups["value_fetcher"], "value_fetcher"))
+    """
+    one_of("group", group, Group)
+    p, kinds = boxes.of(recording.prompts), roles(recording)
+    named, kind, asked = _named(group, kinds, p)
+    position = p.position(POSITIONS[group])
+    kind &= torch.arange(kinds.shape[1], device=kinds.device) <= position[:, None]
+    shares = []
+    for head in heads:
+        weights = replay.attention(recording, head, position)
+        shares.append((weights * named).sum(-1) / (weights * kind).sum(-1).clamp(min=1e-12))
+    share = torch.stack(shares).mean(0)[asked].double().cpu().numpy()
+    return statistics.estimate(share, p.select(asked.nonzero()[:, 0]).contexts)
+
+
+def _named(group: Group, kinds: Tensor, p: boxes.Prompts) -> tuple[Tensor, Tensor, Tensor]:
+    """(n, T) twice: the token that the paper names for a group, and those of its kind; (n,): the prompts to ask."""
+    at = {name: kinds == index for index, name in enumerate(ROLES)}
+    objects, labels = at["queried object"] | at["other objects"], at["queried label"] | at["other labels"]
+    places = torch.arange(kinds.shape[1], device=kinds.device)
+    everywhere = torch.ones(len(p), dtype=torch.bool, device=kinds.device)
+    if group == GROUPS[0]:
+        return at["queried object"], objects, everywhere
+    if group == GROUPS[1]:
+        return places == p.query[:, None], at["query"], everywhere
+    if group == GROUPS[2]:
+        return at["queried label"], labels, everywhere
+    earlier = (labels & (places < p.prev[:, None])).any(-1)
+    return at["queried object"] | at["queried label"], objects | labels, earlier
