@@ -97,7 +97,8 @@ def measure(
     prompts = boxes.prompts(base, PLACES * contexts, split="evaluation")
     mine = cmap.sweep(base, tuned, parts(circuit), prompts, store=store)
     asked = (*drawn(parts(circuit)), *draws(base, circuit, count))
-    return mine, cmap.sweep(base, tuned, asked, fewer(prompts), store=store)
+    # small batches: hundreds of conditions each take minutes, and a finished batch is not computed again
+    return mine, cmap.sweep(base, tuned, asked, fewer(prompts), store=store, batch=14)
 
 
 def keep(name: str, found: tuple[Patched, Patched], base: Subject, tuned: Subject, *, command: str) -> None:
@@ -133,8 +134,8 @@ def against(found: Patched, measure: Measure = "chosen") -> pd.DataFrame:
     """One row a part that has draws: its share of the gap, beside that of its draws, on the same prompts.
 
     `share` with `share_low` and `share_high` (over contexts); of the draws the middle `random`, `random_low` and
-    `random_high`, between which 95% of them lie, and `draws`, how many; `above`, how many recover at least as much; `p`, how
-    often a random draw would, (above + 1) / (draws + 1); `p_holm`, the same for all parts together; `heads`, `n`.
+    `random_high`, between which 95% of them lie, and `draws`, how many; `above`, how many recover at least as much;
+    `p`, how often a random draw would, (above + 1) / (draws + 1); `p_holm`, that for all parts together; `heads`, `n`.
 
         print(random_draws.against(random_draws.kept("code", base)[1]))
     """
