@@ -79,7 +79,7 @@ def test_models_stand_beside_each_other_with_their_shares_or_changes_where_there
     table = improvement.across(pd.concat([found.table().assign(model="tuned"), same.table().assign(model="twin")]))
     assert list(table) == ["tuned", "twin"] and list(table.loc["n"]) == [str(len(found.contexts))] * 2
     assert (
-        table.loc["A", "twin"] == table.loc["A, q", "twin"] == "+0.00 [+0.00, +0.00]"
+        table.loc["A", "twin"] == table.loc["A, q", "twin"] == "+0.00 [-1.00, +1.00]"
         and table.loc["A, k", "twin"] == ""
     )
     told = improvement.words(found)

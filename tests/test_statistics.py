@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from entity_circuits import units
 from entity_circuits.agreement import overlap, spearman
 from entity_circuits.statistics import (
     Estimate,
@@ -52,13 +53,18 @@ def test_copies_of_one_prompt_are_no_new_evidence():
     assert (copied.n, copied.contexts) == (40, 8)
 
 
-def test_the_mean_interval_is_that_of_resampling_by_hand():
+def test_the_mean_interval_is_that_of_t_on_what_contexts_add_up_to_beyond_the_mean():
     values, contexts = np.array([1.0, 0.0, 1.0, 5.0, 2.0]), np.array([3, 3, 8, 8, 9])
-    picked = np.random.default_rng(11).integers(3, size=(50, 3))
-    groups = [values[:2], values[2:4], values[4:]]
-    means = [np.concatenate([groups[i] for i in row]).mean() for row in picked]
-    found = estimate(values, contexts, draws=50, seed=11)
-    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])))
+    off = np.array([1.0 - 2 * 1.8, 6.0 - 2 * 1.8, 2.0 - 1.8])
+    half = 4.302653 * np.sqrt(3 / 2 * (off**2).sum()) / 5
+    found = estimate(values, contexts)
+    assert (found.value, found.low, found.high) == pytest.approx((1.8, 1.8 - half, 1.8 + half))
+
+
+def test_contexts_of_one_size_have_the_interval_of_t_on_their_means():
+    values = np.random.default_rng(0).normal(size=(9, 7))
+    found, own = estimate(values.ravel(), np.repeat(np.arange(9), 7)), units.over(values.mean(1))
+    assert (found.value, found.low, found.high) == pytest.approx((own.value, own.low, own.high))
 
 
 def test_the_median_interval_is_that_of_resampling_by_hand():
@@ -84,11 +90,11 @@ def test_a_cell_of_a_table_gets_the_interval_it_gets_alone(statistic, contexts):
 
 @pytest.mark.parametrize("statistic", ["mean", "median"])
 def test_a_head_without_a_path_stays_nan_and_spoils_no_other(statistic):
-    scores = torch.ones(2, 2, 6)
+    scores = torch.full((2, 2, 6), 3.0)
     scores[0, 0] = torch.nan
     table = intervals(scores, statistic=statistic, draws=50)
     assert np.isnan([table.value[0, 0], table.low[0, 0], table.high[0, 0]]).all()
-    assert (table.low[1] == 1).all() and (table.high[0, 1] == 1)
+    assert (table.low[1] == 3).all() and (table.high[0, 1] == 3)
 
 
 def test_pairing_removes_what_two_runs_share():
@@ -117,9 +123,9 @@ def test_wilson_of_no_success_starts_at_zero_and_counts_every_trial_as_independe
     assert (none.n, none.contexts) == (10, 10)
 
 
-def test_wilson_has_a_width_where_the_bootstrap_has_none():
-    boot, formula = estimate(np.ones(10)), wilson(10, 10)
-    assert boot.width == 0
+def test_wilson_has_a_width_where_all_are_right_and_that_of_contexts_a_larger_one():
+    clustered_, formula = estimate(np.ones(10)), wilson(10, 10)
+    assert clustered_.low < formula.low and clustered_.high == 1
     assert (formula.low, formula.high) == pytest.approx((0.7225, 1.0), abs=1e-4)
     assert (wilson(45, 100).low, wilson(45, 100).high) == pytest.approx((0.3561, 0.5476), abs=1e-4)
 
@@ -188,13 +194,12 @@ def test_a_ratio_draws_both_together_and_none_is_taken_to_nothing():
         ratio(correct, np.zeros(420), contexts)
 
 
-def test_the_interval_of_a_ratio_is_that_of_all_draws_in_which_the_second_is_not_zero():
+def test_the_interval_of_a_ratio_is_that_of_what_contexts_are_off_it():
     above, below = np.array([1.0, 3.0, 0.0]), np.array([1.0, 0.0, 1.0])
-    picked = np.random.default_rng(4).integers(3, size=(300, 3))
-    drawn = [above[row].sum() / below[row].sum() for row in picked if below[row].sum()]
-    found = ratio(above, below, [0, 1, 2], draws=300, seed=4)
-    assert 0 < len(drawn) < 300 and found.value == 2
-    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])))
+    off = above - 2 * below
+    half = 4.302653 * np.sqrt(3 / 2 * (off**2).sum()) / 2
+    found = ratio(above, below, [0, 1, 2])
+    assert (found.value, found.low, found.high) == pytest.approx((2, 2 - half, 2 + half))
 
 
 def test_cells_hold_a_number_with_its_own_bounds_and_a_dash_where_there_is_none():

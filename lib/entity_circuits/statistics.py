@@ -1,25 +1,29 @@
-"""Intervals for accuracies, scores and shares. Prompts of a context are not independent: contexts are resampled."""
+"""Accuracies, scores and shares with their intervals. Prompts of a context are not independent: contexts are the units.
+
+`intervals` has the formulas, and says which one an interval comes from and how often it holds the truth.
+"""
 
 from __future__ import annotations  # what hands over a finding needs neither torch nor pandas, which are slow to import
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any, Literal, Union
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from . import intervals as bounds
 from .arguments import finite, integer, one_of
+from .bootstrap import DRAWS as DRAWS
+from .bootstrap import Values as Values
+from .bootstrap import as_array as as_array
+from .bootstrap import medians, numbered
+from .bootstrap import resampled as resampled
 
 if TYPE_CHECKING:
     import pandas as pd
-    from torch import Tensor
 
 Average = Literal["mean", "median"]
-Values = Union["Tensor", np.ndarray, Sequence[Any]]
-
-DRAWS = 2000
-CHUNK = 4_000_000  # numbers held at once while medians are resampled (32 MB)
 
 
 @dataclass(frozen=True)
@@ -63,91 +67,81 @@ class Intervals:
 
 
 def estimate(
-    values: Values, contexts: Values | None = None, *, statistic: Average = "mean", draws: int = DRAWS, seed: int = 0
+    values: Values,
+    contexts: Values | None = None,
+    *,
+    signed: bool = False,
+    statistic: Average = "mean",
+    draws: int = DRAWS,
+    seed: int = 0,
 ) -> Estimate:
-    """The mean (or median) of values, with the 95% percentile interval of a bootstrap over contexts.
+    """The mean (or median) of values, with its 95% interval over contexts.
 
     Args:
         values: (n,) finite numbers or bools, one a prompt.
-        contexts: (n,) numbers: which prompts belong together and are drawn together. Each by itself unless given.
+        contexts: (n,) numbers: which prompts belong together. Each by itself unless given.
+        signed: whether the values are differences, so that all 0 and 1 are changes and not answers.
         statistic: "mean" or "median".
-        draws: how often contexts are drawn with replacement.
+        draws: how often contexts are drawn with replacement, for a median.
         seed: of the draws.
 
-    Where all values agree the interval has no width; `wilson` is the safer choice there. Raises `ValueError` for
-    empty input, values that are not finite, or lengths that differ.
+    The interval is that of `intervals.of_means`, for a median that of a bootstrap over contexts. It has a width where
+    all answers agree, and none where all of other numbers do. Raises `ValueError` for empty input, values that are not
+    finite, or lengths that differ.
 
         from entity_circuits import statistics
 
         correct = [1, 1, 0, 0, 1, 0]
-        print(statistics.estimate(correct, contexts=[0, 0, 1, 1, 2, 2]))  # 0.50 [0.00, 1.00], n = 6
+        print(statistics.estimate(correct, contexts=[0, 0, 1, 1, 2, 2]))  # 0.50 [0.06, 0.94], n = 6
     """
     one_of("statistic", statistic, Average)
     numbers = as_array(values)
     if numbers.ndim != 1 or not np.isfinite(numbers).all():
         raise ValueError("an estimate needs one finite value a prompt; for a table of scores use `intervals`")
-    cells = intervals(numbers, contexts, statistic=statistic, draws=draws, seed=seed)
+    cells = intervals(numbers, contexts, signed=signed, statistic=statistic, draws=draws, seed=seed)
     clusters = len(numbers) if contexts is None else len(np.unique(as_array(contexts)))
     return Estimate(float(cells.value), float(cells.low), float(cells.high), len(numbers), clusters)
 
 
-def difference(
-    first: Values, second: Values, contexts: Values | None = None, *, draws: int = DRAWS, seed: int = 0
-) -> Estimate:
+def difference(first: Values, second: Values, contexts: Values | None = None) -> Estimate:
     """Mean of `first - second` for the same prompts in the same order, so that what they share cancels.
 
-    Args:
-        first: (n,) finite numbers or bools.
-        second: (n,) the same, taken from `first`.
-        contexts: (n,) numbers: which prompts belong together. Each by itself unless given.
-        draws: how often contexts are drawn with replacement.
-        seed: of the draws.
-
-    The interval comes from the bootstrap over contexts of `estimate`. Raises `ValueError` if the two differ in length.
+    `first` and `second` (n,) finite numbers or bools; `contexts` (n,) numbers: which prompts belong together, each by
+    itself unless given. The interval is that of `estimate`. Raises `ValueError` if the two differ in length.
 
         from entity_circuits import statistics
 
         before, after = [0, 1, 0, 1], [1, 1, 0, 1]
-        print(statistics.difference(after, before, contexts=[0, 0, 1, 1]))  # 0.25 [0.00, 0.50], n = 4
+        print(statistics.difference(after, before, contexts=[0, 0, 1, 1]).value)  # 0.25
     """
     one, other = as_array(first), as_array(second)
     if one.shape != other.shape:
         raise ValueError(f"a paired difference needs the same prompts twice, not {one.shape} and {other.shape}")
-    return estimate(one - other, contexts, draws=draws, seed=seed)
+    return estimate(one - other, contexts, signed=True)
 
 
-def ratio(first: Values, second: Values, contexts: Values, *, draws: int = DRAWS, seed: int = 0) -> Estimate:
+def ratio(first: Values, second: Values, contexts: Values) -> Estimate:
     """Mean of `first` over mean of `second` for the same prompts, such as two accuracies.
 
-    Args:
-        first: (n,) numbers or bools.
-        second: (n,) numbers or bools that are not negative.
-        contexts: (n,) numbers: which prompts belong together.
-        draws: how often contexts are drawn with replacement.
-        seed: of the draws.
-
-    The 95% interval comes from a bootstrap over contexts that draws both together; draws in which `second` is zero are
-    left out. Raises `ValueError` if it is zero everywhere.
+    `first` (n,) numbers or bools; `second` (n,) likewise, not all zero; `contexts` (n,) numbers: which prompts belong
+    together. The interval is that of `intervals.of_ratios`. Raises `ValueError` if `second` is zero everywhere.
 
         from entity_circuits import statistics
 
         whole, part = [1, 1, 1, 0], [1, 0, 1, 0]
-        print(statistics.ratio(part, whole, contexts=[0, 0, 1, 1]))  # 0.67 [0.50, 1.00], n = 4
+        print(statistics.ratio(part, whole, contexts=[0, 0, 1, 1]).value)  # 0.67
     """
-    groups, picked = resampled(contexts, draws, seed)
-    clusters, pair = picked.shape[1], [as_array(values) for values in (first, second)]
+    groups, pair = numbered(contexts), [as_array(values) for values in (first, second)]
     if not pair[0].shape == pair[1].shape == groups.shape or not np.isfinite(pair).all():
         raise ValueError(
             f"a ratio needs finite values of the same prompts twice and their contexts, not "
             f"{pair[0].shape}, {pair[1].shape} and {groups.shape}"
         )
-    totals = np.stack([np.bincount(groups, values, clusters) for values in pair])
-    if not totals[1].sum():
+    if not pair[1].sum():
         raise ValueError("a ratio to a mean of zero")
-    above, below = totals[0][picked].sum(1), totals[1][picked].sum(1)
-    low, high = np.quantile(above[below > 0] / below[below > 0], [0.025, 0.975])
-    low, high = (low, high) if clusters > 1 else (np.nan, np.nan)
-    return Estimate(float(totals[0].sum() / totals[1].sum()), float(low), float(high), len(groups), clusters)
+    (low,), (high,) = bounds.of_ratios(pair[0][None], pair[1], groups)
+    value = float(pair[0].sum() / pair[1].sum())
+    return Estimate(value, float(low), float(high), len(groups), int(groups.max()) + 1)
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> Estimate:
@@ -229,17 +223,19 @@ def intervals(
     per_example: Values,
     contexts: Values | None = None,
     *,
+    signed: bool = False,
     statistic: Average = "mean",
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Intervals:
-    """For each cell of a table of scores, the mean or median of its n examples with a 95% bootstrap interval.
+    """For each cell of a table of scores, the mean or median of its n examples with a 95% interval over contexts.
 
     Args:
         per_example: (..., n) numbers; the last axis is the examples. A cell with a NaN (a head with no path) stays NaN.
         contexts: (n,) numbers: which examples belong together. Each by itself unless given.
+        signed: whether the numbers are differences, so that all 0 and 1 are changes and not answers.
         statistic: "mean" or "median".
-        draws: how often contexts are drawn with replacement; the same for all cells, which can so be compared.
+        draws: how often contexts are drawn with replacement, for medians; the same for all cells.
         seed: of the draws.
 
     Each array of the result is (...). Raises `ValueError` for empty input, an unknown statistic, or contexts of
@@ -259,15 +255,16 @@ def intervals(
     names = np.arange(n) if contexts is None else as_array(contexts)
     if names.shape != (n,):
         raise ValueError(f"{n} examples, but context numbers of shape {names.shape}: one for each is needed")
-    cells = values.reshape(-1, n)
-    groups, picked = resampled(names, draws, seed)
+    cells, draws, seed = values.reshape(-1, n), integer("draws", draws), integer("seed", seed, least=0)
     if statistic == "mean":
-        value, drawn = cells.mean(axis=1), means(cells, groups, counts(picked))
+        value = cells.mean(axis=1)
+        low, high = bounds.of_means(cells, numbered(names), bounds.kind_of(cells, signed))
     else:
-        value, drawn = np.median(cells, axis=1), _medians(cells, groups, picked)
-    low, high = np.quantile(drawn, [0.025, 0.975], axis=1)
-    if picked.shape[1] == 1:
-        low, high = np.full_like(value, np.nan), np.full_like(value, np.nan)
+        groups, picked = resampled(names, draws, seed)
+        value = np.median(cells, axis=1)
+        low, high = np.quantile(medians(cells, groups, picked), [0.025, 0.975], axis=1)
+        if picked.shape[1] == 1:
+            low, high = np.full_like(value, np.nan), np.full_like(value, np.nan)
     shape = values.shape[:-1]
     return Intervals(value.reshape(shape), low.reshape(shape), high.reshape(shape), n)
 
@@ -292,59 +289,6 @@ def by(frame: pd.DataFrame, columns: str | list[str], value: str = "correct") ->
     return type(frame)(rows)
 
 
-def resampled(contexts: Values, draws: int = DRAWS, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """The draws of every bootstrap over contexts: the context of each example and the contexts of each draw.
-
-    `groups` (n,) numbers the contexts from 0; `picked` (draws, contexts) are such numbers, with replacement.
-
-        import torch
-        from entity_circuits import statistics
-
-        groups, picked = statistics.resampled(torch.tensor([0, 0, 1, 1, 2]), draws=300)
-        print(picked.shape)  # 300 draws of 3 contexts
-    """
-    draws, seed, given = integer("draws", draws), integer("seed", seed, least=0), as_array(contexts)
-    if given.ndim != 1 or np.isnan(given).any():
-        raise ValueError(f"contexts are one number a prompt, none of them NaN, not of shape {given.shape}")
-    names, groups = np.unique(given, return_inverse=True)
-    return groups, np.random.default_rng(seed).integers(len(names), size=(draws, len(names)))
-
-
 def _require_columns(table: pd.DataFrame, names: Sequence[str]) -> None:
     for name in names:
         one_of("column", name, table.columns)
-
-
-def counts(picked: np.ndarray) -> np.ndarray:
-    """(contexts, draws) float64: how many times each draw of `resampled` takes each context."""
-    return np.stack([np.bincount(row, minlength=picked.shape[1]) for row in picked], axis=1).astype(float)
-
-
-def sums(values: np.ndarray, groups: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """(..., draws): the sum of values (..., n) in each draw, `times` as in `counts`; no example is copied."""
-    return values @ np.equal.outer(groups, np.arange(len(times))).astype(float) @ times
-
-
-def means(values: np.ndarray, groups: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """(..., draws): the mean of values (..., n) in each draw, over as many examples as its contexts have."""
-    return sums(values, groups, times) / sums(np.ones(len(groups)), groups, times)
-
-
-def _medians(cells: np.ndarray, groups: np.ndarray, picked: np.ndarray) -> np.ndarray:
-    """(cells, draws): each draw's median. Draws differ in length where contexts do, so they go one by one."""
-    members = [np.flatnonzero(groups == cluster) for cluster in range(picked.shape[1])]
-    if len({len(rows) for rows in members}) > 1:
-        return np.stack([np.median(cells[:, np.concatenate([members[i] for i in row])], axis=1) for row in picked], 1)
-    rows = np.stack(members)[picked].reshape(len(picked), -1)
-    step = max(CHUNK // rows.size, 1)
-    return np.concatenate([np.median(cells[i : i + step][:, rows], axis=2) for i in range(0, len(cells), step)])
-
-
-def as_array(values: Values) -> np.ndarray:
-    """Any of tensor, array or sequence as float64 in memory."""
-    if hasattr(values, "detach"):
-        values = values.detach().cpu().double().numpy()
-    try:
-        return np.asarray(values, dtype=float)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"numbers are needed, one an example, not {values!r}") from error

@@ -9,6 +9,7 @@ from __future__ import annotations  # as in `statistics`: what hands over a find
 import numpy as np
 
 from .arguments import finite
+from .intervals import quantile
 from .statistics import Estimate, Values, as_array
 
 
@@ -32,10 +33,3 @@ def over(values: Values, level: float = 0.95) -> Estimate:
         return Estimate(mean, np.nan, np.nan, 1, 1)
     half = quantile(0.5 + level / 2, n - 1) * float(numbers.std(ddof=1)) / n**0.5
     return Estimate(mean, mean - half, mean + half, n, n)
-
-
-def quantile(level: float, freedom: int) -> float:
-    """The quantile of Student's t. For example, `quantile(0.975, 9)` is 2.26."""
-    from scipy.stats import t  # slow to import
-
-    return float(t.ppf(level, freedom))

@@ -128,6 +128,12 @@ def _parser() -> argparse.ArgumentParser:
     cmap.add_argument("--brief", action="store_true", help="groups, inputs and one random draw; a third of the time")
     cmap.add_argument("--out", type=_path, help="file to write (default: data/cmap/PAIR.safetensors)")
 
+    words = "patch parts of a circuit, and a hundred random draws beside them, on 490 prompts"
+    draws = command("measure-draws", commands.measure_draws, words)
+    draws.add_argument("model", type=_word, help="a fine-tuned model of the registry, or the folder of an adapter")
+    draws.add_argument("--contexts", type=_positive, default=70, help="seven prompts each (default %(default)s)")
+    draws.add_argument("--draws", type=_positive, default=100, help="for each part (default %(default)s)")
+
     words = "find a model's circuit by path patching and write it, with all scores, to a file"
     discover = command("discover", commands.discover, words)
     discover.add_argument("model", type=_word, help="a name that `models` lists, a folder, a GGUF file or a hub id")

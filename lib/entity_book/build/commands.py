@@ -162,6 +162,22 @@ def measure_cmap(arguments: argparse.Namespace) -> None:
     print(path)
 
 
+def measure_draws(arguments: argparse.Namespace) -> None:
+    """Patch parts of a circuit and random heads beside them, store the answers and print the comparison."""
+    from entity_circuits import models, results
+
+    from ..studies import random_draws
+
+    name, given = arguments.model, {"contexts": arguments.contexts, "count": arguments.draws}
+    _require_place(random_draws.folder() / "any")
+    found = random_draws.measure(name, **given, store=results.Store())
+    command = f"entity-circuits measure-draws {name} --contexts {arguments.contexts} --draws {arguments.draws}"
+    pair = models.load(random_draws.BASE), models.load(name)
+    random_draws.keep(Path(name).name, found, *pair, command=command)
+    print(random_draws.against(found[1]).round(3).to_string(index=False))
+    print(random_draws.folder())
+
+
 def discover(arguments: argparse.Namespace) -> None:
     """Find a circuit, store it and print it."""
     from entity_circuits import circuits, models, places, results

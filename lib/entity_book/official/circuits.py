@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import torch
-from entity_circuits import agreement, runs, statistics
+from entity_circuits import agreement, bootstrap, runs, statistics
 from entity_circuits.circuits import criteria
 from entity_circuits.circuits.criteria import Minimality
 from entity_circuits.heads import Circuit, Head
@@ -117,7 +117,7 @@ def redraw_rows(found: Mapping[str, tuple[Scores, Scores]], k: int = 5) -> pd.Da
 def rank_agreement(one: Scores, other: Scores, *, draws: int = 300, seed: int = 0) -> Estimate:
     """Spearman's correlation of two sweeps over the same prompts, resampled together for its interval."""
     path = ~torch.isnan(one.mean) & ~torch.isnan(other.mean)
-    groups, picked = statistics.resampled(one.contexts, draws, seed)
+    groups, picked = bootstrap.resampled(one.contexts, draws, seed)
     n = picked.shape[1]
 
     def correlation(times: np.ndarray) -> float:
@@ -127,7 +127,7 @@ def rank_agreement(one: Scores, other: Scores, *, draws: int = 300, seed: int = 
             weighted.append((scores.per_example[path].double() @ weights).numpy())
         return agreement.spearman(*weighted)
 
-    found = [correlation(times) for times in statistics.counts(picked).T]
+    found = [correlation(times) for times in bootstrap.counts(picked).T]
     low, high = np.quantile(found, [0.025, 0.975]) if n > 1 else (math.nan, math.nan)
     return Estimate(correlation(np.ones(n)), float(low), float(high), len(groups), n)
 

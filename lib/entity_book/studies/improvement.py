@@ -238,16 +238,24 @@ def words(found: Patched, table: pd.DataFrame | None = None) -> dict[str, str]:
 def _files() -> Iterator[tuple[str, list[str], Patched]]:
     """Of each kept file its name, the fingerprints of both models, and the answers; a damaged one is left out."""
     for path in sorted(folder().glob("*.safetensors")):
-        try:
-            with safe_open(sums.require(path), framework="pt") as file:
-                about = {name: json.loads(text) for name, text in file.metadata().items()}
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-            whole = {key: x.float() if x.is_floating_point() else x for key, x in tensors.items()}
-            pair, found = about["models"], Patched(tuple(map(_condition, about["conditions"])), **whole)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
-            warnings.warn(f"the kept answers of {path.stem} are left out: {error}", stacklevel=2)
-            continue
-        yield path.stem, pair, found
+        if (found := read(path)) is not None:
+            yield path.stem, *found
+
+
+def read(path: Path) -> tuple[list[str], Patched] | None:
+    """The fingerprints of both models and the answers of one kept file; of a damaged one None, and a warning.
+
+    print(improvement.read(improvement.folder() / "code.safetensors")[1].table())
+    """
+    try:
+        with safe_open(sums.require(path), framework="pt") as file:
+            about = {name: json.loads(text) for name, text in file.metadata().items()}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        whole = {key: x.float() if x.is_floating_point() else x for key, x in tensors.items()}
+        return about["models"], Patched(tuple(map(_condition, about["conditions"])), **whole)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
+        warnings.warn(f"the kept answers of {path.stem} are left out: {error}", stacklevel=2)
+        return None
 
 
 def folder() -> Path:

@@ -318,7 +318,10 @@ def _cells(name: str, values: pd.Series | None, less: pd.Series | None, contexts
     """A number with its bounds; NaN where there is nothing to estimate it from."""
     if values is None or values.isna().any():
         return dict.fromkeys((name, f"{name}_low", f"{name}_high"), math.nan)
-    return {**statistics.estimate((values if less is None else values - less).to_numpy(), contexts).cells(name)}
+    found = statistics.estimate(
+        (values if less is None else values - less).to_numpy(), contexts, signed=less is not None
+    )
+    return dict(found.cells(name))
 
 
 def additional(

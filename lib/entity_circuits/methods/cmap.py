@@ -116,7 +116,10 @@ class Patched:
         into_base = torch.tensor([condition.into == "base" for condition in self.conditions])[:, None]
         receiver = torch.where(into_base, self.base_correct, self.tuned_correct)
         change = self.correct.double() - receiver.double()
-        cells = [statistics.intervals(values, self.contexts) for values in (self.correct, change)]
+        cells = [
+            statistics.intervals(values, self.contexts, signed=signed)
+            for values, signed in ((self.correct, False), (change, True))
+        ]
         parts = [(cell.value, cell.low, cell.high) for cell in cells]
         reason = shares.no_gap(self.base_correct, self.tuned_correct, self.contexts)
         gained, gap = torch.where(into_base, change, -change), self.tuned_correct.double() - self.base_correct.double()
@@ -156,7 +159,7 @@ class Patched:
         if self.chosen is not None and self.base_chosen is not None and self.tuned_chosen is not None:
             receiver = torch.where(into_base, self.base_chosen, self.tuned_chosen)
             for name, values in (("choice", self.chosen), ("choice_change", self.chosen.double() - receiver.double())):
-                cell = statistics.intervals(values, self.contexts)
+                cell = statistics.intervals(values, self.contexts, signed=name == "choice_change")
                 found[name] = (cell.value, cell.low, cell.high)
         return {f"{name}{end}": x for name, cell in found.items() for end, x in zip(ENDS, cell, strict=True)}
 

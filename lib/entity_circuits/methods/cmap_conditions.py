@@ -142,11 +142,20 @@ def inputs(
     )
 
 
-def random_heads(subject: Subject, condition: Condition, draws: int = 5, seed: int = 0) -> tuple[Condition, ...]:
+def random_heads(
+    subject: Subject, condition: Condition, draws: int = 5, seed: int = 0, without: Sequence[Head | str] = ()
+) -> tuple[Condition, ...]:
     """Controls of a condition: as many heads in the same layers at the same places, drawn from those not in it.
 
-    Where a layer has too few others, all of them are taken and some of its own beside. Everything else is as in the
-    condition. Draws depend on the seed, the draw and the condition alone.
+    Args:
+        subject: the model whose heads are drawn.
+        condition: what the draws are held against.
+        draws: how many.
+        seed: of the draws.
+        without: further heads that are not drawn, at any place, such as those of another group.
+
+    Where a layer has too few others, all of them are taken and some of those that were to be left out beside.
+    Everything else is as in the condition. Draws depend on the seed, the draw, the condition and `without` alone.
 
         from entity_circuits import cmap, models
 
@@ -155,7 +164,8 @@ def random_heads(subject: Subject, condition: Condition, draws: int = 5, seed: i
     """
     of_kind("condition", condition, Condition)
     draws, seed = integer("draws", draws), integer("seed", seed, least=None)
-    for some in condition.heads.values():
+    avoided = by_layer(heads_of(without))
+    for some in (*condition.heads.values(), heads_of(without)):
         require(some, subject.layers, subject.heads, f"of {condition.name}")
     made = []
     for number in range(draws):
@@ -163,9 +173,10 @@ def random_heads(subject: Subject, condition: Condition, draws: int = 5, seed: i
         chosen: dict[Place, list[Head]] = {}
         for place, some in condition.heads.items():
             for layer, own in by_layer(some).items():
-                others = [head for head in range(subject.heads) if head not in own]
+                kept = sorted({*own, *avoided.get(layer, ())}) if avoided else own
+                others = [head for head in range(subject.heads) if head not in kept]
                 drawn = draw.sample(others, min(len(own), len(others)))
-                drawn += draw.sample(own, len(own) - len(drawn))
+                drawn += draw.sample(kept, len(own) - len(drawn))
                 chosen.setdefault(place, []).extend(Head(layer, head) for head in drawn)
         made.append(replace(condition, heads=chosen, draw=number))
     return tuple(made)

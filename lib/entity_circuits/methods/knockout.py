@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .. import results, runs, statistics
+from .. import bootstrap, results, runs, statistics
 from ..arguments import integer, several
 from ..heads import LETTERS, Circuit, Group
 from ..models.subject import Subject
@@ -182,7 +182,7 @@ def cut(subject: Subject, position: Tensor, key: Tensor, start: int) -> list[Edi
 
 
 def recovery(
-    curves: Curves, circuit: Circuit | None = None, *, draws: int = statistics.DRAWS, seed: int = 0
+    curves: Curves, circuit: Circuit | None = None, *, draws: int = bootstrap.DRAWS, seed: int = 0
 ) -> pd.DataFrame:
     """The layers in which each cut path does its work: one row a condition.
 
@@ -206,11 +206,11 @@ def recovery(
     if len(curves.starts) < 2 or curves.starts[-1] != curves.layers:
         raise ValueError("a recovery needs the lowest cut and, as last start layer, the one that cuts nothing")
     contexts, groups = np.unique(curves.contexts.numpy(), return_inverse=True)
-    generator = np.random.default_rng(seed)  # draws counts at once, where `statistics.resampled` draws contexts
+    generator = np.random.default_rng(seed)  # draws counts at once, where `bootstrap.resampled` draws contexts
     times = generator.multinomial(len(contexts), np.full(len(contexts), 1 / len(contexts)), size=draws).T
     rows = []
     for condition, correct in zip(curves.conditions, curves.correct, strict=True):
-        lost = statistics.difference(correct[-1], correct[0], curves.contexts, draws=draws, seed=seed)
+        lost = statistics.difference(correct[-1], correct[0], curves.contexts)
         row: dict[str, object] = {
             "condition": condition,
             "cut": float(correct[0].double().mean()),
@@ -224,7 +224,7 @@ def recovery(
         )
         if lost.low > 0:  # false for NaN, too: a single context
             accuracy = correct.double().numpy()
-            drawn = statistics.means(accuracy, groups, times)
+            drawn = bootstrap.means(accuracy, groups, times)
             values = _span(accuracy.mean(axis=1, keepdims=True), curves.starts)
             spreads = _span(drawn, curves.starts)
             for end, value, spread in zip(("first", "last"), values, spreads, strict=True):

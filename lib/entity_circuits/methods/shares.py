@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from ..statistics import DRAWS, Estimate, Values, as_array, counts, difference, resampled, sums
+from .. import intervals
+from ..bootstrap import Values, as_array, numbered
+from ..statistics import Estimate, difference
 
 
-def recovered(
-    patched: Values, base: Values, tuned: Values, contexts: Values | None = None, *, draws: int = DRAWS, seed: int = 0
-) -> Estimate:
+def recovered(patched: Values, base: Values, tuned: Values, contexts: Values | None = None) -> Estimate:
     """The share (patched - base) / (tuned - base) of mean correctness.
 
     Args:
@@ -15,60 +15,43 @@ def recovered(
         base: (n,) likewise of the base model.
         tuned: (n,) likewise of the tuned one.
         contexts: (n,) which prompts belong together; each by itself unless given.
-        draws: of the bootstrap.
-        seed: of the draws.
 
-    Below 0 if patching makes the model worse, above 1 if better than the tuned one. All three are resampled together,
-    over contexts. Raises `ValueError` if the 95% interval of the gap contains 0, or if there is a single context: then
-    the share would be one noise divided by another. A tuned model that is surely worse has a gap, too.
+    Below 0 if patching makes the model worse, above 1 if better than the tuned one. The interval is that of a ratio of
+    means over the same contexts (`intervals.of_ratios`). Raises `ValueError` if the 95% interval of the gap contains 0,
+    or if there is a single context: then the share would be one noise divided by another. A tuned model that is surely
+    worse has a gap, too.
 
         from entity_circuits import cmap
 
         base, patched, tuned = [0, 0, 0, 1] * 10, [1, 0, 0, 1] * 10, [1, 1, 0, 1] * 10
-        print(cmap.recovered(patched, base, tuned))  # 0.50 [0.23, 0.77], n = 40
+        print(cmap.recovered(patched, base, tuned))  # 0.50 [0.26, 0.74], n = 40
     """
-    if reason := no_gap(base, tuned, contexts, draws, seed):
+    if reason := no_gap(base, tuned, contexts):
         raise ValueError(f"no share can be given: {reason}")
     low, middle, high = (as_array(values) for values in (base, patched, tuned))
     if middle.shape != low.shape:
         raise ValueError(f"a share needs the same prompts three times, not {middle.shape} and {low.shape}")
     groups = np.arange(len(low)) if contexts is None else as_array(contexts)
-    value, lower, upper = shares((middle - low)[None], high - low, groups, draws, seed)
+    value, lower, upper = shares((middle - low)[None], high - low, groups)
     return Estimate(float(value[0]), float(lower[0]), float(upper[0]), len(low), len(np.unique(groups)))
 
 
-def no_gap(base: Values, tuned: Values, contexts: Values | None, draws: int = DRAWS, seed: int = 0) -> str:
+def no_gap(base: Values, tuned: Values, contexts: Values | None) -> str:
     """Why no share of the gap between two models can be given, or nothing.
 
-    Args:
-        base: (n,) whether the base model is right on each of n prompts.
-        tuned: (n,) likewise of the tuned one.
-        contexts: (n,) which prompts belong together.
-        draws: of the bootstrap.
-        seed: of the draws.
+    `base` and `tuned` (n,) whether either model is right on each of n prompts; `contexts` (n,) which belong together.
     """
-    gap = difference(as_array(tuned), as_array(base), contexts, draws=draws, seed=seed)
+    gap = difference(as_array(tuned), as_array(base), contexts)
     if gap.low > 0 or gap.high < 0:
         return ""
     why = "one context gives it no interval" if np.isnan(gap.low) else "its 95% interval contains 0"
     return f"the gap between the two models is {gap}: {why}. Take more contexts, or a pair that differs more"
 
 
-def shares(
-    gained: np.ndarray, gap: np.ndarray, contexts: np.ndarray, draws: int = DRAWS, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def shares(gained: np.ndarray, gap: np.ndarray, contexts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The ratio of two means with its bounds, each (conditions,).
 
-    Args:
-        gained: (conditions, n) what each condition changes, prompt by prompt.
-        gap: (n,) what it is a share of.
-        contexts: (n,) which prompts belong together; they are resampled.
-        draws: of the bootstrap.
-        seed: of the draws.
+    `gained` (conditions, n) is what each condition changes, prompt by prompt; `gap` (n,) what it is a share of;
+    `contexts` (n,) which prompts belong together.
     """
-    groups, picked = resampled(contexts, draws, seed)
-    times = counts(picked)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        drawn = sums(gained, groups, times) / sums(gap, groups, times)
-    low, high = np.nanquantile(drawn, [0.025, 0.975], axis=1)
-    return gained.mean(axis=1) / gap.mean(), low, high
+    return gained.mean(axis=1) / gap.mean(), *intervals.of_ratios(gained, gap, numbered(contexts))

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..arguments import finite, integer, one_of
 from ..heads import Head
+from ..intervals import quantile
 from ..tasks.prompts import Prompts
-from ..units import quantile
 from .scores import MEANS, Scores, Statistic
 
 ERROR = 0.05

@@ -1,0 +1,85 @@
+"""Contexts drawn with replacement: what an interval rests on where no formula has one (medians, ranks, stages)."""
+
+from __future__ import annotations  # as in `statistics`: what hands over a finding needs no torch
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Union
+
+import numpy as np
+
+from .arguments import integer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Values = Union["Tensor", np.ndarray, Sequence[Any]]
+
+DRAWS = 2000
+CHUNK = 4_000_000  # numbers held at once while medians are resampled (32 MB)
+
+
+def resampled(contexts: Values, draws: int = DRAWS, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """The draws of every bootstrap over contexts: the context of each example and the contexts of each draw.
+
+    `groups` (n,) numbers the contexts from 0; `picked` (draws, contexts) are such numbers, with replacement.
+
+        import torch
+        from entity_circuits import bootstrap
+
+        groups, picked = bootstrap.resampled(torch.tensor([0, 0, 1, 1, 2]), draws=300)
+        print(picked.shape)  # 300 draws of 3 contexts
+    """
+    draws, seed, groups = integer("draws", draws), integer("seed", seed, least=0), numbered(contexts)
+    count = int(groups.max()) + 1
+    return groups, np.random.default_rng(seed).integers(count, size=(draws, count))
+
+
+def numbered(contexts: Values) -> np.ndarray:
+    """(n,) the context of each example as a number from 0. Raises `ValueError` for none, and for what is no number.
+
+    For example:
+
+        from entity_circuits import bootstrap
+
+        print(bootstrap.numbered([7, 7, 3]))  # [1 1 0]
+    """
+    given = as_array(contexts)
+    if given.ndim != 1 or not len(given) or np.isnan(given).any():
+        raise ValueError(f"contexts are one number a prompt, none of them NaN, not of shape {given.shape}")
+    groups: np.ndarray = np.unique(given, return_inverse=True)[1]
+    return groups
+
+
+def counts(picked: np.ndarray) -> np.ndarray:
+    """(contexts, draws) float64: how many times each draw of `resampled` takes each context."""
+    return np.stack([np.bincount(row, minlength=picked.shape[1]) for row in picked], axis=1).astype(float)
+
+
+def totals(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """(..., contexts): the sum of values (..., n) in each context."""
+    return values @ np.equal.outer(groups, np.arange(int(groups.max()) + 1)).astype(float)
+
+
+def means(values: np.ndarray, groups: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """(..., draws): the mean of values (..., n) in each draw, `times` as in `counts`; no example is copied."""
+    return totals(values, groups) @ times / (totals(np.ones(len(groups)), groups) @ times)
+
+
+def medians(cells: np.ndarray, groups: np.ndarray, picked: np.ndarray) -> np.ndarray:
+    """(cells, draws): each draw's median. Draws differ in length where contexts do, so they go one by one."""
+    members = [np.flatnonzero(groups == cluster) for cluster in range(picked.shape[1])]
+    if len({len(rows) for rows in members}) > 1:
+        return np.stack([np.median(cells[:, np.concatenate([members[i] for i in row])], axis=1) for row in picked], 1)
+    rows = np.stack(members)[picked].reshape(len(picked), -1)
+    step = max(CHUNK // rows.size, 1)
+    return np.concatenate([np.median(cells[i : i + step][:, rows], axis=2) for i in range(0, len(cells), step)])
+
+
+def as_array(values: Values) -> np.ndarray:
+    """Any of tensor, array or sequence as float64 in memory."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu().double().numpy()
+    try:
+        return np.asarray(values, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"numbers are needed, one an example, not {values!r}") from error
