@@ -115,7 +115,8 @@ def test_before_the_first_build_the_block_says_so_and_after_it_counts_the_claims
     assert "once the whole book has been built" in readme.block(None)
     assert readme.stored(places.ROOT / "nowhere") is None
     words = readme.block({"date": "2026-11-22", "machine": "m", "command": "c", "findings": {}})
-    assert f"Of {len(claims.CLAIMS)} claims, 0 replicate" in words
+    own = [claim for claim in claims.CLAIMS if claim.by == "paper"]
+    assert f"Of {len(own)} claims of the paper, 0 replicate" in words
 
 
 # Pairs of models, before anything runs

@@ -11,7 +11,7 @@ import torch
 from entity_book.figures import charts
 from entity_book.figures import discovery as figures
 from entity_book.paper import paper
-from entity_book.studies import cost
+from entity_book.studies import cost, looking
 from entity_book.studies import discovery as summaries
 from entity_circuits import runs
 from entity_circuits.heads import GROUPS, Circuit, Head
@@ -75,6 +75,37 @@ def test_labels_are_told_from_the_rest_where_the_tokenizer_puts_a_space_before_a
         roles = looking.roles(SimpleNamespace(prompts=p, subject=subject))
         for kind in ("other labels", "other objects"):
             assert ((roles == looking.ROLES.index(kind)).sum(1) == 2).all()
+
+
+def test_selectivity_is_the_named_tokens_share_of_its_kind():
+    subject = tiny.subject("llama")
+    recording = runs.record(subject, boxes.prompts(subject, 6, boxes=3))
+    p, head = recording.prompts, Head(1, 2)
+    from entity_circuits.runs import replay
+
+    rows = torch.arange(len(p))
+    weights, kinds = replay.attention(recording, head, p.last), looking.roles(recording)
+    objects = (kinds == looking.ROLES.index("queried object")) | (kinds == looking.ROLES.index("other objects"))
+    expected = float((weights[rows, p.object] / (weights * objects).sum(-1)).mean())
+    assert looking.selectivity(recording, [head], GROUPS[0]).value == pytest.approx(expected, abs=1e-6)
+    question = weights[:, int(p.query[0]) - 1 :].sum(-1)
+    expected = float((weights[rows, p.query] / question).mean())
+    assert looking.selectivity(recording, [head], GROUPS[1]).value == pytest.approx(expected, abs=1e-6)
+    last = looking.selectivity(recording, [head], GROUPS[3])
+    assert last.n == 4, "two of six prompts ask for the first statement, before which there is no other"
+    both = [looking.selectivity(recording, [each], GROUPS[2]).value for each in (Head(0, 0), head)]
+    assert looking.selectivity(recording, [Head(0, 0), head], GROUPS[2]).value == pytest.approx(np.mean(both))
+
+
+def test_heads_that_do_harm_are_those_whose_interval_lies_above_nothing(found):
+    tables = {group: summaries.score_table(scores) for group, scores in found.scores.items()}
+    first = tables["value_fetcher"].head(3).copy()
+    first.loc[:2, ["score", "low", "high"]] = [[0.3, 0.1, 0.5], [0.5, 0.2, 0.8], [0.9, -0.1, 1.9]]
+    harm = summaries.harmful({"value_fetcher": first}, n=2)
+    assert list(harm["head"]) == [first["head"][1], first["head"][0]] and set(harm["round"]) == {"A"}
+    chosen = summaries.by_statistics(found)
+    assert len(chosen) == sum(map(len, found.circuit.groups.values()))
+    assert (chosen.groupby("group")["rank, ratio of means"].min() == 1).all()
 
 
 def test_agreement_counts_shared_heads_and_what_chance_would_share():

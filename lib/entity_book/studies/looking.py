@@ -70,7 +70,7 @@ def selectivity(recording: Recording, heads: Sequence[Head], group: Group) -> Es
 
         print(looking.selectivity(found.recordings[0], found.circuit.groups["value_fetcher"], "value_fetcher"))
     """
-    one_of("group", group, Group)
+    one_of("group", group, GROUPS)
     p, kinds = boxes.of(recording.prompts), roles(recording)
     named, kind, asked = _named(group, kinds, p)
     position = p.position(POSITIONS[group])
