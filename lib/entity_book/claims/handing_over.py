@@ -7,27 +7,43 @@ import pandas as pd
 from entity_circuits import circuits, statistics
 from entity_circuits.circuits import Finding
 from entity_circuits.heads import LETTERS, Circuit
+from entity_circuits.methods.ablation import Answers
 from entity_circuits.methods.cmap import Patched
 from entity_circuits.runs.recording import Recording
 
-from ..studies import looking, trainings
+from ..studies import looking, overlaps, trainings
 from ..studies.semantics import counted
 from ..studies.tuning import BASE
 from . import findings
 
 
-def overlap(one: Finding, other: Finding) -> None:
-    """Keep as findings how much two circuits overlap, and what chance would give; nothing outside a chapter.
+def overlap(one: Finding, other: Finding, again: Finding | None = None) -> None:
+    """Keep as findings how much two circuits overlap, what chance would give, and what is the most to expect: the
+    overlap of the first with itself, found `again` from other prompts. Nothing outside a chapter.
 
     handing_over.overlap(circuits.load("qwen2.5-coder-0.5b"), circuits.load("code"))
     """
     for row in circuits.compare(one, other).to_dict("records"):
         if row["group"] == "all":
-            findings.keep("overlap/all", row["of_one"], unit="share", model=other.model, about="of the base's heads")
+            share = statistics.wilson(int(row["shared"]), int(row["one"]))
+            findings.keep("overlap/all", share, unit="share", model=other.model, about="of the base's heads")
         else:
             findings.keep(
                 f"overlap/{LETTERS[row['group']]}/p", row["layer_p"], about="chance of random sets, same layers"
             )
+    if again is not None:
+        every, about = overlaps.whole(one, again), "of the base's heads, in its own circuit from other prompts"
+        findings.keep("overlap/ceiling", every["shared"] / every["one"], unit="share", model=one.model, about=about)
+
+
+def over_base(answers: Answers, full: Answers, model: str) -> None:
+    """Keep as a finding how far a circuit in the fine-tuned model lies above the whole base model, on the same prompts;
+    nothing outside a chapter.
+
+    handing_over.over_base(answers, settings[0].full, "code")
+    """
+    gain = statistics.difference(answers.correct[0], full.correct[0], full.contexts)
+    findings.keep("circuit/over-base", gain, unit="difference", model=model, about="circuit minus the whole base")
 
 
 def reading(recording: Recording, circuit: Circuit) -> None:
@@ -42,29 +58,33 @@ def reading(recording: Recording, circuit: Circuit) -> None:
         findings.keep(f"looks/{letter}", share, unit="share", model=recording.subject.name, about=about)
 
 
-def faithfulness(rows: pd.DataFrame, random: pd.DataFrame, who: Mapping[str, str], circuit: str) -> None:
-    """Keep as findings the faithfulness of a circuit and of random heads of its layers; nothing outside a chapter.
+def faithfulness(
+    rows: pd.DataFrame, random: pd.DataFrame, who: Mapping[str, str], circuit: str, larger: str | None = None
+) -> None:
+    """Keep as findings the faithfulness of a circuit and of random heads of its layers, and that of a `larger` one;
+    nothing outside a chapter.
 
     `rows` and `random` are tables of `table`; `who` maps "base" and "finetuned" to the names of models.
 
         handing_over.faithfulness(table, chance, {"base": "qwen2.5-coder-0.5b", "finetuned": "code"}, "as found")
     """
     findings.keep("faithful/heads", int(rows.loc[rows["circuit"] == circuit, "heads"].iloc[0]), unit="heads")
+    asked = [("", rows, circuit), ("-random", random, f"{circuit}: same layers"), ("/larger", rows, larger)]
+    about = {"ratio": "", "choice_ratio": "of the model's choices among the objects"}
     for key, name in who.items():
-        for suffix, found, label in (("", rows, circuit), ("-random", random, f"{circuit}: same layers")):
+        for suffix, found, label in asked:
             for row in found[(found["model"] == name) & (found["circuit"] == label)].to_dict("records"):
-                if pd.notna(row["ratio"]):
-                    ends = {"low": row["ratio_low"], "high": row["ratio_high"], "n": row["n"]}
-                    findings.keep(f"faithful/{key}{suffix}", row["ratio"], **ends, unit="share", model=name)
-                if pd.notna(row.get("choice_ratio")):
-                    ends = {"low": row["choice_ratio_low"], "high": row["choice_ratio_high"], "n": row["n"]}
-                    about = "of the model's choices among the objects"
-                    name_ = f"choice/faithful/{key}{suffix}"
-                    findings.keep(name_, row["choice_ratio"], **ends, unit="share", model=name, about=about)
+                for column, prefix in (("ratio", "faithful"), ("choice_ratio", "choice/faithful")):
+                    if pd.notna(row.get(column)):
+                        told = {"low": row[f"{column}_low"], "high": row[f"{column}_high"], "n": row["n"]}
+                        told |= {"unit": "share", "model": name, "about": about[column]}
+                        findings.keep(f"{prefix}/{key}{suffix}", row[column], **told)
 
 
-def semantics(table: pd.DataFrame, model: str) -> None:
+def semantics(table: pd.DataFrame, model: str, prefix: str = "carries") -> None:
     """Keep what the groups of a model carry, rows of `semantics.table`, as findings; nothing outside a chapter.
+
+    `prefix` begins their names: "carries" for the base model, "carries-tuned" for the fine-tuned one.
 
     `carries/A/object` is how often the target is answered with the selected heads patched, or the whole group where
     none was selected; `carries/A/object/gain` is that minus the floor, or for position and label minus what an object
@@ -73,7 +93,7 @@ def semantics(table: pd.DataFrame, model: str) -> None:
         handing_over.semantics(semantics.table(studies, masks), "qwen2.5-coder-0.5b")
     """
     for row in table[table["model"] == model].to_dict("records"):
-        key, patched = f"carries/{LETTERS[row['group']]}/{row['desideratum']}", counted(row["selected"])
+        key, patched = f"{prefix}/{LETTERS[row['group']]}/{row['desideratum']}", counted(row["selected"])
         about = "selected heads patched" if patched == "masked" else "whole group patched"
         gain = "gain" if row["desideratum"] == "object" else "beyond"
         for name, column, unit in ((key, patched, "accuracy"), (f"{key}/gain", gain, "difference")):
@@ -118,7 +138,13 @@ def gains(measured: pd.DataFrame) -> None:
     share = measured.groupby(["kind", "prompt", "context"])["correct"].mean().unstack("kind")
     contexts = share.index.get_level_values("context").to_numpy()
     for kind in ("arithmetic", "code"):
-        for key, other in ((f"gain/{kind}", BASE), (f"gain/{kind}-over-control", "shuffled")):
+        for key, other in (
+            (f"gain/{kind}", BASE),
+            (f"gain/{kind}-over-control", "shuffled"),
+            (f"gain/{kind}-over-other", "code-other"),
+        ):
+            if other not in share:
+                continue
             gain = statistics.difference(share[kind].to_numpy(), share[other].to_numpy(), contexts)
             findings.keep(key, gain, unit="difference", model=kind, about="mean over seeds of training")
     for row in trainings.table(trainings.effects(measured)).to_dict("records"):

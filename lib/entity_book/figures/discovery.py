@@ -64,12 +64,18 @@ def head_map(table: pd.DataFrame, group: Group) -> alt.LayerChart:
     best = known.nsmallest(3, "score")
     mark = base.transform_filter(alt.FieldOneOfPredicate("head", list(best["head"])))
     mark = mark.mark_rect(filled=False, stroke="black", strokeWidth=2)
+    harm = known[known["low"] > 0].nlargest(2, "score")
+    dashed = base.transform_filter(alt.FieldOneOfPredicate("head", list(harm["head"])))
+    dashed = dashed.mark_rect(filled=False, stroke="black", strokeWidth=2, strokeDash=[3, 2])
     strongest = ", ".join(f"{row.head} {row.score:.3f}" for row in best.itertuples())
     words = (
         f"Head map of group {LETTERS[group]}: score of each of {len(known)} heads that have a path; "
         f"{len(table) - len(known)} have none and are left empty. Most negative: {strongest}."
     )
-    return drawn([cells, mark], 250, 14 * table["layer"].nunique(), words)
+    if len(harm):
+        told = ", ".join(f"{row.head} {row.score:.3f}" for row in harm.itertuples())
+        words += f" Surely above 0, so that they do harm, and with a dashed line: {told}."
+    return drawn([cells, mark, dashed], 250, 14 * table["layer"].nunique(), words)
 
 
 def attention(table: pd.DataFrame) -> alt.Chart:

@@ -1,6 +1,7 @@
 """One circuit in many models: what is left of each model's accuracy, beside ceilings and random circuits. Table 1."""
 
 import itertools
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ import pandas as pd
 import torch
 from entity_circuits import models, statistics
 from entity_circuits.arguments import integer, one_of
-from entity_circuits.circuits import criteria
+from entity_circuits.circuits import Finding, criteria
 from entity_circuits.heads import Circuit
 from entity_circuits.methods import ablation
 from entity_circuits.methods.ablation import Answers
@@ -25,6 +26,9 @@ from entity_circuits.tasks.boxes import Prompts, Split
 
 THREE = ("prev", "query", "last")
 """The paper's places: those at which the groups of a circuit stand."""
+
+PAPER_SHARE = 72 / 1024
+"""How many of all heads the paper's circuit has in Llama-7B."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +81,15 @@ def ceiling(one: Setting, extra: Sequence[str] = (), store: Store | None = None)
     """What is right when every head is kept at the three places (and the extra ones), and all others are silenced."""
     everything = ablation.all_heads(one.subject, [*THREE, *extra])
     return ablation.circuit_accuracy(one.subject, everything, one.prompts, one.means, store=store, name="ceiling")
+
+
+def of_the_papers_share(found: Finding) -> Circuit:
+    """A circuit with as large a share of the model's heads as the paper's, off the top of a finding's rankings.
+
+    >>> len(evaluation.of_the_papers_share(circuits.load("qwen2.5-coder-0.5b")))
+    23
+    """
+    return criteria.grown(found.circuit, found.rankings(), PAPER_SHARE * math.prod(found.shape) / len(found.circuit))
 
 
 def by_layers(one: Setting, places: Sequence[str], bands: int = 4, store: Store | None = None) -> pd.DataFrame:
