@@ -23,7 +23,7 @@ from .verdicts import Found, Judgement
 def judge(claim: Claim, found: Found, published: Paper) -> Judgement:
     """The verdict on a claim by its rule alone, with the reason in a few words and the p that decided it.
 
-    verdict, why, p = claims.judge(claims.CLAIMS[0], findings.load(), paper())
+    print(claims.judge(claims.CLAIMS[0], findings.load(), paper()).verdict)
     """
     gap = found.get(GAP)
     if claim.needs_gap and gap is not None and above(gap, 0.0) >= ALPHA:
@@ -50,11 +50,12 @@ def table(found: Found) -> pd.DataFrame:
     adjusted = dict(zip(decided, intervals.holm(np.array([one.p for one in decided.values()])), strict=True))
     rows = []
     for claim in CLAIMS:
-        verdict, why, _ = judged[claim.name]
+        verdict, why, _, decisive = judged[claim.name]
         p = adjusted.get(claim.name)
         if p is not None and p >= ALPHA:
             verdict, why = "open", f"{why}; alone it {_verb(verdict)}, but not surely among {len(decided)} verdicts"
-        one = found.get(claim.keys[0], Reported(claim.keys[0], "none"))
+        key = decisive or claim.keys[0]
+        one = found.get(key, Reported(key, "none"))
         spoken = isinstance(one.value, str)
         row: dict[str, Any] = {"by": claim.by, "name": claim.name, "claim": claim.text, "where": claim.where}
         row |= {"paper": claim.published(published), "ours": None if spoken else one.value}

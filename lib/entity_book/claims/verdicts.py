@@ -31,11 +31,13 @@ Found = Mapping[str, Reported]
 
 
 class Judgement(NamedTuple):
-    """A verdict, why, and the p of the comparison that decided it; 1 where nothing did."""
+    """A verdict, why, the p of the comparison that decided it (1 where nothing did), and the finding that it was made
+    of where that is not the claim's first."""
 
     verdict: Verdict
     because: str
     p: float = 1.0
+    key: str = ""
 
 
 Rule = Callable[[Found, Paper], Judgement]
@@ -139,13 +141,13 @@ def nothing(keys: tuple[str, ...]) -> Rule:
         surest = min(keys, key=lambda key: answers[key].no)
         if answers[surest].word == "no":
             words = f"there is an effect: {_words(surest)}, {found[surest].brief}"
-            return Judgement("does not", words, min(1.0, len(keys) * answers[surest].no))
-        if all(answer.word == "yes" for answer in answers.values()):
-            words = f"surely less than {SMALL:.2f} in each of {len(keys)} tests"
-            return Judgement("replicates", words, max(answer.yes for answer in answers.values()))
+            return Judgement("does not", words, min(1.0, len(keys) * answers[surest].no), surest)
         least = max(keys, key=lambda key: answers[key].yes)
+        if answers[least].word == "yes":
+            words = f"surely less than {SMALL:.2f} in each of {len(keys)} tests"
+            return Judgement("replicates", words, answers[least].yes, least)
         words = f"no effect surely above {SMALL:.2f}, but it cannot be excluded: {_words(least)}, {found[least].brief}"
-        return Judgement("open", words)
+        return Judgement("open", words, 1.0, least)
 
     return rule
 
