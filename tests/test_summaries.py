@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import tiny
 import torch
-from entity_book.figures import charts
+from entity_book.figures import charts, exploring
 from entity_book.figures import discovery as figures
 from entity_book.paper import paper
 from entity_book.studies import cost, looking
@@ -113,6 +113,24 @@ def test_agreement_counts_shared_heads_and_what_chance_would_share():
     row = summaries.agreement({"A": table}, {"A": 2}).iloc[0]
     assert (row["heads"], row["shared"], row["chance"]) == (5, 2, 4 / 5)
     assert row["spearman"] == pytest.approx(0.9)
+
+
+def test_a_head_can_be_chosen_by_click_and_from_a_list_and_the_strongest_is_at_first(found):
+    recording = found.recordings[0]
+    heads = looking.by_head(found.scores["value_fetcher"], recording, recording.prompts.last)
+    strongest = heads.sort_values("rank").iloc[0]
+    from entity_circuits.runs import replay
+
+    weights = replay.attention(recording, Head(strongest["layer"], strongest["index"]), recording.prompts.last)[0]
+    assert np.allclose(strongest["attention"], weights[: len(strongest["attention"])], atol=5e-4)
+    assert len(strongest["attention"]) == int(recording.prompts.last[0]) + 1
+    assert len(strongest["effects"]) == strongest["n"]
+    spec = exploring.explorer(heads, ["word"] * len(strongest["attention"]), "value_fetcher").to_dict()
+    (param,) = spec["params"]
+    assert param["value"] == [{"head": strongest["head"]}] or param["value"] == strongest["head"]
+    assert param["select"]["on"] == "click" and param["bind"]["options"][0] == strongest["head"]
+    assert strongest["head"] in charts.description(spec)
+    assert charts.picture(spec, "png")[:4] == bytes([0x89]) + b"PNG"
 
 
 def test_every_figure_says_in_words_what_it_shows_and_can_be_drawn(found):

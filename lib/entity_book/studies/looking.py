@@ -8,12 +8,15 @@ import torch
 from entity_circuits import statistics
 from entity_circuits.arguments import one_of
 from entity_circuits.heads import GROUPS, POSITIONS, Group, Head
+from entity_circuits.methods.path_patching import Scores
 from entity_circuits.runs import replay
 from entity_circuits.runs.recording import Recording
 from entity_circuits.statistics import Estimate
 from entity_circuits.tasks import boxes
 from entity_circuits.tasks.vocabulary import token_ids
 from torch import Tensor
+
+from .discovery import score_table
 
 ROLES = ("queried object", "queried label", "other objects", "other labels", "first token", "query", "the rest")
 """What a head can look at, in the order of the figure: tokens of the context, then of the query."""
@@ -97,3 +100,37 @@ def _named(group: Group, kinds: Tensor, p: boxes.Prompts) -> tuple[Tensor, Tenso
         return at["queried label"], labels, everywhere
     earlier = (labels & (places < p.prev[:, None])).any(-1)
     return at["queried object"] | at["queried label"], objects | labels, earlier
+
+
+def by_head(scores: Scores, recording: Recording, position: Tensor, prompt: int = 0) -> pd.DataFrame:
+    """One row a head that has a path: its score, where it looks in one prompt, and what it does to each.
+
+    Columns as `discovery.score_table`; `attention`, a list, how much it gives each token of prompt number `prompt` from
+    `position` (n,); and `effects`, a list, the relative change of the answer's probability in each example that the
+    head was patched in.
+
+        table = looking.by_head(found.scores["value_fetcher"], recording, recording.prompts.last)
+    """
+    one, rows = recording.select(torch.tensor([prompt])), []
+    table = score_table(scores)
+    for row in table[table["score"].notna()].to_dict("records"):
+        head = Head(row["layer"], row["index"])
+        weights = replay.attention(one, head, position[[prompt]])[0, : int(recording.prompts.last[prompt]) + 1]
+        effects = scores.per_example[head.layer, head.head]
+        told = {str(name): value for name, value in row.items()}
+        rows.append(told | {"attention": _short(weights), "effects": _short(effects[~effects.isnan()])})
+    return pd.DataFrame(rows)
+
+
+def words(recording: Recording, prompt: int = 0) -> list[str]:
+    """The tokens of one prompt as text, without the spaces around them.
+
+    print(looking.words(recording)[-4:])
+    """
+    prompts = recording.prompts
+    ids = prompts.input_ids[prompt, : int(prompts.last[prompt]) + 1]
+    return [recording.subject.tokenizer.decode([token]).strip() for token in ids.tolist()]
+
+
+def _short(values: Tensor) -> list[float]:
+    return [round(x, 3) for x in values.tolist()]

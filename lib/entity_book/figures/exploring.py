@@ -1,0 +1,94 @@
+"""A head map in which a head is chosen by a click or from a list: where it looks, what it does to each prompt."""
+
+from typing import Any
+
+import altair as alt
+import pandas as pd
+from entity_circuits.heads import LETTERS, Group
+
+from .charts import BLUE, INK, NEUTRAL
+from .parts import QUIET, numbers
+
+ACROSS, WIDE = 7, 330
+"""How many tokens of the prompt stand beside each other, a statement a line, and how many pixels they take."""
+
+
+def explorer(heads: pd.DataFrame, tokens: list[str], group: Group) -> alt.HConcatChart:
+    """The heads of a round by score; of the chosen one also the tokens it looks at, and what it does to each prompt.
+
+    `heads` is `looking.by_head`, `tokens` the words of the prompt that its attention is about. The strongest head is
+    chosen at first; the list below the figure is for the keyboard. Without JavaScript the picture shows the strongest.
+    """
+    known = heads.dropna(subset=["score"]).sort_values("rank")
+    best = str(known["head"].iloc[0])
+    drop = alt.binding_select(options=list(known["head"]), name="Head: ")
+    how: dict[str, Any] = {"bind": drop, "on": "click", "clear": False, "empty": False}
+    chosen = alt.selection_point(f"head_{LETTERS.get(group, group)}", fields=["head"], value=best, **how)
+    data = alt.Data(values=known.to_dict("records"))
+    side = alt.VConcatChart(vconcat=[_sentence(data, chosen), _looks(data, chosen, tokens), _effects(data, chosen)])
+    harm = known[known["low"] > 0].nlargest(1, "score")
+    rest = "".join(f" Strongest of those that do harm: {row.head} {row.score:+.2f}." for row in harm.itertuples())
+    first, n = known.iloc[0], len(known["effects"].iloc[0])
+    group = LETTERS.get(group, group)
+    words = (
+        f"Group {group}: a map of {len(known)} heads by score, in which one can be chosen. At first it is the strongest, "
+        f"{best}, score {first['score']:+.2f}; beside it stand the tokens of a prompt, coloured by its attention, "
+        f"and the change that it makes in each of {n} prompts.{rest}"
+    )
+    return alt.HConcatChart(hconcat=[_map(data, known, chosen), side], spacing=24, description=words)
+
+
+def _map(data: alt.Data, known: pd.DataFrame, chosen: alt.Parameter) -> alt.LayerChart:
+    bound = float(known["score"].abs().max()) or 1.0
+    scale = alt.Scale(scheme="redblue", domain=[-bound, bound])
+    layers = alt.Scale(domain=sorted(known["layer"].unique().tolist(), reverse=True))
+    base = alt.Chart(data).encode(
+        x=alt.X("index:O", title="head", axis=alt.Axis(labelAngle=0)),
+        y=alt.Y("layer:O", title="layer", sort="descending", scale=layers),
+        tooltip=["head:N", *numbers("score", "low", "high", form=".3f"), "rank:Q", "n:Q"],
+    )
+    legend = alt.Legend(title="score: red helps, blue harms", orient="top", gradientLength=180, format=".2f")
+    cells = base.mark_rect(cursor="pointer").encode(color=alt.Color("score:Q", scale=scale, legend=legend))
+    mark = base.transform_filter(chosen).mark_rect(filled=False, stroke="black", strokeWidth=2.5)
+    height = 13 * known["layer"].nunique()
+    return alt.LayerChart(layer=[cells.add_params(chosen), mark]).properties(width=230, height=height)
+
+
+def _sentence(data: alt.Data, chosen: alt.Parameter) -> alt.Chart:
+    words = "datum.head + ': score ' + format(datum.score, '+.2f') + ' [' + format(datum.low, '+.2f') + ', ' + "
+    words += "format(datum.high, '+.2f') + '], rank ' + datum.rank + (datum.low > 0 ? ', does harm' : '')"
+    text = alt.Chart(data).transform_filter(chosen).transform_calculate(words=words)
+    text = text.mark_text(align="left", fontSize=14, fontWeight="bold", color=INK, x=0)
+    return text.encode(text="words:N", **QUIET).properties(width=WIDE, height=18)
+
+
+def _looks(data: alt.Data, chosen: alt.Parameter, tokens: list[str]) -> alt.LayerChart:
+    places = [
+        {"place": place, "token": token, "column": place % ACROSS, "line": place // ACROSS}
+        for place, token in enumerate(tokens)
+    ]
+    base = alt.Chart(data).transform_filter(chosen).transform_flatten(["attention"])
+    base = base.transform_window(number="row_number()").transform_calculate(place="datum.number - 1")
+    lookup = alt.LookupData(alt.Data(values=places), "place", ["token", "column", "line"])
+    base = base.transform_lookup("place", lookup).encode(
+        x=alt.X("column:O", axis=None), y=alt.Y("line:O", axis=None),
+        tooltip=["token:N", alt.Tooltip("attention:Q", format=".1%", title="its attention")],
+    )  # fmt: skip
+    scale = alt.Scale(range=[0, 1], domain=[0, 0.5], clamp=True)
+    cells = base.mark_rect(color=BLUE, cornerRadius=3).encode(
+        opacity=alt.Opacity("attention:Q", scale=scale, legend=None)
+    )
+    words = base.mark_text(color=INK, fontSize=12).encode(text="token:N")
+    title = alt.Title("its attention to the tokens of one prompt", fontSize=12, fontWeight="normal", color=INK)
+    height = 22 * (1 + (len(tokens) - 1) // ACROSS)
+    return alt.LayerChart(layer=[cells, words], title=title).properties(width=WIDE, height=height)
+
+
+def _effects(data: alt.Data, chosen: alt.Parameter) -> alt.LayerChart:
+    title = "relative change of p(right object), a line a prompt"
+    x = alt.X("effects:Q", title=title, scale=alt.Scale(domain=[-1, 1], clamp=True))
+    base = alt.Chart(data).transform_filter(chosen).transform_flatten(["effects"])
+    ticks = base.mark_tick(color=BLUE, thickness=1.5, opacity=0.6, size=28)
+    ticks = ticks.encode(x=x, tooltip=[alt.Tooltip("effects:Q", format="+.2f", title="change")])
+    zero = alt.Chart(alt.Data(values=[{"effects": 0}])).mark_rule(color=NEUTRAL, strokeDash=[4, 3])
+    return alt.LayerChart(layer=[zero.encode(x=x, **QUIET), ticks]).properties(width=WIDE, height=40)
