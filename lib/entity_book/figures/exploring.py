@@ -31,8 +31,8 @@ def explorer(heads: pd.DataFrame, tokens: list[str], group: Group) -> alt.HConca
     first, n = known.iloc[0], len(known["effects"].iloc[0])
     group = LETTERS.get(group, group)
     words = (
-        f"Group {group}: a map of {len(known)} heads by score, in which one can be chosen. At first it is the strongest, "
-        f"{best}, score {first['score']:+.2f}; beside it stand the tokens of a prompt, coloured by its attention, "
+        f"Group {group}: a map of {len(known)} heads by score, in which one can be chosen. At first it is {best}, the "
+        f"strongest, score {first['score']:+.2f}; beside it stand the tokens of a prompt, coloured by its attention, "
         f"and the change that it makes in each of {n} prompts.{rest}"
     )
     return alt.HConcatChart(hconcat=[_map(data, known, chosen), side], spacing=24, description=words)
