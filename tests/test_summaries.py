@@ -14,7 +14,7 @@ from entity_book.paper import paper
 from entity_book.studies import cost, looking
 from entity_book.studies import discovery as summaries
 from entity_circuits import runs
-from entity_circuits.heads import GROUPS, Circuit, Head
+from entity_circuits.heads import GROUPS, LETTERS, Circuit, Head
 from entity_circuits.methods import path_patching
 from entity_circuits.methods.path_patching import Scores
 from entity_circuits.results import Store
@@ -131,6 +131,25 @@ def test_a_head_can_be_chosen_by_click_and_from_a_list_and_the_strongest_is_at_f
     assert param["select"]["on"] == "click" and param["bind"]["options"][0] == strongest["head"]
     assert strongest["head"] in charts.description(spec)
     assert charts.picture(spec, "png")[:4] == bytes([0x89]) + b"PNG"
+
+
+def test_a_group_that_is_replaced_moves_the_objects_as_a_whole_run_does(found):
+    prompt = looking.running(found)
+    steps = looking.step_by_step(found, prompt)
+    groups = [group for group, heads in found.circuit.groups.items() if heads]
+    assert list(steps["step"]) == ["nothing", *(LETTERS[group] for group in reversed(groups))]
+    base, source = (recording.select(torch.tensor([prompt])) for recording in found.recordings)
+    heads = found.circuit.groups["value_fetcher"]
+    edits = [
+        runs.Edit("z", h.layer, (h.head,), base.prompts.last, source.at("z", h.layer, source.prompts.last)[:, [h.head]])
+        for h in heads
+    ]
+    logits = runs.run(base.subject, base.prompts, edits, targets=base.prompts.choice_ids).logits[0, 0]
+    assert np.allclose(steps.set_index("step").loc["A", "p"], logits.softmax(-1), atol=2e-3)
+    assert steps["right"].iloc[0].index(True) == prompt % boxes.of(base.prompts).boxes
+    spec = exploring.stepper(steps, looking.words(base)).to_dict()
+    assert [param["bind"]["options"] for param in spec["params"]] == [list(steps["step"])]
+    assert charts.picture(spec, "svg").startswith(b"<svg")
 
 
 def test_every_figure_says_in_words_what_it_shows_and_can_be_drawn(found):

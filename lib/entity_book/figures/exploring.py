@@ -6,7 +6,7 @@ import altair as alt
 import pandas as pd
 from entity_circuits.heads import LETTERS, Group
 
-from .charts import BLUE, INK, NEUTRAL
+from .charts import BLUE, INK, NEUTRAL, VERMILLION
 from .parts import QUIET, numbers
 
 ACROSS, WIDE = 7, 330
@@ -25,7 +25,13 @@ def explorer(heads: pd.DataFrame, tokens: list[str], group: Group) -> alt.HConca
     how: dict[str, Any] = {"bind": drop, "on": "click", "clear": False, "empty": False}
     chosen = alt.selection_point(f"head_{LETTERS.get(group, group)}", fields=["head"], value=best, **how)
     data = alt.Data(values=known.to_dict("records"))
-    side = alt.VConcatChart(vconcat=[_sentence(data, chosen), _looks(data, chosen, tokens), _effects(data, chosen)])
+    side = alt.VConcatChart(
+        vconcat=[
+            _sentence(data, chosen),
+            _strip(alt.Chart(data).transform_filter(chosen), tokens),
+            _effects(data, chosen),
+        ]
+    )
     harm = known[known["low"] > 0].nlargest(1, "score")
     rest = "".join(f" Strongest of those that do harm: {row.head} {row.score:+.2f}." for row in harm.itertuples())
     first, n = known.iloc[0], len(known["effects"].iloc[0])
@@ -62,12 +68,12 @@ def _sentence(data: alt.Data, chosen: alt.Parameter) -> alt.Chart:
     return text.encode(text="words:N", **QUIET).properties(width=WIDE, height=18)
 
 
-def _looks(data: alt.Data, chosen: alt.Parameter, tokens: list[str]) -> alt.LayerChart:
+def _strip(shown: alt.Chart, tokens: list[str]) -> alt.LayerChart:
     places = [
         {"place": place, "token": token, "column": place % ACROSS, "line": place // ACROSS}
         for place, token in enumerate(tokens)
     ]
-    base = alt.Chart(data).transform_filter(chosen).transform_flatten(["attention"])
+    base = shown.transform_flatten(["attention"])
     base = base.transform_window(number="row_number()").transform_calculate(place="datum.number - 1")
     lookup = alt.LookupData(alt.Data(values=places), "place", ["token", "column", "line"])
     base = base.transform_lookup("place", lookup).encode(
@@ -79,7 +85,7 @@ def _looks(data: alt.Data, chosen: alt.Parameter, tokens: list[str]) -> alt.Laye
         opacity=alt.Opacity("attention:Q", scale=scale, legend=None)
     )
     words = base.mark_text(color=INK, fontSize=12).encode(text="token:N")
-    title = alt.Title("its attention to the tokens of one prompt", fontSize=12, fontWeight="normal", color=INK)
+    title = alt.Title("attention to the tokens of one prompt", fontSize=12, fontWeight="normal", color=INK)
     height = 22 * (1 + (len(tokens) - 1) // ACROSS)
     return alt.LayerChart(layer=[cells, words], title=title).properties(width=WIDE, height=height)
 
@@ -92,3 +98,31 @@ def _effects(data: alt.Data, chosen: alt.Parameter) -> alt.LayerChart:
     ticks = ticks.encode(x=x, tooltip=[alt.Tooltip("effects:Q", format="+.2f", title="change")])
     zero = alt.Chart(alt.Data(values=[{"effects": 0}])).mark_rule(color=NEUTRAL, strokeDash=[4, 3])
     return alt.LayerChart(layer=[zero.encode(x=x, **QUIET), ticks]).properties(width=WIDE, height=40)
+
+
+def stepper(steps: pd.DataFrame, tokens: list[str]) -> alt.HConcatChart:
+    """The circuit step by step on one prompt: where a group looks, and what becomes of the answer when it is replaced.
+
+    `steps` is `looking.step_by_step`, a row a step. The first is the run as it is. The buttons below the figure work by
+    keyboard too; without JavaScript the picture shows the last step, the group next to the answer.
+    """
+    names = list(steps["step"])
+    chosen = alt.param(name="step", value=names[-1], bind=alt.binding_radio(options=names, name="Replaced: "))
+    shown = alt.datum.step == chosen
+    data = alt.Data(values=steps.to_dict("records"))
+    base = alt.Chart(data).transform_filter(shown)
+    said = base.mark_text(align="left", fontSize=13, color=INK, x=0, lineBreak="|", baseline="top")
+    said = said.encode(text="words:N", **QUIET).properties(width=WIDE, height=52)
+    x = alt.X("p:Q", title="probability among the seven objects", scale=alt.Scale(domain=[0, 1]))
+    y = alt.Y("object:N", title=None, sort=list(steps["objects"].iloc[0]))
+    bars = base.transform_flatten(["objects", "p", "clean", "right"], as_=["object", "p", "clean", "right"])
+    tips = ["object:N", *(alt.Tooltip(f"{name}:Q", format=".2f") for name in ("p", "clean"))]
+    colour = alt.condition("datum.right", alt.value(BLUE), alt.value(NEUTRAL))
+    filled = bars.mark_bar(height=12).encode(x=x, y=y, color=colour, tooltip=tips)
+    ends = bars.mark_tick(color=VERMILLION, thickness=3, size=18).encode(x="clean:Q", y=y, tooltip=tips)
+    answer = alt.LayerChart(layer=[filled, ends]).properties(width=200, height=150)
+    left = alt.VConcatChart(vconcat=[said, _strip(base, tokens)])
+    right = steps["right"].iloc[0].index(True)
+    told = "; ".join(f"{name}: {p[right]:.2f}" for name, p in zip(names, steps["p"], strict=True))
+    words = f"The circuit on one prompt, a group replaced at a time. Probability of the right object: {told}."
+    return alt.HConcatChart(hconcat=[left, answer], spacing=24, description=words).add_params(chosen)

@@ -7,9 +7,10 @@ import pandas as pd
 import torch
 from entity_circuits import statistics
 from entity_circuits.arguments import one_of
-from entity_circuits.heads import GROUPS, POSITIONS, Group, Head
-from entity_circuits.methods.path_patching import Scores
+from entity_circuits.heads import GROUPS, LETTERS, POSITIONS, Group, Head
+from entity_circuits.methods.path_patching import Discovery, Scores
 from entity_circuits.runs import replay
+from entity_circuits.runs.edits import Edit
 from entity_circuits.runs.recording import Recording
 from entity_circuits.statistics import Estimate
 from entity_circuits.tasks import boxes
@@ -119,6 +120,55 @@ def by_head(scores: Scores, recording: Recording, position: Tensor, prompt: int 
         effects = scores.per_example[head.layer, head.head]
         told = {str(name): value for name, value in row.items()}
         rows.append(told | {"attention": _short(weights), "effects": _short(effects[~effects.isnan()])})
+    return pd.DataFrame(rows)
+
+
+def running(found: Discovery) -> int:
+    """The number of the first prompt that the model answers rightly, or 0: the one that a chapter's figures show.
+
+    prompt = looking.running(found)
+    """
+    return int(next(iter(found.scores.values())).correct.int().argmax())
+
+
+def step_by_step(found: Discovery, prompt: int) -> pd.DataFrame:
+    """One prompt with the circuit's groups replaced one at a time, from the statement to the answer: D, C, B, A.
+
+    First the run as it is. Then, a row a group, the outputs of its heads at their place are those of the source prompt,
+    in a run in which everything after them is computed anew. Columns: `step`; `attention`, a list, what the group's
+    heads give each token on average from their place (zeros in the first row); `objects`, the objects of the context in
+    their order, `right`, which of them is asked for, `p`, the probability of each among them, and `clean`, the same in
+    the run as it is; `words`, a sentence.
+
+        table = looking.step_by_step(found, prompt=0)
+    """
+    row = torch.tensor([prompt])
+    base, source = (recording.select(row) for recording in found.recordings)
+    p, last = boxes.of(base.prompts), int(base.prompts.last[0])
+    choices = p.choice_ids
+    assert choices is not None  # prompts of this task have them
+    variants: list[list[Edit]] = [[]]
+    groups = [(group, heads) for group, heads in found.circuit.groups.items() if heads][::-1]
+    for group, heads in groups:
+        here, there = (one.prompts.position(POSITIONS[group]) for one in (base, source))
+        variants.append(
+            [Edit("z", h.layer, (h.head,), here, source.at("z", h.layer, there)[:, [h.head]]) for h in heads]
+        )
+    with torch.no_grad():
+        p_all = replay.replay(base, variants, targets=choices).logits[:, 0].softmax(-1)
+    world = p.worlds[0]
+    right = [token == int(p.answer_ids[0]) for token in choices[0].tolist()]
+    clean = p_all[0, right.index(True)].item()
+    shared = {"objects": list(world.objects), "right": right, "clean": _short(p_all[0])}
+    words_ = f"Nothing is replaced: {clean:.2f} for|the {world.objects[right.index(True)]}, which is right."
+    rows = [{"step": "nothing", "attention": [0.0] * (last + 1), "p": _short(p_all[0]), "words": words_, **shared}]
+    for after, (group, heads) in zip(p_all[1:], groups, strict=True):
+        here = base.prompts.position(POSITIONS[group])
+        looks = torch.stack([replay.attention(base, head, here)[0, : last + 1] for head in heads]).mean(0)
+        who = f"Group {LETTERS[group]}, at {POSITIONS[group]}: {', '.join(map(str, heads[:4]))}"
+        who += " and others" * (len(heads) > 4)
+        told = f"{who}.|With their news from the other prompt:|{clean:.2f} becomes {after[right.index(True)]:.2f}."
+        rows.append({"step": LETTERS[group], "attention": _short(looks), "p": _short(after), "words": told, **shared})
     return pd.DataFrame(rows)
 
 
