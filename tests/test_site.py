@@ -1,5 +1,6 @@
 """The check of a built site, on small sites with one fault each; and the Sphinx side of charts."""
 
+import errno
 import http.client
 import json
 import re
@@ -9,7 +10,7 @@ import pytest
 from bs4 import BeautifulSoup
 from docutils import nodes
 from docutils.core import publish_doctree
-from entity_book.build import book, site, sphinx_ext
+from entity_book.build import book, cli, site, sphinx_ext
 from entity_book.build.book import BookError
 from entity_book.claims import claims, findings
 from entity_book.figures import charts
@@ -90,6 +91,25 @@ def test_the_server_gives_the_pages_on_this_machine_only(tmp_path):
     with site.server(tmp_path) as address:
         assert address.startswith("http://127.0.0.1:")
         assert urllib.request.urlopen(address).read() == b"here"
+
+
+def test_a_port_that_is_taken_is_told_with_what_to_do(tmp_path, monkeypatch, capsys):
+    html = tmp_path / "_build" / "html"
+    html.mkdir(parents=True)
+    (html / "index.html").write_text("here")
+    monkeypatch.setattr(places, "ROOT", tmp_path, raising=False)
+    with site.server(html) as address:
+        port = int(address.rpartition(":")[2])
+        assert cli.main(["serve", "--port", str(port)]) == 1
+    told = capsys.readouterr().err
+    assert f"port {port} is taken" in told and f"{address}/" in told
+    other = port + 1 if port < 65535 else 8000
+    assert f"entity-circuits serve --port {other}" in told and f"make serve PORT={other}" in told
+
+
+def test_a_port_for_the_administrator_alone_is_told_with_another_one():
+    told = site._no_port(80, PermissionError(errno.EACCES, "Permission denied"))
+    assert "below 1024" in told and "--port 8000" in told
 
 
 def answer(address: str, path: str = "/", host: str | None = None) -> int:

@@ -1,6 +1,7 @@
 """Building the site from the executed chapters, checking what was built, and serving it on this machine."""
 
 import contextlib
+import errno
 import functools
 import http.server
 import io
@@ -138,7 +139,7 @@ def server(html: Path, port: int = 0) -> Iterator[str]:
     try:
         made = http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
     except OSError as error:
-        raise OSError(f"port {port} cannot be used ({error.strerror}); another one will do, or 0 for any") from None
+        raise OSError(_no_port(port, error)) from None
     with made as running:
         thread = threading.Thread(target=running.serve_forever, daemon=True)
         thread.start()
@@ -146,6 +147,20 @@ def server(html: Path, port: int = 0) -> Iterator[str]:
             yield f"http://127.0.0.1:{running.server_port}"
         finally:
             running.shutdown()
+
+
+def _no_port(port: int, error: OSError) -> str:
+    """What to do when a port cannot be had: which other one to take, and how to say so."""
+    why = f"cannot be used ({error.strerror})"
+    if error.errno == errno.EADDRINUSE:
+        why = f"is taken: another program, perhaps this command in another window, answers at http://127.0.0.1:{port}/"
+    elif error.errno == errno.EACCES:
+        why = "is one of those below 1024, which ordinary users may not open"
+    other = port + 1 if 1024 <= port < 65535 else 8000
+    return (
+        f"port {port} {why}. Take another one: `entity-circuits serve --port {other}`, or `make serve PORT={other}`; "
+        "0 takes any that is free"
+    )
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
