@@ -5,12 +5,13 @@ import http.client
 import json
 import re
 import urllib.request
+from pathlib import Path
 
 import pytest
 from bs4 import BeautifulSoup
 from docutils import nodes
 from docutils.core import publish_doctree
-from entity_book.build import book, cli, site, sphinx_ext
+from entity_book.build import book, cli, finish, site, sphinx_ext
 from entity_book.build.book import BookError
 from entity_book.claims import claims, findings
 from entity_book.figures import charts
@@ -227,6 +228,15 @@ def test_a_chart_becomes_a_picture_with_words_and_a_specification_that_cannot_en
     assert after.astext().count("</script>") == 1
 
 
+def test_the_data_of_a_chart_name_their_columns_once_and_nothing_of_them_is_lost():
+    rows = [{"head": "L1H2", "score": 0.25}, {"head": "L1H3", "score": None}]
+    spec = {"mark": "bar", "datasets": {"same": rows, "ragged": [{"a": 1}, {"b": 2}], "plain": [1, 2], "none": []}}
+    small = sphinx_ext.packed(spec)
+    assert small["datasets"]["same"] == {"columns": ["head", "score"], "rows": [["L1H2", 0.25], ["L1H3", None]]}
+    assert {**small, "datasets": {**small["datasets"], "same": rows}} == spec
+    assert sphinx_ext.packed({"mark": "bar"}) == {"mark": "bar"}
+
+
 def test_other_outputs_are_left_to_the_book_engine():
     class Plain:
         mime_type = "text/plain"
@@ -284,3 +294,47 @@ def test_every_page_of_the_contents_is_there_and_every_prose_page_is_in_the_cont
     listed = {contents["root"]} | {entry["file"] for part in contents["parts"] for entry in part["chapters"]}
     pages = {f"book/{path.stem}" for path in (places.ROOT / "book").glob("*.md")}
     assert {name for name in listed if name.startswith("book/")} == pages
+
+
+# What is done to the pages after Sphinx
+
+
+ICONS = (
+    '(()=>{var core=function(){return[1]},s={"sun":[512,512,[9728],"e28f","M1 2"],moon:[384,512,[127769,"night"],"f186",'
+    '["M3 4","M5 6"]],"list-ul":[512,512,[],"f0ca","M7 8"]};core(s)})();'
+)
+
+
+def test_of_the_icons_of_the_theme_those_stay_that_are_used_by_whatever_name():
+    assert '"sun"' in (small := finish.icons(ICONS, {"sun"})) and "moon" not in small and "list-ul" not in small
+    small = finish.icons(ICONS, {"night", "list-ul"})
+    assert "moon:[384" in small and "sun" not in small
+    assert small.endswith('"list-ul":[512,512,[],"f0ca","M7 8"]};core(s)})();')
+    with pytest.raises(ValueError, match="no longer keeps its icons"):
+        finish.icons("function(){}", {"sun"})
+
+
+def test_the_theme_that_is_installed_keeps_its_icons_where_they_are_looked_for():
+    import pydata_sphinx_theme
+
+    script = Path(pydata_sphinx_theme.__file__).parent / "theme/pydata_sphinx_theme/static/scripts/fontawesome.js"
+    whole = script.read_text("utf-8")
+    small = finish.icons(whole, {"sun", "moon", "magnifying-glass"})
+    assert len(small) < len(whole) / 10
+    assert all(f'"f{code}"' in small for code in ("185", "186", "002"))
+
+
+def test_a_page_is_in_sound_markup_and_without_what_it_does_not_use():
+    sig = '<dl>\n<dd><em class="sig-param"><span class="n"><span class="pre">x</span></span></em>,</dd>\n</dl>'
+    made = finish.page(f'<dt class="sig sig-object py"><span class="p">(</span>{sig}<span class="p">)</span></dt>')
+    assert made == (
+        '<dt class="sig sig-object py">(<div class="sig-list">\n'
+        '<div><em class="sig-param"><span class="n">x</span></em>,</div>\n</div>)</dt>'
+    )
+    listed = "<dl>\n<dd>words</dd>\n</dl>"
+    assert finish.page(listed) == listed
+    search = '<script src="../searchindex.js"></script>'
+    assert finish.page(search) == "" and finish.page('<div id="search-results"></div>' + search).endswith(search)
+    image = '<img alt="One bar." class="book-chart-static" src="c.svg" />'
+    assert finish.page(image) == image.replace("<img", '<img loading="lazy"')
+    assert finish.page(finish.page(image)).count("lazy") == 1

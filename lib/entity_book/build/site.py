@@ -23,7 +23,7 @@ from urllib.parse import unquote, urlsplit
 from bs4 import BeautifulSoup
 from entity_circuits import places
 
-from . import book, executed, inputs, lock, notebooks
+from . import book, executed, finish, inputs, lock, notebooks
 from .lock import BookError
 
 LINKED_HOSTS = frozenset(
@@ -88,8 +88,7 @@ def _build(root: Path, force: bool) -> bool:
         lines = re.sub(r"\x1b\[[0-9;]*m", "", sphinx.stdout).splitlines()
         told = [line for line in lines if re.search(r"WARNING|ERROR|SEVERE|CRITICAL", line)] or lines[-30:]
         raise BookError("the site was not built:\n" + "\n".join("    " + line for line in told))
-    for source_map in (root / "_build" / "html").rglob("*.map"):
-        source_map.unlink()  # a third of the site, read by nobody but debuggers of the theme
+    finish.finish(root / "_build" / "html")
     places.write(record, json.dumps({"from": made_from, "files": _files(root)}))
     print(f"site: built in {time.perf_counter() - clock:.1f} s, _build/html/index.html", file=sys.stderr)
     return True

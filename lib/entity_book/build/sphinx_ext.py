@@ -24,7 +24,8 @@ from . import book, executed, notebooks, used
 
 log = logging.getLogger(__name__)
 
-_FORMULA_FILES = ("tex-mml-chtml.js", "output/chtml/fonts/woff-v2/*.woff")
+_FORMULA_FILES = ("startup.js", "core.js", "input/tex.js", "output/chtml.js", "output/chtml/fonts/tex.js")
+_FORMULA_FILES += ("output/chtml/fonts/woff-v2/*.woff", "a11y/assistive-mml.js")
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -146,11 +147,25 @@ class VegaLiteMime:
             return None
         spec = json.dumps(data.content, sort_keys=True, separators=(",", ":"))
         name = f"chart-{hashlib.sha256(spec.encode()).hexdigest()[:16]}.svg"
+        spec = json.dumps(packed(data.content), sort_keys=True, separators=(",", ":"))
         uri = renderer.write_file([name], charts.picture(data.content, "svg"), overwrite=True)
         picture = nodes.image(uri=uri, alt=charts.description(data.content), classes=["book-chart-static"])
         spec = spec.replace("<", "\\u003c")  # no text of a chart ends its script, or opens a comment or a script in it
         before, after = '<div class="book-chart">', f'<script type="application/json">{spec}</script></div>'
         return [nodes.raw("", before, format="html"), picture, nodes.raw("", after, format="html")]
+
+
+def packed(spec: dict[str, Any]) -> dict[str, Any]:
+    """A specification whose data name their columns once, `{"columns": [...], "rows": [[...]]}`, not in every row.
+
+    That is half of a page with large charts; `book-charts.js` unpacks it. Data of another form stay as they are.
+    """
+    data = {}
+    for name, rows in spec.get("datasets", {}).items():
+        columns = list(rows[0]) if rows and isinstance(rows[0], dict) else []
+        whole = columns and all(isinstance(row, dict) and list(row) == columns for row in rows)
+        data[name] = {"columns": columns, "rows": [list(row.values()) for row in rows]} if whole else rows
+    return {**spec, "datasets": data} if data else spec
 
 
 class RunsTable(SphinxDirective):
