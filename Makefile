@@ -8,6 +8,7 @@ BASE =
 FINETUNED =
 DEFAULT_MODEL = qwen2.5-coder-0.5b
 PARAMETERS =
+PRESET =
 CHAPTERS =
 JOBS = 1
 PORT = 8000
@@ -29,7 +30,7 @@ HALF_MADE = $(VENV)/.half-made
 quoted = '$(subst ','\'',$(1))'
 BOOK = $(BIN)/entity-circuits book --jobs $(call quoted,$(JOBS)) \
 	$(foreach chapter,$(CHAPTERS),--only $(call quoted,$(chapter))) $(if $(MODEL),-p model $(call quoted,$(MODEL))) \
-	$(if $(PAIR),--pair $(call quoted,$(PAIR))) $(if $(BASE),--base $(call quoted,$(BASE))) \
+	$(if $(PRESET),--preset $(call quoted,$(PRESET))) $(if $(PAIR),--pair $(call quoted,$(PAIR))) $(if $(BASE),--base $(call quoted,$(BASE))) \
 	$(if $(FINETUNED),--finetuned $(call quoted,$(FINETUNED))) $(PARAMETERS)
 FETCH = $(BIN)/entity-circuits fetch $(DEFAULT_MODEL) \
 	$(if $(filter-out $(DEFAULT_MODEL),$(MODEL)),$(call quoted,$(MODEL)))
