@@ -6,7 +6,7 @@ from entity_book.build.book import BookError
 from entity_circuits import places
 from small_book import PARAMETERS, add, outputs, ran
 
-CLASS = '[tool.entity-book.presets.class]\n01_one = { boxes = 2 }\n'
+CLASS = "[tool.entity-book.presets.class]\n01_one = { boxes = 2 }\n"
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import http.client
 import json
 import re
 import urllib.request
-from pathlib import Path
+from importlib import resources
 
 import pytest
 from bs4 import BeautifulSoup
@@ -315,10 +315,8 @@ def test_of_the_icons_of_the_theme_those_stay_that_are_used_by_whatever_name():
 
 
 def test_the_theme_that_is_installed_keeps_its_icons_where_they_are_looked_for():
-    import pydata_sphinx_theme
-
-    script = Path(pydata_sphinx_theme.__file__).parent / "theme/pydata_sphinx_theme/static/scripts/fontawesome.js"
-    whole = script.read_text("utf-8")
+    theme = resources.files("pydata_sphinx_theme")
+    whole = (theme / "theme/pydata_sphinx_theme/static/scripts/fontawesome.js").read_text("utf-8")
     small = finish.icons(whole, {"sun", "moon", "magnifying-glass"})
     assert len(small) < len(whole) / 10
     assert all(f'"f{code}"' in small for code in ("185", "186", "002"))

@@ -37,7 +37,9 @@ def book(arguments: argparse.Namespace) -> None:
 
     pair, given, preset = _pair(arguments), _parameters(arguments), arguments.preset or ""
     if arguments.build_only and (pair or given or preset or arguments.only):
-        raise ValueError("--only, parameters, a preset and a pair are for executing chapters; --build-only executes none")
+        raise ValueError(
+            "--only, parameters, a preset and a pair are for executing chapters; --build-only executes none"
+        )
     if arguments.dry_run:
         if arguments.build_only:
             raise ValueError("--dry-run tells which chapters would run; --build-only runs none")
