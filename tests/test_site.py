@@ -300,7 +300,8 @@ def test_every_page_of_the_contents_is_there_and_every_prose_page_is_in_the_cont
 
 
 ICONS = (
-    '(()=>{var core=function(){return[1]},s={"sun":[512,512,[9728],"e28f","M1 2"],moon:[384,512,[127769,"night"],"f186",'
+    "(()=>{var core=function(){return[1]},s="
+    '{"sun":[512,512,[9728],"e28f","M1 2"],moon:[384,512,[127769,"night"],"f186",'
     '["M3 4","M5 6"]],"list-ul":[512,512,[],"f0ca","M7 8"]};core(s)})();'
 )
 

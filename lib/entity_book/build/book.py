@@ -154,7 +154,8 @@ def execute(
     or its beginning `"01"`). Each parameter goes to every chapter that declares it. A `pair` is a base and a fine-tuned
     model: the first goes to every parameter called `base` or `model`, the second to `finetuned`, as a list of one where
     the default is a list. A copy with other parameters is put aside, and taken back when they are asked for again. A
-    `preset` gives chapters parameters by a name (see `presets`). Of `jobs` chapters side by side only those are started for whose stated peaks there is memory.
+    `preset` gives chapters parameters by a name (see `presets`). Of `jobs` chapters side by side only those are started
+    for whose stated peaks there is memory.
 
     A chapter with a cell tagged `reads-findings` comes after all others, and rests on their findings too, as far as
     they were made by the same parameters and nothing has changed since.

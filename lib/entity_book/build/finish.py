@@ -1,4 +1,4 @@
-"""What is done to the pages after Sphinx has written them: what no page uses goes, what a screen reader stumbles over too.
+"""What is done to the pages after Sphinx: what no page uses goes, and what a screen reader stumbles over.
 
 Both are of the theme and of Sphinx's own writers, which leave no other place to change them.
 """

@@ -114,8 +114,9 @@ def enable() -> None:
 def render(spec: Mapping[str, Any], **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """A chart's specification -> what a notebook stores of it: specification, PNG (base64) and description.
 
-    And beside them the size at which the PNG is to be shown: it has `SCALE` pixels for each one, and notebooks would
-    show it that much too large. Raises `ValueError` if the chart has no description: then it would not exist for a reader who cannot see it.
+    And beside them the size at which the PNG is to be shown: it has `SCALE` pixels for each one, and notebooks
+    would show it that much too large. Raises `ValueError` if the chart has no description: then it would not exist
+    for a reader who cannot see it.
     """
     words = description(spec)
     png = picture(spec, "png")
