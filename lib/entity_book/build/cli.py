@@ -12,7 +12,7 @@ from entity_circuits.spelling import meant
 
 from . import commands
 
-INSTALL = "pip install 'entity-circuits[book]'"
+INSTALL = "in a clone of the repository, pip install -c constraints.txt -e '.[book]'"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
