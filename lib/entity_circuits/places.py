@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 import platformdirs
 
 CLONE = (
-    "It is part of the repository of entity-circuits: clone that, and run `pip install -c constraints.txt -e '.[book]'` "
-    "in it."
+    "It is part of the repository of entity-circuits: clone that, and run "
+    "`pip install -c constraints.txt -e '.[book]'` in it."
 )
 
 OLD = 24 * 60 * 60

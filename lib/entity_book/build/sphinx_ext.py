@@ -24,8 +24,10 @@ from . import book, executed, notebooks, used
 
 log = logging.getLogger(__name__)
 
-_FORMULA_FILES = ("startup.js", "core.js", "input/tex.js", "output/chtml.js", "output/chtml/fonts/tex.js")
-_FORMULA_FILES += ("output/chtml/fonts/woff-v2/*.woff", "a11y/assistive-mml.js")
+_FORMULA_FILES = (
+    *("startup.js", "core.js", "input/tex.js", "a11y/assistive-mml.js"),
+    *("output/chtml.js", "output/chtml/fonts/tex.js", "output/chtml/fonts/woff-v2/*.woff"),
+)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
