@@ -287,6 +287,29 @@ def test_a_number_is_quoted_as_the_chapters_keep_it_and_goes_through_sphinx(hous
     assert "has not been executed" in text
 
 
+def test_a_chapter_says_what_it_took_where_that_is_known_and_an_estimate_where_it_is_not(house, pretend):
+    from sphinx.application import Sphinx
+
+    (house / "conf.py").write_text(
+        'extensions = ["myst_parser", "sphinx.ext.autodoc", "entity_book.build.sphinx_ext"]\n'
+        'exclude_patterns = ["lib"]\n'
+    )
+    (house / "index.md").write_text("# Title\n\n15 minutes to read; {took}`some minutes to run`\n")
+    ran = book.Run("index", "", 174.0, 1, {}, machine={"cores": 2})
+
+    def text(run) -> str:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sphinx_ext.executed, "run", lambda root, name: run if name == "index" else None)
+            app = Sphinx(
+                str(house), str(house), str(house / "out"), str(house / "trees"), "text", status=None, freshenv=True
+            )
+            app.build(force_all=True)
+        return (house / "out" / "index.txt").read_text("utf-8")
+
+    assert "15 minutes to read; 2.9 min to run on 2 cores, when this page was made" in text(ran)
+    assert "15 minutes to read; some minutes to run" in text(None)
+
+
 def test_every_page_of_the_contents_is_there_and_every_prose_page_is_in_the_contents():
     import yaml
 

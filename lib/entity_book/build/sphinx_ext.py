@@ -35,6 +35,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("book-runs", RunsTable)
     app.add_directive("book-claims", ClaimsTable)
     app.add_role("finding", Quoted())
+    app.add_role("took", Took())
     app.connect("builder-inited", write_scripts)
     app.connect("source-read", use_executed)
     app.connect("doctree-resolved", drop_repeated_ids)
@@ -214,6 +215,23 @@ class Quoted(SphinxRole):
         self.env.note_dependency(str(path))
         found = book.found(Path(self.env.srcdir)).reported.get(self.text)
         return [nodes.Text("not tested here" if found is None else str(found))], []
+
+
+class Took(SphinxRole):
+    """The role `took`, in a chapter, around an estimate: what that chapter took when it was last executed, and on what.
+
+    The estimate is what is seen where the notebook is opened by itself, and where no run is recorded.
+    """
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        """The words, for example "2.9 min to run on 2 cores, when this page was made"."""
+        root, name = Path(self.env.srcdir), self.env.docname.removeprefix("chapters/")
+        self.env.note_dependency(str(executed.path(root, name)))
+        run = executed.run(root, name)
+        if run is None or not run.machine.get("cores"):
+            return [nodes.Text(self.text)], []
+        cores = f"{run.machine['cores']} core{'s' * (run.machine['cores'] != 1)}"
+        return [nodes.Text(f"{_time(run.seconds)} to run on {cores}, when this page was made")], []
 
 
 def claims_lines(root: Path) -> list[str]:
