@@ -230,6 +230,9 @@ def test_a_chart_becomes_a_picture_with_words_and_a_specification_that_cannot_en
 
 def test_the_data_of_a_chart_name_their_columns_once_and_nothing_of_them_is_lost():
     rows = [{"head": "L1H2", "score": 0.25}, {"head": "L1H3", "score": None}]
+    fine = sphinx_ext.packed({"datasets": {"fine": [{"score": 0.123456789012}]}})
+    assert fine["datasets"]["fine"]["rows"] == [[pytest.approx(0.123456789012, abs=1e-7)]]
+    assert len(json.dumps(fine["datasets"]["fine"]["rows"])) < len("[[0.1234567890]]")
     spec = {"mark": "bar", "datasets": {"same": rows, "ragged": [{"a": 1}, {"b": 2}], "plain": [1, 2], "none": []}}
     small = sphinx_ext.packed(spec)
     assert small["datasets"]["same"] == {"columns": ["head", "score"], "rows": [["L1H2", 0.25], ["L1H3", None]]}
@@ -357,6 +360,8 @@ def test_a_page_is_in_sound_markup_and_without_what_it_does_not_use():
     assert finish.page(listed) == listed
     search = '<script src="../searchindex.js"></script>'
     assert finish.page(search) == "" and finish.page('<div id="search-results"></div>' + search).endswith(search)
+    cards = '<link rel="stylesheet" href="../_static/sphinx-design.min.css?v=1" />'
+    assert finish.page(cards) == "" and finish.page(cards + '<div class="a sd-card"></div>').startswith(cards)
     image = '<img alt="One bar." class="book-chart-static" src="c.svg" />'
     assert finish.page(image) == image.replace("<img", '<img loading="lazy"')
     assert finish.page(finish.page(image)).count("lazy") == 1

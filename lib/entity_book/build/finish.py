@@ -16,6 +16,7 @@ _ICON = re.compile(
 _USED = re.compile(r"\bfa-([a-z0-9-]+)")
 _SIGNATURE = re.compile(r'<dt class="sig.*?</dt>', re.DOTALL)
 _SEARCH = re.compile(r'<script src="[^"]*(?:searchtools|language_data|searchindex)\.js"></script>')
+_DESIGN = re.compile(r"<link [^>]*sphinx-design\.min\.css[^>]*>|<script [^>]*design-tabs\.js[^>]*></script>")
 _LIST = re.compile(r"<dl>\n((?:<dd><em class=\"sig-param.*?</dd>\n)+)</dl>", re.DOTALL)
 
 _WORDS = (
@@ -62,6 +63,8 @@ def page(text: str) -> str:
         text = pattern.sub(instead, text)
     if 'id="search-results"' not in text:
         text = _SEARCH.sub("", text)  # the index of all words, for the page that looks them up
+    if not re.search(r'class="(?:[^"]* )?sd-', text):
+        text = _DESIGN.sub("", text)  # cards, grids and tabs
     return _SIGNATURE.sub(lambda found: _signature(found[0]), text)
 
 

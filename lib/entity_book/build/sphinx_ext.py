@@ -161,14 +161,19 @@ class VegaLiteMime:
 def packed(spec: dict[str, Any]) -> dict[str, Any]:
     """A specification whose data name their columns once, `{"columns": [...], "rows": [[...]]}`, not in every row.
 
-    That is half of a page with large charts; `book-charts.js` unpacks it. Data of another form stay as they are.
+    Numbers have the seven digits that a chart can show. That is half of a page with large charts; `book-charts.js`
+    unpacks it. Data of another form stay as they are.
     """
     data = {}
     for name, rows in spec.get("datasets", {}).items():
         columns = list(rows[0]) if rows and isinstance(rows[0], dict) else []
         whole = columns and all(isinstance(row, dict) and list(row) == columns for row in rows)
-        data[name] = {"columns": columns, "rows": [list(row.values()) for row in rows]} if whole else rows
+        data[name] = {"columns": columns, "rows": [_short(row) for row in rows]} if whole else rows
     return {**spec, "datasets": data} if data else spec
+
+
+def _short(row: dict[str, Any]) -> list[Any]:
+    return [float(f"{value:.7g}") if isinstance(value, float) else value for value in row.values()]
 
 
 class RunsTable(SphinxDirective):
