@@ -313,6 +313,19 @@ def test_a_chapter_says_what_it_took_where_that_is_known_and_an_estimate_where_i
     assert "15 minutes to read; some minutes to run" in text(None)
 
 
+OLD_WAY = {"02_finetuned_models", "05_dcm_semantics", "06_cmap"}  # in a directive, which JupyterLab shows as unknown
+
+
+def test_every_page_has_one_description_where_a_notebook_keeps_it():
+    for name in book.chapters():
+        text = (places.ROOT / "chapters" / f"{name}.ipynb").read_text("utf-8")
+        kept = json.loads(text)["metadata"].get("myst", {}).get("html_meta", {}).get("description", "")
+        assert len(kept) > 40 or name in OLD_WAY
+        assert ("eval-rst" in text) <= (name in OLD_WAY)
+    for page in (places.ROOT / "book").glob("*.md"):
+        assert "description: " in page.read_text("utf-8").partition("\n---\n")[0], page.name
+
+
 def test_every_page_of_the_contents_is_there_and_every_prose_page_is_in_the_contents():
     import yaml
 
@@ -360,6 +373,9 @@ def test_a_page_is_in_sound_markup_and_without_what_it_does_not_use():
     assert finish.page(listed) == listed
     search = '<script src="../searchindex.js"></script>'
     assert finish.page(search) == "" and finish.page('<div id="search-results"></div>' + search).endswith(search)
+    head = '<title>A &amp; B</title><meta content="What it is." name="description" />'
+    assert '<meta property="og:description" content="What it is." />' in finish.page(head)
+    assert finish.page(finish.page(head)) == finish.page(head)
     cards = '<link rel="stylesheet" href="../_static/sphinx-design.min.css?v=1" />'
     assert finish.page(cards) == "" and finish.page(cards + '<div class="a sd-card"></div>').startswith(cards)
     image = '<img alt="One bar." class="book-chart-static" src="c.svg" />'

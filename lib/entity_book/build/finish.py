@@ -17,6 +17,8 @@ _USED = re.compile(r"\bfa-([a-z0-9-]+)")
 _SIGNATURE = re.compile(r'<dt class="sig.*?</dt>', re.DOTALL)
 _SEARCH = re.compile(r'<script src="[^"]*(?:searchtools|language_data|searchindex)\.js"></script>')
 _DESIGN = re.compile(r"<link [^>]*sphinx-design\.min\.css[^>]*>|<script [^>]*design-tabs\.js[^>]*></script>")
+_DESCRIBED = re.compile(r'<meta content="([^"]*)" name="description" />')
+_TITLE = re.compile(r"<title>(.*?)</title>", re.DOTALL)
 _LIST = re.compile(r"<dl>\n((?:<dd><em class=\"sig-param.*?</dd>\n)+)</dl>", re.DOTALL)
 
 _WORDS = (
@@ -65,6 +67,8 @@ def page(text: str) -> str:
         text = _SEARCH.sub("", text)  # the index of all words, for the page that looks them up
     if not re.search(r'class="(?:[^"]* )?sd-', text):
         text = _DESIGN.sub("", text)  # cards, grids and tabs
+    if 'property="og:' not in text and (words := _DESCRIBED.search(text)) and (title := _TITLE.search(text)):
+        text = text.replace(words[0], f"{words[0]}\n{_preview(title[1], words[1])}", 1)
     return _SIGNATURE.sub(lambda found: _signature(found[0]), text)
 
 
@@ -88,6 +92,12 @@ def icons(script: str, used: set[str]) -> str:
     if not found or not kept:
         raise ValueError("the theme no longer keeps its icons where they were looked for: see finish.py")
     return re.sub(r",}", "}", small)
+
+
+def _preview(title: str, words: str) -> str:
+    """What other sites show of a page that someone passes on. A picture would need the address of this site."""
+    told = {"og:type": "article", "og:title": " ".join(title.split()), "og:description": words}
+    return "\n".join(f'<meta property="{name}" content="{value}" />' for name, value in told.items())
 
 
 def _signature(text: str) -> str:
