@@ -8,6 +8,7 @@ BASE =
 FINETUNED =
 DEFAULT_MODEL = qwen2.5-coder-0.5b
 PARAMETERS =
+PRESET =
 CHAPTERS =
 JOBS = 1
 PORT = 8000
@@ -29,13 +30,13 @@ HALF_MADE = $(VENV)/.half-made
 quoted = '$(subst ','\'',$(1))'
 BOOK = $(BIN)/entity-circuits book --jobs $(call quoted,$(JOBS)) \
 	$(foreach chapter,$(CHAPTERS),--only $(call quoted,$(chapter))) $(if $(MODEL),-p model $(call quoted,$(MODEL))) \
-	$(if $(PAIR),--pair $(call quoted,$(PAIR))) $(if $(BASE),--base $(call quoted,$(BASE))) \
+	$(if $(PRESET),--preset $(call quoted,$(PRESET))) $(if $(PAIR),--pair $(call quoted,$(PAIR))) $(if $(BASE),--base $(call quoted,$(BASE))) \
 	$(if $(FINETUNED),--finetuned $(call quoted,$(FINETUNED))) $(PARAMETERS)
 FETCH = $(BIN)/entity-circuits fetch $(DEFAULT_MODEL) \
 	$(if $(filter-out $(DEFAULT_MODEL),$(MODEL)),$(call quoted,$(MODEL)))
 
 .DEFAULT_GOAL = help
-.PHONY: help test book chapters serve lint faults bench peers adapters clean pristine
+.PHONY: help test book chapters serve lab lint faults bench peers adapters clean pristine
 
 help:
 	@echo 'make book      environment, model, execute the chapters that need it, build the site into _build/html'
@@ -43,6 +44,7 @@ help:
 	@echo '               PAIR=NAME, or BASE=MODEL FINETUNED=MODEL: all chapters on another pair of models'
 	@echo 'make chapters  the same without building the site'
 	@echo 'make serve     show the site at http://127.0.0.1:8000/   PORT=8001'
+	@echo 'make lab       the chapters in JupyterLab, to work on      CHAPTERS=01 opens that one'
 	@echo 'make test      environment, test suite                  TESTS="-k boxes"; TESTS="-m fetch" uses the network'
 	@echo 'make faults    kills, flipped bits and malformed input, by the dozen: minutes   KILLS=50 FLIPS=100 in the environment'
 	@echo 'make lint      ruff, mypy, import-linter, notebooks in their stored form'
@@ -96,6 +98,13 @@ book: $(READY)
 
 serve: $(READY)
 	$(BIN)/entity-circuits serve --port $(call quoted,$(PORT))
+
+# JupyterLab and what makes it show the chapters' markup are fetched when they are first asked for, at the versions that
+# were tried; chapters take the kernel of this environment, whatever others the user has.
+lab: $(READY)
+	@$(PIP) install -qq -c constraints.txt -r lab.txt
+	$(FETCH)
+	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter lab $(foreach chapter,$(CHAPTERS),chapters/$(chapter)_*.ipynb)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -57,6 +57,10 @@ CONTRAST = """selector => {
   }
   return { count, worst };
 }"""
+UNREACHED = """() => [...document.querySelectorAll(".bd-article :is(table, pre, .book-chart)")]
+  .filter(e => e.scrollWidth > e.clientWidth && ["auto", "scroll"].includes(getComputedStyle(e).overflowX))
+  .filter(e => e.tabIndex < 0).map(e => e.outerHTML.slice(0, 100))"""
+AXE = Path(__file__).parent / "axe" / "axe.min.js"
 PROSE = "article :is(p, li, h1, h2, h3, h4, td, th, dt, dd, a, span, em, strong, code), nav :is(a, p, span)"
 GUIDES = ".book-chart-live svg :is(.role-axis, .role-legend, .role-title, .role-header, .role-column-header) text"
 
@@ -109,10 +113,12 @@ class Visit:
     def __init__(self, browser, address: str, name: str, **options):
         self.complaints: list[str] = []
         self.strangers: list[str] = []
+        self.answers: list = []
         self.context = browser.new_context(viewport={"width": 1300, "height": 900}, **options)
         self.context.route("**/*", lambda route: self._pass(route, address))
         self.page = self.context.new_page()
         self.page.on("console", self._heard)
+        self.page.on("response", self.answers.append)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.goto(f"{address}/{name}", wait_until="load")
 
@@ -148,6 +154,51 @@ def test_a_page_loads_without_a_complaint_and_without_asking_another_host(browse
         assert visit.strangers == []
         assert visit.complaints == []
         assert bool(charts) == (name in CHART_PAGES)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_weighs_at_most_3_megabytes_with_all_that_a_first_visit_loads(browser, address, name):
+    with Visit(browser, address, name) as visit:
+        visit.charts()
+        visit.page.wait_for_load_state("networkidle")
+        sizes = {answer.url: len(answer.body()) for answer in visit.answers if answer.ok}
+        assert sum(sizes.values()) <= 3e6, sorted(((size, url) for url, size in sizes.items()), reverse=True)[:5]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", PAGES)
+def test_axe_finds_nothing_serious_on_a_page(browser, address, name, scheme):
+    with Visit(browser, address, name, color_scheme=scheme) as visit:
+        visit.charts()
+        visit.page.wait_for_load_state("networkidle")
+        visit.page.evaluate(AXE.read_text("utf-8"))
+        found = visit.page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
+        assert len(found["passes"]) > 10
+        told = [
+            f"{wrong['id']} ({wrong['impact']}): {node['target']} {node['html'][:120]}"
+            for wrong in found["violations"]
+            if wrong["impact"] in ("serious", "critical")
+            for node in wrong["nodes"]
+        ]
+        assert told == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_what_scrolls_on_a_phone_can_be_reached_with_the_keyboard(browser, address, name):
+    """Apart from axe, which skips what is not in sight: the tables of a page, narrow."""
+    with Visit(browser, address, name) as visit:
+        visit.page.set_viewport_size({"width": 390, "height": 844})
+        visit.charts()
+        visit.page.wait_for_timeout(100)
+        assert visit.page.evaluate(UNREACHED) == []
+
+
+def test_axe_sees_a_picture_without_words(browser, address):
+    with Visit(browser, address, PAGES[0]) as visit:
+        visit.page.evaluate("document.querySelector('article').insertAdjacentHTML('beforeend', '<img src=\"x.png\">')")
+        visit.page.evaluate(AXE.read_text("utf-8"))
+        found = visit.page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
+        assert "image-alt" in [wrong["id"] for wrong in found["violations"]]
 
 
 @pytest.mark.parametrize("name", CHART_PAGES)

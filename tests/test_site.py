@@ -1,15 +1,17 @@
 """The check of a built site, on small sites with one fault each; and the Sphinx side of charts."""
 
+import errno
 import http.client
 import json
 import re
 import urllib.request
+from importlib import resources
 
 import pytest
 from bs4 import BeautifulSoup
 from docutils import nodes
 from docutils.core import publish_doctree
-from entity_book.build import book, site, sphinx_ext
+from entity_book.build import book, cli, finish, site, sphinx_ext
 from entity_book.build.book import BookError
 from entity_book.claims import claims, findings
 from entity_book.figures import charts
@@ -90,6 +92,25 @@ def test_the_server_gives_the_pages_on_this_machine_only(tmp_path):
     with site.server(tmp_path) as address:
         assert address.startswith("http://127.0.0.1:")
         assert urllib.request.urlopen(address).read() == b"here"
+
+
+def test_a_port_that_is_taken_is_told_with_what_to_do(tmp_path, monkeypatch, capsys):
+    html = tmp_path / "_build" / "html"
+    html.mkdir(parents=True)
+    (html / "index.html").write_text("here")
+    monkeypatch.setattr(places, "ROOT", tmp_path, raising=False)
+    with site.server(html) as address:
+        port = int(address.rpartition(":")[2])
+        assert cli.main(["serve", "--port", str(port)]) == 1
+    told = capsys.readouterr().err
+    assert f"port {port} is taken" in told and f"{address}/" in told
+    other = port + 1 if port < 65535 else 8000
+    assert f"entity-circuits serve --port {other}" in told and f"make serve PORT={other}" in told
+
+
+def test_a_port_for_the_administrator_alone_is_told_with_another_one():
+    told = site._no_port(80, PermissionError(errno.EACCES, "Permission denied"))
+    assert "below 1024" in told and "--port 8000" in told
 
 
 def answer(address: str, path: str = "/", host: str | None = None) -> int:
@@ -207,6 +228,18 @@ def test_a_chart_becomes_a_picture_with_words_and_a_specification_that_cannot_en
     assert after.astext().count("</script>") == 1
 
 
+def test_the_data_of_a_chart_name_their_columns_once_and_nothing_of_them_is_lost():
+    rows = [{"head": "L1H2", "score": 0.25}, {"head": "L1H3", "score": None}]
+    fine = sphinx_ext.packed({"datasets": {"fine": [{"score": 0.123456789012}]}})
+    assert fine["datasets"]["fine"]["rows"] == [[pytest.approx(0.123456789012, abs=1e-7)]]
+    assert len(json.dumps(fine["datasets"]["fine"]["rows"])) < len("[[0.1234567890]]")
+    spec = {"mark": "bar", "datasets": {"same": rows, "ragged": [{"a": 1}, {"b": 2}], "plain": [1, 2], "none": []}}
+    small = sphinx_ext.packed(spec)
+    assert small["datasets"]["same"] == {"columns": ["head", "score"], "rows": [["L1H2", 0.25], ["L1H3", None]]}
+    assert {**small, "datasets": {**small["datasets"], "same": rows}} == spec
+    assert sphinx_ext.packed({"mark": "bar"}) == {"mark": "bar"}
+
+
 def test_other_outputs_are_left_to_the_book_engine():
     class Plain:
         mime_type = "text/plain"
@@ -257,6 +290,42 @@ def test_a_number_is_quoted_as_the_chapters_keep_it_and_goes_through_sphinx(hous
     assert "has not been executed" in text
 
 
+def test_a_chapter_says_what_it_took_where_that_is_known_and_an_estimate_where_it_is_not(house, pretend):
+    from sphinx.application import Sphinx
+
+    (house / "conf.py").write_text(
+        'extensions = ["myst_parser", "sphinx.ext.autodoc", "entity_book.build.sphinx_ext"]\n'
+        'exclude_patterns = ["lib"]\n'
+    )
+    (house / "index.md").write_text("# Title\n\n15 minutes to read; {took}`some minutes to run`\n")
+    ran = book.Run("index", "", 174.0, 1, {}, machine={"cores": 2})
+
+    def text(run) -> str:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sphinx_ext.executed, "run", lambda root, name: run if name == "index" else None)
+            app = Sphinx(
+                str(house), str(house), str(house / "out"), str(house / "trees"), "text", status=None, freshenv=True
+            )
+            app.build(force_all=True)
+        return (house / "out" / "index.txt").read_text("utf-8")
+
+    assert "15 minutes to read; 2.9 min to run on 2 cores, when this page was made" in text(ran)
+    assert "15 minutes to read; some minutes to run" in text(None)
+
+
+OLD_WAY = {"02_finetuned_models", "05_dcm_semantics", "06_cmap"}  # in a directive, which JupyterLab shows as unknown
+
+
+def test_every_page_has_one_description_where_a_notebook_keeps_it():
+    for name in book.chapters():
+        text = (places.ROOT / "chapters" / f"{name}.ipynb").read_text("utf-8")
+        kept = json.loads(text)["metadata"].get("myst", {}).get("html_meta", {}).get("description", "")
+        assert len(kept) > 40 or name in OLD_WAY
+        assert ("eval-rst" in text) <= (name in OLD_WAY)
+    for page in (places.ROOT / "book").glob("*.md"):
+        assert "description: " in page.read_text("utf-8").partition("\n---\n")[0], page.name
+
+
 def test_every_page_of_the_contents_is_there_and_every_prose_page_is_in_the_contents():
     import yaml
 
@@ -264,3 +333,51 @@ def test_every_page_of_the_contents_is_there_and_every_prose_page_is_in_the_cont
     listed = {contents["root"]} | {entry["file"] for part in contents["parts"] for entry in part["chapters"]}
     pages = {f"book/{path.stem}" for path in (places.ROOT / "book").glob("*.md")}
     assert {name for name in listed if name.startswith("book/")} == pages
+
+
+# What is done to the pages after Sphinx
+
+
+ICONS = (
+    "(()=>{var core=function(){return[1]},s="
+    '{"sun":[512,512,[9728],"e28f","M1 2"],moon:[384,512,[127769,"night"],"f186",'
+    '["M3 4","M5 6"]],"list-ul":[512,512,[],"f0ca","M7 8"]};core(s)})();'
+)
+
+
+def test_of_the_icons_of_the_theme_those_stay_that_are_used_by_whatever_name():
+    assert '"sun"' in (small := finish.icons(ICONS, {"sun"})) and "moon" not in small and "list-ul" not in small
+    small = finish.icons(ICONS, {"night", "list-ul"})
+    assert "moon:[384" in small and "sun" not in small
+    assert small.endswith('"list-ul":[512,512,[],"f0ca","M7 8"]};core(s)})();')
+    with pytest.raises(ValueError, match="no longer keeps its icons"):
+        finish.icons("function(){}", {"sun"})
+
+
+def test_the_theme_that_is_installed_keeps_its_icons_where_they_are_looked_for():
+    theme = resources.files("pydata_sphinx_theme")
+    whole = (theme / "theme/pydata_sphinx_theme/static/scripts/fontawesome.js").read_text("utf-8")
+    small = finish.icons(whole, {"sun", "moon", "magnifying-glass"})
+    assert len(small) < len(whole) / 10
+    assert all(f'"f{code}"' in small for code in ("185", "186", "002"))
+
+
+def test_a_page_is_in_sound_markup_and_without_what_it_does_not_use():
+    sig = '<dl>\n<dd><em class="sig-param"><span class="n"><span class="pre">x</span></span></em>,</dd>\n</dl>'
+    made = finish.page(f'<dt class="sig sig-object py"><span class="p">(</span>{sig}<span class="p">)</span></dt>')
+    assert made == (
+        '<dt class="sig sig-object py">(<div class="sig-list">\n'
+        '<div><em class="sig-param"><span class="n">x</span></em>,</div>\n</div>)</dt>'
+    )
+    listed = "<dl>\n<dd>words</dd>\n</dl>"
+    assert finish.page(listed) == listed
+    search = '<script src="../searchindex.js"></script>'
+    assert finish.page(search) == "" and finish.page('<div id="search-results"></div>' + search).endswith(search)
+    head = '<title>A &amp; B</title><meta content="What it is." name="description" />'
+    assert '<meta property="og:description" content="What it is." />' in finish.page(head)
+    assert finish.page(finish.page(head)) == finish.page(head)
+    cards = '<link rel="stylesheet" href="../_static/sphinx-design.min.css?v=1" />'
+    assert finish.page(cards) == "" and finish.page(cards + '<div class="a sd-card"></div>').startswith(cards)
+    image = '<img alt="One bar." class="book-chart-static" src="c.svg" />'
+    assert finish.page(image) == image.replace("<img", '<img loading="lazy"')
+    assert finish.page(finish.page(image)).count("lazy") == 1

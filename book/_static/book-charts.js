@@ -18,12 +18,24 @@
     };
   }
 
+  // Data come with the names of their columns once (see `packed` in sphinx_ext.py); Vega wants them in every row.
+  function unpacked(spec) {
+    Object.keys(spec.datasets || {}).forEach(function (name) {
+      var data = spec.datasets[name];
+      if (!data.rows) return;
+      spec.datasets[name] = data.rows.map(function (row) {
+        return Object.fromEntries(row.map(function (value, at) { return [data.columns[at], value]; }));
+      });
+    });
+    return spec;
+  }
+
   function draw(box) {
     var dark = root.dataset.theme === "dark";
     if (box.dataset.drawn === String(dark)) return;
     box.dataset.drawn = String(dark);
     var picture = box.querySelector("img");
-    var spec = JSON.parse(box.querySelector('script[type="application/json"]').textContent);
+    var spec = unpacked(JSON.parse(box.querySelector('script[type="application/json"]').textContent));
     var live = document.createElement("div");
     live.className = "book-chart-live";
     box.appendChild(live);
@@ -35,6 +47,8 @@
       // A chart wider than the page shrinks, but not so far that its text becomes too small; then its box scrolls.
       var svg = live.querySelector("svg");
       svg.style.minWidth = Math.round(0.75 * svg.getAttribute("width")) + "px";
+      // What draws nothing, a layer without a row, is nothing to tell about.
+      svg.querySelectorAll("g[role='graphics-symbol']:empty").forEach(function (mark) { mark.removeAttribute("role"); });
       picture.hidden = true;
       box.classList.add("is-live");
     }).catch(function (error) {

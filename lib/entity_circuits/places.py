@@ -19,7 +19,10 @@ from typing import TYPE_CHECKING
 
 import platformdirs
 
-CLONE = "It is part of the repository of entity-circuits: clone that, and run `pip install -e '.[book]'` in it."
+CLONE = (
+    "It is part of the repository of entity-circuits: clone that, and run "
+    "`pip install -c constraints.txt -e '.[book]'` in it."
+)
 
 OLD = 24 * 60 * 60
 """Seconds after which what a killed writer left counts as given up."""

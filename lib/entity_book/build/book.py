@@ -83,11 +83,12 @@ def check(
     parameters: Mapping[str, Any] | None = None,
     *,
     pair: tuple[str, str] | None = None,
+    preset: str = "",
     root: Path | None = None,
 ) -> None:
     """Raises the `BookError` of `execute` for what is asked of it, before a model is fetched or anything is run."""
     root = root or places.ROOT
-    plans.make(root, plans.chosen(chapters(root), only), parameters or {}, pair)
+    plans.make(root, plans.chosen(chapters(root), only), parameters or {}, pair, preset)
 
 
 def reasons(
@@ -95,6 +96,7 @@ def reasons(
     parameters: Mapping[str, Any] | None = None,
     *,
     pair: tuple[str, str] | None = None,
+    preset: str = "",
     root: Path | None = None,
 ) -> dict[str, str]:
     """What `execute` would do with each of these chapters, in words that say why. Nothing is executed or written.
@@ -103,7 +105,7 @@ def reasons(
     """
     root = root or places.ROOT
     names = plans.chosen(chapters(root), only)
-    plan = plans.make(root, names, parameters or {}, pair)
+    plan = plans.make(root, names, parameters or {}, pair, preset)
     told: dict[str, str] = {}
     changing: list[str] = []
     for name in sorted(names, key=lambda name: name in plan.readers):
@@ -140,6 +142,7 @@ def execute(
     parameters: Mapping[str, Any] | None = None,
     *,
     pair: tuple[str, str] | None = None,
+    preset: str = "",
     jobs: int = 1,
     force: bool = False,
     root: Path | None = None,
@@ -150,8 +153,9 @@ def execute(
     opened, and the versions in `constraints.txt`. Why one is executed is said. `only` names chapters (`"01_dataset"`,
     or its beginning `"01"`). Each parameter goes to every chapter that declares it. A `pair` is a base and a fine-tuned
     model: the first goes to every parameter called `base` or `model`, the second to `finetuned`, as a list of one where
-    the default is a list. A copy with other parameters is put aside, and taken back when they are asked for again. Of
-    `jobs` chapters side by side only those are started for whose stated peaks there is memory.
+    the default is a list. A copy with other parameters is put aside, and taken back when they are asked for again. A
+    `preset` gives chapters parameters by a name (see `presets`). Of `jobs` chapters side by side only those are started
+    for whose stated peaks there is memory.
 
     A chapter with a cell tagged `reads-findings` comes after all others, and rests on their findings too, as far as
     they were made by the same parameters and nothing has changed since.
@@ -165,7 +169,7 @@ def execute(
     """
     root = root or places.ROOT
     names = plans.chosen(chapters(root), only)
-    plan = plans.make(root, names, parameters or {}, pair)
+    plan = plans.make(root, names, parameters or {}, pair, preset)
     with lock.held(root, "executing chapters"):
         executed.path(root, "").parent.mkdir(parents=True, exist_ok=True)
         done = _needed(plan, [name for name in names if name not in plan.readers], "", jobs, force)

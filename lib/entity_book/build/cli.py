@@ -12,7 +12,7 @@ from entity_circuits.spelling import meant
 
 from . import commands
 
-INSTALL = "pip install 'entity-circuits[book]'"
+INSTALL = "in a clone of the repository, pip install -c constraints.txt -e '.[book]'"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -97,6 +97,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="base and fine-tuned model by the name of a pair, such as code or goat-7b",
     )
+    words = "parameters of several chapters by one name: class, for less time and memory"
+    book.add_argument("--preset", type=_word, metavar="NAME", help=words)
     words = "the base model of all chapters: a name, a folder or a hub id"
     book.add_argument("--base", type=_word, metavar="MODEL", help=words)
     words = "the fine-tuned model of all chapters; goes with --base"

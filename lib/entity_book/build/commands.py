@@ -35,23 +35,26 @@ def book(arguments: argparse.Namespace) -> None:
 
     from . import book, lock
 
-    pair, given = _pair(arguments), _parameters(arguments)
-    if arguments.build_only and (pair or given or arguments.only):
-        raise ValueError("--only, parameters and a pair are for executing chapters; --build-only executes none")
+    pair, given, preset = _pair(arguments), _parameters(arguments), arguments.preset or ""
+    if arguments.build_only and (pair or given or preset or arguments.only):
+        raise ValueError(
+            "--only, parameters, a preset and a pair are for executing chapters; --build-only executes none"
+        )
     if arguments.dry_run:
         if arguments.build_only:
             raise ValueError("--dry-run tells which chapters would run; --build-only runs none")
-        for name, told in book.reasons(arguments.only, given, pair=pair).items():
+        for name, told in book.reasons(arguments.only, given, pair=pair, preset=preset).items():
             print(f"{name}: {told}")
         return
-    book.check(arguments.only, given, pair=pair)
+    book.check(arguments.only, given, pair=pair, preset=preset)
     with lock.held(places.ROOT, "making the book"):
         if pair:
             from entity_circuits.models import pair as models
 
             pair = models.ready(*pair)
         if not arguments.build_only:
-            book.execute(arguments.only, given, pair=pair, jobs=arguments.jobs, force=arguments.force)
+            options = {"jobs": arguments.jobs, "force": arguments.force}
+            book.execute(arguments.only, given, pair=pair, preset=preset, **options)
         if not arguments.execute_only:
             from . import site
 

@@ -10,7 +10,7 @@ import yaml
 from entity_circuits.spelling import meant
 
 from ..claims import findings
-from . import due, executed, inputs, kept, notebooks, sources
+from . import due, executed, inputs, kept, notebooks, presets, sources
 from .lock import BookError
 
 
@@ -96,14 +96,24 @@ def summing_up(root: Path) -> list[str]:
     return [name for name in chapters(root) if notebooks.reads_findings(source(root, name))]
 
 
-def make(root: Path, names: list[str], parameters: Mapping[str, Any], pair: tuple[str, str] | None) -> Plan:
-    """Everything that is decided before anything runs. Parameters have to fit the chapters to be executed, `names`."""
+def make(
+    root: Path, names: list[str], parameters: Mapping[str, Any], pair: tuple[str, str] | None, preset: str = ""
+) -> Plan:
+    """Everything that is decided before anything runs. Parameters have to fit the chapters to be executed, `names`.
+
+    Those of a `preset` are for one chapter each, and give way to `parameters`, which are for all that declare them.
+    """
     known = chapters(root)
     declared = {name: notebooks.parameters(source(root, name)) for name in known}
     _fit({name: declared[name] for name in names}, parameters, pair)
+    small = presets.named(root, preset) if preset else {}
+    for name, table in small.items():
+        if name not in declared:
+            raise BookError(f"the preset {preset!r} is for {name!r}, which is no chapter")
+        _fit({name: declared[name]}, table, None)
     given = {}
     for name, table in declared.items():
-        given[name] = {key: parameters[key] for key in table if key in parameters}
+        given[name] = small.get(name, {}) | {key: parameters[key] for key in table if key in parameters}
         if pair:
             finetuned = [pair[1]] if isinstance(table.get("finetuned"), list) else pair[1]
             both = {"model": pair[0], "base": pair[0], "finetuned": finetuned}

@@ -1,6 +1,7 @@
 """Building the site from the executed chapters, checking what was built, and serving it on this machine."""
 
 import contextlib
+import errno
 import functools
 import http.server
 import io
@@ -22,7 +23,7 @@ from urllib.parse import unquote, urlsplit
 from bs4 import BeautifulSoup
 from entity_circuits import places
 
-from . import book, executed, inputs, lock, notebooks
+from . import book, executed, finish, inputs, lock, notebooks
 from .lock import BookError
 
 LINKED_HOSTS = frozenset(
@@ -87,8 +88,7 @@ def _build(root: Path, force: bool) -> bool:
         lines = re.sub(r"\x1b\[[0-9;]*m", "", sphinx.stdout).splitlines()
         told = [line for line in lines if re.search(r"WARNING|ERROR|SEVERE|CRITICAL", line)] or lines[-30:]
         raise BookError("the site was not built:\n" + "\n".join("    " + line for line in told))
-    for source_map in (root / "_build" / "html").rglob("*.map"):
-        source_map.unlink()  # a third of the site, read by nobody but debuggers of the theme
+    finish.finish(root / "_build" / "html")
     places.write(record, json.dumps({"from": made_from, "files": _files(root)}))
     print(f"site: built in {time.perf_counter() - clock:.1f} s, _build/html/index.html", file=sys.stderr)
     return True
@@ -138,7 +138,7 @@ def server(html: Path, port: int = 0) -> Iterator[str]:
     try:
         made = http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
     except OSError as error:
-        raise OSError(f"port {port} cannot be used ({error.strerror}); another one will do, or 0 for any") from None
+        raise OSError(_no_port(port, error)) from None
     with made as running:
         thread = threading.Thread(target=running.serve_forever, daemon=True)
         thread.start()
@@ -146,6 +146,20 @@ def server(html: Path, port: int = 0) -> Iterator[str]:
             yield f"http://127.0.0.1:{running.server_port}"
         finally:
             running.shutdown()
+
+
+def _no_port(port: int, error: OSError) -> str:
+    """What to do when a port cannot be had: which other one to take, and how to say so."""
+    why = f"cannot be used ({error.strerror})"
+    if error.errno == errno.EADDRINUSE:
+        why = f"is taken: another program, perhaps this command in another window, answers at http://127.0.0.1:{port}/"
+    elif error.errno == errno.EACCES:
+        why = "is one of those below 1024, which ordinary users may not open"
+    other = port + 1 if 1024 <= port < 65535 else 8000
+    return (
+        f"port {port} {why}. Take another one: `entity-circuits serve --port {other}`, or `make serve PORT={other}`; "
+        "0 takes any that is free"
+    )
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

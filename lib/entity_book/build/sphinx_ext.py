@@ -24,7 +24,10 @@ from . import book, executed, notebooks, used
 
 log = logging.getLogger(__name__)
 
-_FORMULA_FILES = ("tex-mml-chtml.js", "output/chtml/fonts/woff-v2/*.woff")
+_FORMULA_FILES = (
+    *("startup.js", "core.js", "input/tex.js", "a11y/assistive-mml.js"),
+    *("output/chtml.js", "output/chtml/fonts/tex.js", "output/chtml/fonts/woff-v2/*.woff"),
+)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -32,6 +35,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("book-runs", RunsTable)
     app.add_directive("book-claims", ClaimsTable)
     app.add_role("finding", Quoted())
+    app.add_role("took", Took())
     app.connect("builder-inited", write_scripts)
     app.connect("source-read", use_executed)
     app.connect("doctree-resolved", drop_repeated_ids)
@@ -146,11 +150,30 @@ class VegaLiteMime:
             return None
         spec = json.dumps(data.content, sort_keys=True, separators=(",", ":"))
         name = f"chart-{hashlib.sha256(spec.encode()).hexdigest()[:16]}.svg"
+        spec = json.dumps(packed(data.content), sort_keys=True, separators=(",", ":"))
         uri = renderer.write_file([name], charts.picture(data.content, "svg"), overwrite=True)
         picture = nodes.image(uri=uri, alt=charts.description(data.content), classes=["book-chart-static"])
         spec = spec.replace("<", "\\u003c")  # no text of a chart ends its script, or opens a comment or a script in it
         before, after = '<div class="book-chart">', f'<script type="application/json">{spec}</script></div>'
         return [nodes.raw("", before, format="html"), picture, nodes.raw("", after, format="html")]
+
+
+def packed(spec: dict[str, Any]) -> dict[str, Any]:
+    """A specification whose data name their columns once, `{"columns": [...], "rows": [[...]]}`, not in every row.
+
+    Numbers have the seven digits that a chart can show. That is half of a page with large charts; `book-charts.js`
+    unpacks it. Data of another form stay as they are.
+    """
+    data = {}
+    for name, rows in spec.get("datasets", {}).items():
+        columns = list(rows[0]) if rows and isinstance(rows[0], dict) else []
+        whole = columns and all(isinstance(row, dict) and list(row) == columns for row in rows)
+        data[name] = {"columns": columns, "rows": [_short(row) for row in rows]} if whole else rows
+    return {**spec, "datasets": data} if data else spec
+
+
+def _short(row: dict[str, Any]) -> list[Any]:
+    return [float(f"{value:.7g}") if isinstance(value, float) else value for value in row.values()]
 
 
 class RunsTable(SphinxDirective):
@@ -197,6 +220,23 @@ class Quoted(SphinxRole):
         self.env.note_dependency(str(path))
         found = book.found(Path(self.env.srcdir)).reported.get(self.text)
         return [nodes.Text("not tested here" if found is None else str(found))], []
+
+
+class Took(SphinxRole):
+    """The role `took`, in a chapter, around an estimate: what that chapter took when it was last executed, and on what.
+
+    The estimate is what is seen where the notebook is opened by itself, and where no run is recorded.
+    """
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        """The words, for example "2.9 min to run on 2 cores, when this page was made"."""
+        root, name = Path(self.env.srcdir), self.env.docname.removeprefix("chapters/")
+        self.env.note_dependency(str(executed.path(root, name)))
+        run = executed.run(root, name)
+        if run is None or not run.machine.get("cores"):
+            return [nodes.Text(self.text)], []
+        cores = f"{run.machine['cores']} core{'s' * (run.machine['cores'] != 1)}"
+        return [nodes.Text(f"{_time(run.seconds)} to run on {cores}, when this page was made")], []
 
 
 def claims_lines(root: Path) -> list[str]:

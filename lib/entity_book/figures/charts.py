@@ -7,6 +7,7 @@ description in words.
 
 import base64
 import json
+import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -32,6 +33,9 @@ NEUTRAL = "#767676"
 
 INK = "currentColor"
 """For text inside a chart: the page's own text colour, on white and on the dark page; black in a picture."""
+
+SCALE = 2
+"""Pixels of a PNG for each pixel of the chart, so that it is sharp on fine screens and on paper."""
 
 _NAME = "entity_circuits"
 
@@ -99,7 +103,7 @@ def enable() -> None:
 
     >>> enable()
     >>> chart = alt.Chart(alt.Data(values=[{"x": 1}])).mark_point().encode(x="x:Q")
-    >>> sorted(render(chart.properties(description="One point at 1.").to_dict()))
+    >>> sorted(render(chart.properties(description="One point at 1.").to_dict())[0])
     ['application/vnd.vegalite.v6+json', 'image/png', 'text/plain']
     """
     alt.theme.register(_NAME, enable=True)(lambda: alt.theme.ThemeConfig(theme()))  # type: ignore[misc]
@@ -107,14 +111,18 @@ def enable() -> None:
     alt.renderers.enable(_NAME)
 
 
-def render(spec: Mapping[str, Any], **_: Any) -> dict[str, Any]:
+def render(spec: Mapping[str, Any], **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """A chart's specification -> what a notebook stores of it: specification, PNG (base64) and description.
 
-    Raises `ValueError` if the chart has no description: then it would not exist for a reader who cannot see it.
+    And beside them the size at which the PNG is to be shown: it has `SCALE` pixels for each one, and notebooks
+    would show it that much too large. Raises `ValueError` if the chart has no description: then it would not exist
+    for a reader who cannot see it.
     """
     words = description(spec)
-    png = base64.b64encode(picture(spec, "png")).decode()
-    return {MIME: dict(spec), "image/png": png, "text/plain": words}
+    png = picture(spec, "png")
+    width, height = (round(pixels / SCALE) for pixels in struct.unpack(">II", png[16:24]))  # where a PNG says it
+    shown = {MIME: dict(spec), "image/png": base64.b64encode(png).decode(), "text/plain": words}
+    return shown, {"image/png": {"width": width, "height": height}}
 
 
 def description(spec: Mapping[str, Any]) -> str:
@@ -139,7 +147,7 @@ def picture(spec: Mapping[str, Any], kind: Form) -> bytes:
     one_of("form of a picture", kind, Form)
     text = json.dumps({**spec, "background": "white"})
     if kind == "png":
-        return vl_convert.vegalite_to_png(text, scale=2, vl_version=VEGA_LITE)
+        return vl_convert.vegalite_to_png(text, scale=SCALE, vl_version=VEGA_LITE)
     return vl_convert.vegalite_to_svg(text, vl_version=VEGA_LITE).encode()
 
 

@@ -157,8 +157,8 @@ def _entry(name: str, table: dict[str, Any]) -> Entry:
 
 def _source_in_words(entry: Entry) -> str:
     source = entry.source
-    places_ = [f"{len(source.wheels)} pinned wheels"] if source.wheels else []
-    places_ += [f"hub: {source.repo}@{source.revision}"] if source.repo else []
+    places_ = [f"hub: {source.repo}@{source.revision[:12]}"] if source.repo else []
+    places_ += [f"{len(source.wheels)} pinned wheels"] if source.wheels else []
     places_ += [source.path] if source.path else []
     return ", else ".join(places_) + (f" (adapter on {entry.base})" if entry.base else "")
 

