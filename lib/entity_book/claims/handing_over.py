@@ -12,8 +12,8 @@ from entity_circuits.methods.cmap import Patched
 from entity_circuits.runs.recording import Recording
 
 from ..studies import looking, overlaps, trainings
-from ..studies.semantics import counted
 from ..studies.tuning import BASE
+from ..studies.worth import counted
 from . import findings
 
 
@@ -82,7 +82,7 @@ def faithfulness(
 
 
 def semantics(table: pd.DataFrame, model: str, prefix: str = "carries") -> None:
-    """Keep what the groups of a model carry, rows of `semantics.table`, as findings; nothing outside a chapter.
+    """Keep what the groups of a model carry, rows of `worth.table`, as findings; nothing outside a chapter.
 
     `prefix` begins their names: "carries" for the base model, "carries-tuned" for the fine-tuned one.
 
@@ -90,7 +90,7 @@ def semantics(table: pd.DataFrame, model: str, prefix: str = "carries") -> None:
     none was selected; `carries/A/object/gain` is that minus the floor, or for position and label minus what an object
     of the base gets under the same patch that no hypothesis predicts.
 
-        handing_over.semantics(semantics.table(studies, masks), "qwen2.5-coder-0.5b")
+        handing_over.semantics(worth.table(worth.tried(study, masks)), "qwen2.5-coder-0.5b")
     """
     for row in table[table["model"] == model].to_dict("records"):
         key, patched = f"{prefix}/{LETTERS[row['group']]}/{row['desideratum']}", counted(row["selected"])
