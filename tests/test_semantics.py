@@ -50,6 +50,10 @@ def masks(study, twin):
     return semantics.learn([study, twin], asked, penalty=0.0, steps=8)
 
 
+def both(study, twin, masks):
+    return worth.table([tried for one in (study, twin) for tried in worth.tried(one, masks, draws=1)])
+
+
 def no_recording(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("something was recorded again")
@@ -323,7 +327,7 @@ def drawn(name, study, twin, masks):
         "learning": lambda: figures.learning(mask_tables.traces(some)),
         "sparsity": lambda: figures.sparsity(mask_tables.along(study, some, "last", "object"), 0.4),
         "beside paper": lambda: figures.beside_paper(
-            worth.table([*worth.tried(study, masks, draws=1), *worth.tried(twin, masks, draws=1)]),
+            both(study, twin, masks),
             published.dcm,
             published.fact("positional_floor"),
         ),
@@ -359,7 +363,7 @@ def test_the_three_drawings_predict_three_other_words_of_the_pair(study):
 
 def test_void_numbers_of_the_paper_are_marked_and_its_floor_stands_at_position_alone(study, twin, masks):
     published = paper()
-    table = worth.table([*worth.tried(study, masks, draws=1), *worth.tried(twin, masks, draws=1)])
+    table = both(study, twin, masks)
     chart = figures.beside_paper(table, published.dcm, 0.134)
     rows = pd.DataFrame([row for data in chart.to_dict()["datasets"].values() for row in data])
     theirs = rows[rows["model"].isin(["Llama-7B", "Goat-7B", "FLoat-7B", "void (paper)"])]

@@ -62,8 +62,9 @@ def learn(
     Maximises the mean logit of the target minus `penalty` times the sum of 1 - keep, one recorded batch a step, keep
     clamped to [0, 1] after each. Every window (whole rounds of the batches, at least ten steps) the weights are
     averaged and rounded (exactly 0.5 is left alone), and the heads so chosen are measured on `validation`. It has
-    converged, and stops, when from one window to the next no average moved by more than `tolerance`, all round as before,
-    and the mean loss, in logits, moved by no more than that either. Raises `ValueError` before any model runs. Paper: section 5; the official code keeps the best of 16 snapshots, often unconverged, and more heads on
+    converged, and stops, when from one window to the next no average moved by more than `tolerance`, all round as
+    before, and the mean loss, in logits, moved by no more than that. Raises `ValueError` before any model runs. Paper:
+    section 5; the official code keeps the best of 16 snapshots, often unconverged, and more heads on
     ties (artefact B9).
 
         from entity_circuits import dcm, desiderata, models
