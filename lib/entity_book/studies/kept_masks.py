@@ -115,8 +115,9 @@ def keep(found: Kept, path: Path, pair: Sequence[str], command: str) -> None:
     for number, one in enumerate(found.tried):
         chosen = None if one.selected is None else list(map(str, one.selected))
         told.append([one.model, one.group, one.target, list(map(str, one.heads)), chosen, list(one.hits)])
-        columns = {"hits": one.hits, "bystander": one.bystander, "source_right": one.source_right}
+        columns = {"hits": one.hits, "source_right": one.source_right}
         tensors |= {f"tried {number} {name}": torch.tensor(np.asarray(x, dtype=bool)) for name, x in columns.items()}
+        tensors[f"tried {number} bystander"] = torch.tensor(np.asarray(one.bystander, dtype=np.float32))
         tensors[f"tried {number} contexts"] = torch.tensor(np.asarray(one.contexts, dtype=np.int32))
     small = {name: x.half() if name.endswith(("trace", "logit")) else x for name, x in tensors.items()}
     words = {"masks": about, "tried": told, "models": list(pair), "command": command}

@@ -21,8 +21,8 @@ class Tried:
 
     `hits` (sets, n) bool, whether the target is the answer: rows "no patch", "whole", and where a mask `selected` heads
     (missing where none was learned) "masked" and "random 0" and so on, as many heads of the same group. `bystander`
-    (n,) bool, whether an object is said that no hypothesis predicts, under "masked", or "whole" where no head was
-    selected; `source_right` (n,) whether the source prompt alone is answered rightly; `contexts` (n,).
+    (n,) the share of the objects that no hypothesis predicts which is said, under "masked", or "whole" where no head
+    was selected; `source_right` (n,) whether the source prompt alone is answered rightly; `contexts` (n,).
     """
 
     model: str
