@@ -1,5 +1,7 @@
 """Masks and answers that are kept: they come back, for these models only, and a third of a group is chosen by size."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -65,9 +67,38 @@ def test_parts_of_the_test_pairs_add_up_to_all_of_them(made):
         assert np.array_equal(whole.contexts, some.contexts) and whole.target == some.target
 
 
-def test_masks_are_learned_for_all_that_is_wanted_at_every_price(monkeypatch):
+def test_masks_are_learned_for_all_that_is_wanted_at_every_price():
     one = semantics.study(biased(), GROUPS, store=Store(None), name="one", **SIZES)
-    monkeypatch.setattr(kept_masks, "STEPS", 4)
-    found = kept_masks.swept(one, {A: ("object",), B: ("position", "label")})
+    found = kept_masks.swept(one, {A: ("object",), B: ("position", "label"), "nowhere": ("object",)}, steps=4)
     assert list(found) == [("one", A, "object"), ("one", B, "position"), ("one", B, "label")]
     assert all(sorted(mask.penalty for mask in masks) == sorted(kept_masks.PENALTIES) for masks in found.values())
+
+
+def test_prices_tell_how_many_heads_stay_and_whether_the_mask_stood_still(made):
+    _, found = made
+    table = kept_masks.prices(found)
+    assert len(table) == sum(map(len, found.sweeps.values())) and (table["settled"] <= table["heads"]).all()
+    assert (table.groupby(["group", "desideratum"])["chosen"].sum() == 1).all()
+    ordered = table.sort_values("penalty").groupby(["group", "desideratum"])["settled"]
+    assert (ordered.first() >= ordered.last()).all(), "a higher price keeps no more heads"
+
+
+def test_answers_that_were_run_again_are_counted_and_those_of_other_heads_refused(made):
+    one, found = made
+    again = worth.tried(one, found.masks, draws=1)
+    equal, count = worth.same(found.tried, again)
+    assert equal == count > 100
+    again[0].hits.iloc[0, 0] = not again[0].hits.iloc[0, 0]
+    assert worth.same(found.tried, again) == (count - 1, count)
+    with pytest.raises(ValueError, match="other heads"):
+        worth.same(found.tried, [replace(again[0], heads=())])
+    with pytest.raises(ValueError, match="not the first"):
+        worth.same(found.tried, [replace(again[0], contexts=again[0].contexts + 1)])
+
+
+def test_where_nothing_is_kept_both_studies_are_learned_at_one_price(made):
+    one, _ = made
+    other = semantics.study(biased(1), GROUPS, name="other", **SIZES)
+    found = kept_masks.live([one, other], penalty=0.0, steps=4, draws=1)
+    assert len(found.masks) == 8 + 5 and {tried.model for tried in found.tried} == {"one", "other"}
+    assert len(worth.table(found.tried)) == 2 * 4 * 3

@@ -61,8 +61,28 @@ def third(masks: Sequence[Mask]) -> Mask:
     The higher price where two are as near. The heads that its final weights patch are then its `selected` ones,
     whatever did best on the way.
     """
-    best = min(masks, key=lambda mask: (abs(len(mask.settled) - len(mask.heads) / 3), -mask.penalty))
-    return replace(best, selected=best.settled, accuracy=float(best.snapshots["accuracy"].iloc[-1]))
+    return final(min(masks, key=lambda mask: (abs(len(mask.settled) - len(mask.heads) / 3), -mask.penalty)))
+
+
+def final(mask: Mask) -> Mask:
+    """The same mask with the heads that its final weights patch as its `selected` ones, and their accuracy."""
+    return replace(mask, selected=mask.settled, accuracy=float(mask.snapshots["accuracy"].iloc[-1]))
+
+
+def prices(found: Kept) -> pd.DataFrame:
+    """One row a mask: `model`, `group`, `desideratum`, `penalty`, how many of its `heads` the final weights patch
+    (`settled`), how accurate these are on the `validation` pairs, its `steps`, whether it `converged`, and is `chosen`.
+
+        print(kept_masks.prices(kept))
+    """
+    rows = [
+        {"model": model, "group": group, "desideratum": target, "penalty": mask.penalty, "heads": len(mask.heads)}
+        | {"settled": len(mask.settled), "validation": final(mask).accuracy, "steps": len(mask.logit)}
+        | {"converged": mask.converged, "chosen": mask.penalty == third(masks).penalty}
+        for (model, group, target), masks in found.sweeps.items()
+        for mask in sorted(masks, key=lambda mask: mask.penalty)
+    ]
+    return pd.DataFrame(rows)
 
 
 def measure(pair: tuple[str, str], contexts: int = 50, draws: int = 10, *, store: Store | None = None) -> Kept:
@@ -82,13 +102,29 @@ def measure(pair: tuple[str, str], contexts: int = 50, draws: int = 10, *, store
     return Kept(sweeps, tuple(done))
 
 
-def swept(one: Study, wanted: Mapping[Group, Sequence[Hypothesis]]) -> dict[Key, tuple[Mask, ...]]:
+def live(studies: Sequence[Study], penalty: float, steps: int, draws: int = 3, seed: int = 0) -> Kept:
+    """The same for two studies that are at hand, at one price, on their own test pairs: where nothing is kept.
+
+    print(worth.table(kept_masks.live([base, tuned], penalty=0.3, steps=120).tried))
+    """
+    sweeps: dict[Key, tuple[Mask, ...]] = {}
+    for one, wanted in zip(studies, WANTED, strict=True):
+        sweeps |= swept(one, wanted, (penalty,), steps)
+    masks = {key: third(found) for key, found in sweeps.items()}
+    return Kept(sweeps, tuple(tried for one in studies for tried in worth.tried(one, masks, draws, seed)))
+
+
+def swept(
+    one: Study, wanted: Mapping[Group, Sequence[Hypothesis]], penalties: Sequence[float] = PENALTIES, steps: int = STEPS
+) -> dict[Key, tuple[Mask, ...]]:
     """Each mask that is wanted at every price; those of a group and a price are learned side by side."""
     found: dict[Key, list[Mask]] = {}
-    for penalty in PENALTIES[::-1]:  # at a high price masks soon stand still
+    for penalty in penalties[::-1]:  # at a high price masks soon stand still
         for group, targets in wanted.items():
+            if group not in one.groups:
+                continue
             asked = [Asked(one.groups[group], POSITIONS[group], target, penalty) for target in targets]
-            for target, mask in zip(targets, one.masks(asked, steps=STEPS), strict=True):
+            for target, mask in zip(targets, one.masks(asked, steps=steps), strict=True):
                 found.setdefault((one.name, group, target), []).append(mask)
     return {key: tuple(masks) for key, masks in found.items()}
 

@@ -75,6 +75,30 @@ def joined(parts: Sequence[Sequence[Tried]]) -> list[Tried]:
     return made
 
 
+def same(stored: Sequence[Tried], again: Sequence[Tried]) -> tuple[int, int]:
+    """How many answers that were run again are those that are stored, and how many were.
+
+    The pairs run again must be the first of the stored ones; sets of heads that either lacks are left out. Raises
+    `ValueError` if the contexts do not fit, or other heads were patched.
+
+        print(worth.same(kept.tried, worth.tried(study, kept.masks)))
+    """
+    known = {(one.model, one.group, one.target): one for one in stored}
+    equal = count = 0
+    for one in again:
+        if (other := known.get((one.model, one.group, one.target))) is None:
+            continue
+        n = len(one.contexts)
+        if (one.heads, one.selected) != (other.heads, other.selected):
+            raise ValueError(f"other heads of {one.group} were patched than those whose answers are stored")
+        if not np.array_equal(one.contexts, other.contexts[:n]):
+            raise ValueError("the pairs that were run again are not the first of those whose answers are stored")
+        sets = [name for name in one.hits if name in other.hits]
+        agree = one.hits[sets].to_numpy() == other.hits[sets].to_numpy()[:n]
+        equal, count = equal + int(agree.sum()), count + agree.size
+    return equal, count
+
+
 def table(found: Sequence[Tried]) -> pd.DataFrame:
     """One row a model, group and desideratum.
 
