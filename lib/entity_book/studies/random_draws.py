@@ -196,7 +196,7 @@ def words(against: pd.DataFrame, mine: Patched) -> dict[str, str]:
         told[name.replace(", ", " ").replace(" ", "_")] = share
         told |= {"high": share} if name.endswith(" up") else {"low": share} if "up to" in name else {}
         more = "more than its draws" if row["p_holm"] < 0.05 else "NOT surely more than its draws"
-        verdicts.append(f"{name} {share}, {more} (p = {row['p']:.3f}, {row['p_holm']:.3f} for the family)")
+        verdicts.append(f"{name} {share}, {more} (p = {row['p']:.3g}, {row['p_holm']:.3g} for the family)")
     single = table(mine)
     single = single[single["condition"].str.fullmatch(r"L\d+H\d+")]
     alone = [f"{x['condition']} {spoken(x['choice'], x['choice_low'], x['choice_high'], '.0%')}" for x in rows(single)]
