@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from entity_book.claims import findings, handing_over
 from entity_book.figures import improvement as figures
 from entity_book.studies import improvement, random_draws
 from entity_circuits import intervals
@@ -158,3 +159,17 @@ def test_where_there_is_no_gap_no_part_is_more_than_its_draws(made):
     assert against["share"].isna().all() and (against["p"] == 1).all()
     told = random_draws.words(against, same)
     assert told["A_and_B"] == "no share (no gap)" and told["verdict"].count("NOT surely more") == len(against)
+
+
+def test_parts_and_their_draws_are_handed_over_under_names_of_their_own(made, monkeypatch):
+    kept = {}
+    monkeypatch.setattr(findings, "keep", lambda name, value, **about: kept.update({name: (value, about)}))
+    against = random_draws.against(made[2], "correct")
+    handing_over.draws(against, "tuned")
+    row = against[against["condition"] == "A and B"].iloc[0]
+    value, about = kept["draws/A_and_B"]
+    assert (value, about["low"], about["n"]) == (row.share, row.share_low, 21) and "of 4 random draws" in about["about"]
+    assert kept["draws/A_and_B/random"][0] == row.random and len(kept) == 2 * len(against)
+    kept.clear()
+    handing_over.draws(against.assign(share=float("nan")), "tuned")
+    assert not kept

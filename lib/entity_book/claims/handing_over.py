@@ -101,6 +101,23 @@ def semantics(table: pd.DataFrame, model: str, prefix: str = "carries") -> None:
             findings.keep(name, row[column], **ends, unit=unit, model=model, about=about)
 
 
+def draws(against: pd.DataFrame, model: str) -> None:
+    """Keep the share of the gap of each part of the circuit, and that of its random draws, as findings.
+
+    `against` has rows of `random_draws.against`; a part without a share (no gap) is left out.
+
+        handing_over.draws(random_draws.against(random), "code")
+    """
+    for row in against[against["share"].notna()].to_dict("records"):
+        name = f"draws/{row['condition'].replace(', ', ' ').replace(' ', '_')}"
+        about = f"object choice; p {row['p']:.3g}, {row['p_holm']:.3g} for the family, of {row['draws']} random draws"
+        ends = {"low": row["share_low"], "high": row["share_high"], "n": row["n"]}
+        findings.keep(name, row["share"], **ends, unit="share", model=model, about=about)
+        ends = {"low": row["random_low"], "high": row["random_high"], "n": row["n"]}
+        about = f"object choice; the middle of {row['draws']} draws, and where 95% of them lie"
+        findings.keep(f"{name}/random", row["random"], **ends, unit="share", model=model, about=about)
+
+
 def improvement(found: Patched, model: str, table: pd.DataFrame | None = None, live: Patched | None = None) -> None:
     """Keep the gap and the shares of it that the claims of the book rest on as findings; nothing outside a chapter.
 
