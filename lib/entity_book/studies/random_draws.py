@@ -189,7 +189,8 @@ def words(against: pd.DataFrame, mine: Patched) -> dict[str, str]:
 
         print(random_draws.words(random_draws.against(random), mine)["verdict"])
     """
-    told, verdicts = {}, []
+    missing = ("high", "low", "A_without_B", "A_and_B")
+    told, verdicts = dict.fromkeys(missing, "(no such heads)"), list[str]()
     for row in against.to_dict("records"):
         name, share = row["condition"], spoken(row["share"], row["share_low"], row["share_high"], ".0%")
         share = "no share (no gap)" if pd.isna(row["share"]) else share
