@@ -12,7 +12,7 @@ from entity_book.claims import handing_over
 from entity_book.figures import charts
 from entity_book.figures import semantics as figures
 from entity_book.paper import paper
-from entity_book.studies import crossing, mask_tables, semantics
+from entity_book.studies import crossing, mask_tables, semantics, worth
 from entity_circuits import circuits
 from entity_circuits.heads import POSITIONS, Circuit, Head
 from entity_circuits.methods import dcm, interchange
@@ -48,6 +48,10 @@ def masks(study, twin):
     # A penalty of 0 patches whatever helps at all: random heads help a little.
     asked = {A: ["object", "position"], B: ["position"]}
     return semantics.learn([study, twin], asked, penalty=0.0, steps=8)
+
+
+def both(study, twin, masks):
+    return worth.table([tried for one in (study, twin) for tried in worth.tried(one, masks, draws=1)])
 
 
 def no_recording(monkeypatch):
@@ -170,7 +174,7 @@ def test_shares_of_the_answers_add_up_to_one_and_are_those_of_patching(study):
 
 
 def test_the_table_holds_the_floor_the_group_the_selected_heads_and_random_ones(study, masks):
-    table = semantics.table([study], masks, draws=3)
+    table = worth.table(worth.tried(study, masks, draws=3))
     assert len(table) == 4 * 3
     masked = table["masked"].notna()
     assert set(zip(table["group"][masked], table["desideratum"][masked], strict=True)) == {
@@ -275,7 +279,7 @@ def test_what_is_crossed_is_held_against_the_floor_and_the_reference_on_the_same
 
 
 def test_words_give_the_selected_heads_where_there_is_a_mask_and_the_group_where_there_is_none(study, masks):
-    table = semantics.table([study], masks, draws=1)
+    table = worth.table(worth.tried(study, masks, draws=1))
     row = table["masked"].notna()
     table.loc[row, ["selected", "masked", "masked_low", "masked_high"]] = [2, 0.5, 0.4, 0.6]
     table.loc[~row, ["whole", "whole_low", "whole_high"]] = [0.25, 0.1, 0.3]
@@ -290,7 +294,7 @@ def test_words_give_the_selected_heads_where_there_is_a_mask_and_the_group_where
 def test_findings_are_those_of_the_selected_heads_or_of_the_group_where_none_is_selected(study, masks, monkeypatch):
     kept = {}
     monkeypatch.setattr(handing_over.findings, "keep", lambda key, value, **more: kept.update({key: (value, more)}))
-    table = semantics.table([study], masks, draws=1)
+    table = worth.table(worth.tried(study, masks, draws=1))
     handing_over.semantics(table, study.name)
     row = table.set_index(["group", "desideratum"]).loc[A, "object"]
     value, more = kept["carries/A/object"]
@@ -301,7 +305,7 @@ def test_findings_are_those_of_the_selected_heads_or_of_the_group_where_none_is_
     whole = table.set_index(["group", "desideratum"]).loc["structure_reader", "label"]
     assert kept["carries/D/label"][0] == whole.whole and len(kept) == 12 * 2
     none = {key: replace(mask, selected=()) for key, mask in masks.items()}
-    row = semantics.table([study], none, draws=1).set_index(["group", "desideratum"]).loc[A, "object"]
+    row = worth.table(worth.tried(study, none, draws=1)).set_index(["group", "desideratum"]).loc[A, "object"]
     assert row.masked == row.floor and row.gain == pytest.approx(row.whole - row.floor)
 
 
@@ -323,7 +327,9 @@ def drawn(name, study, twin, masks):
         "learning": lambda: figures.learning(mask_tables.traces(some)),
         "sparsity": lambda: figures.sparsity(mask_tables.along(study, some, "last", "object"), 0.4),
         "beside paper": lambda: figures.beside_paper(
-            semantics.table([study, twin], masks, draws=1), published.dcm, published.fact("positional_floor")
+            both(study, twin, masks),
+            published.dcm,
+            published.fact("positional_floor"),
         ),
     }[name]()
 
@@ -357,7 +363,7 @@ def test_the_three_drawings_predict_three_other_words_of_the_pair(study):
 
 def test_void_numbers_of_the_paper_are_marked_and_its_floor_stands_at_position_alone(study, twin, masks):
     published = paper()
-    table = semantics.table([study, twin], masks, draws=1)
+    table = both(study, twin, masks)
     chart = figures.beside_paper(table, published.dcm, 0.134)
     rows = pd.DataFrame([row for data in chart.to_dict()["datasets"].values() for row in data])
     theirs = rows[rows["model"].isin(["Llama-7B", "Goat-7B", "FLoat-7B", "void (paper)"])]

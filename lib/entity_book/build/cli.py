@@ -136,6 +136,12 @@ def _parser() -> argparse.ArgumentParser:
     draws.add_argument("--contexts", type=_positive, default=70, help="seven prompts each (default %(default)s)")
     draws.add_argument("--draws", type=_positive, default=100, help="for each part (default %(default)s)")
 
+    words = "learn masks over heads of two models until they stand still, and judge them (half an hour)"
+    masks = command("measure-masks", commands.measure_masks, words)
+    masks.add_argument("--base", type=_word, default="qwen2.5-coder-0.5b", help="default %(default)s")
+    masks.add_argument("--finetuned", type=_word, default="code", help="default %(default)s")
+    masks.add_argument("--contexts", type=_positive, default=50, help="seven pairs each (default %(default)s)")
+
     words = "find a model's circuit by path patching and write it, with all scores, to a file"
     discover = command("discover", commands.discover, words)
     discover.add_argument("model", type=_word, help="a name that `models` lists, a folder, a GGUF file or a hub id")

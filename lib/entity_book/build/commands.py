@@ -181,6 +181,23 @@ def measure_draws(arguments: argparse.Namespace) -> None:
     print(random_draws.folder())
 
 
+def measure_masks(arguments: argparse.Namespace) -> None:
+    """Learn masks of two models, store them with their answers and print what they are worth."""
+    from entity_circuits import models, results
+
+    from ..studies import kept_masks, worth
+
+    pair = arguments.base, arguments.finetuned
+    path = kept_masks.folder() / f"{Path(arguments.finetuned).name}.safetensors"
+    _require_place(path)
+    found = kept_masks.measure(pair, arguments.contexts, store=results.Store())
+    given = f"entity-circuits measure-masks --base {pair[0]} --finetuned {pair[1]} --contexts {arguments.contexts}"
+    kept_masks.keep(found, path, [models.load(name).fingerprint for name in pair], given)
+    columns = ["model", "group", "desideratum", "heads", "selected", "floor", "whole", "masked", "random", "n"]
+    print(worth.table(found.tried)[columns].round(3).to_string(index=False))
+    print(path)
+
+
 def discover(arguments: argparse.Namespace) -> None:
     """Find a circuit, store it and print it."""
     from entity_circuits import circuits, models, places, results

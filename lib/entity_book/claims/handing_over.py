@@ -12,8 +12,8 @@ from entity_circuits.methods.cmap import Patched
 from entity_circuits.runs.recording import Recording
 
 from ..studies import looking, overlaps, trainings
-from ..studies.semantics import counted
 from ..studies.tuning import BASE
+from ..studies.worth import counted
 from . import findings
 
 
@@ -82,7 +82,7 @@ def faithfulness(
 
 
 def semantics(table: pd.DataFrame, model: str, prefix: str = "carries") -> None:
-    """Keep what the groups of a model carry, rows of `semantics.table`, as findings; nothing outside a chapter.
+    """Keep what the groups of a model carry, rows of `worth.table`, as findings; nothing outside a chapter.
 
     `prefix` begins their names: "carries" for the base model, "carries-tuned" for the fine-tuned one.
 
@@ -90,7 +90,7 @@ def semantics(table: pd.DataFrame, model: str, prefix: str = "carries") -> None:
     none was selected; `carries/A/object/gain` is that minus the floor, or for position and label minus what an object
     of the base gets under the same patch that no hypothesis predicts.
 
-        handing_over.semantics(semantics.table(studies, masks), "qwen2.5-coder-0.5b")
+        handing_over.semantics(worth.table(worth.tried(study, masks)), "qwen2.5-coder-0.5b")
     """
     for row in table[table["model"] == model].to_dict("records"):
         key, patched = f"{prefix}/{LETTERS[row['group']]}/{row['desideratum']}", counted(row["selected"])
@@ -99,6 +99,23 @@ def semantics(table: pd.DataFrame, model: str, prefix: str = "carries") -> None:
         for name, column, unit in ((key, patched, "accuracy"), (f"{key}/gain", gain, "difference")):
             ends = {"low": row[f"{column}_low"], "high": row[f"{column}_high"], "n": row["n"]}
             findings.keep(name, row[column], **ends, unit=unit, model=model, about=about)
+
+
+def draws(against: pd.DataFrame, model: str) -> None:
+    """Keep the share of the gap of each part of the circuit, and that of its random draws, as findings.
+
+    `against` has rows of `random_draws.against`; a part without a share (no gap) is left out.
+
+        handing_over.draws(random_draws.against(random), "code")
+    """
+    for row in against[against["share"].notna()].to_dict("records"):
+        name = f"draws/{row['condition'].replace(', ', ' ').replace(' ', '_')}"
+        about = f"object choice; p {row['p']:.3g}, {row['p_holm']:.3g} for the family, of {row['draws']} random draws"
+        ends = {"low": row["share_low"], "high": row["share_high"], "n": row["n"]}
+        findings.keep(name, row["share"], **ends, unit="share", model=model, about=about)
+        ends = {"low": row["random_low"], "high": row["random_high"], "n": row["n"]}
+        about = f"object choice; the middle of {row['draws']} draws, and where 95% of them lie"
+        findings.keep(f"{name}/random", row["random"], **ends, unit="share", model=model, about=about)
 
 
 def improvement(found: Patched, model: str, table: pd.DataFrame | None = None, live: Patched | None = None) -> None:

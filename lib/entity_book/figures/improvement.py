@@ -7,14 +7,28 @@ import pandas as pd
 from entity_circuits.heads import LETTERS
 
 from .charts import BLUE, GREEN, INK, NEUTRAL, PURPLE, VERMILLION, coloured, marked, palette
-from .parts import QUIET, bands, by_name, drawn, estimates, heading, interval, numbers, plane, streams, unique
+from .parts import (
+    PERCENT,
+    QUIET,
+    bands,
+    by_name,
+    drawn,
+    estimates,
+    heading,
+    interval,
+    level,
+    numbers,
+    plane,
+    streams,
+    unique,
+)
 
 WIDTH = 200
 HEIGHT = 230
 STEP = 20  # the height of a bar; of a point among others, half of it
 LETTER_NAMES = {letter: f"{letter} {group.replace('_', ' ')}" for group, letter in LETTERS.items()}
 
-PATCHED, RANDOM = "patched heads", "random heads, same layers"
+PATCHED, RANDOM, HARMFUL = "patched heads", "random heads, same layers", "random heads, a named one among them"
 BASE, TUNED = "base model as it is", "fine-tuned as it is"
 ORIGINS = {"run": "its run", "weights": "its weights alone", "inputs": "what arrives in it alone"}
 """What the other model gives: by the names in `cmap.Condition`."""
@@ -161,6 +175,34 @@ def scan(table: pd.DataFrame, layer: str = "final", title: str | None = None) ->
         f"Accuracy over layers whose heads are patched ({title}), with 95% bands. Base model "
         f"{own[0][1]:.2f}, fine-tuned {own[1][1]:.2f}. {'; '.join(words)}. n = {int(table['n'].iloc[0])}.",
     )
+
+
+def shares(table: pd.DataFrame) -> alt.LayerChart:
+    """The share of the gap that each part recovers, a square, among its random draws, a stroke each.
+
+    `table` has rows of `random_draws.points`: `condition`, `share`, of a draw its number `draw` and the named heads
+    that it `hits`, of a part `share_low` and `share_high`. Strokes of draws that hit a named head are coloured.
+    """
+    drawn_ = table["draw"].notna()
+    kinds = {PATCHED: _STYLE[PATCHED], RANDOM: (NEUTRAL, "stroke"), HARMFUL: (VERMILLION, "stroke")}
+    what = table["hits"].map(lambda hits: HARMFUL if hits else RANDOM).where(drawn_, PATCHED)
+    table = table.assign(what=what)
+    colour, shape = marked("what:N", {k: v for k, v in kinds.items() if k in set(what)}, orient="bottom", columns=1)
+    x = alt.X("share:Q", title="share of the gap that is recovered", axis=PERCENT)
+    tips = ["condition:N", *numbers("share"), "draw:Q", "hits:N"]
+    base = alt.Chart(table).encode(x=x, y=by_name("condition", table["condition"]), color=colour, tooltip=tips)
+    own, random = base.transform_filter("datum.draw == null"), base.transform_filter("datum.draw != null")
+    layers = [
+        *(level(name, value, axis="x", color=NEUTRAL) for name, value in (("nothing", 0.0), ("the gap", 1.0))),
+        random.mark_tick(thickness=1.2, size=14, opacity=0.6),
+        *estimates(own, x, 60, ends=("share_low", "share_high"), shape=shape),
+    ]
+    words = []
+    for name, part in table.groupby("condition", sort=False):
+        one, some = part[part["draw"].isna()].iloc[0], part.loc[part["draw"].notna(), "share"]
+        words.append(f"{name} {one['share']:.0%}, {len(some)} draws {some.min():.0%} to {some.max():.0%}")
+    told = "Share of the gap recovered by parts of the circuit, with 95% intervals, among random heads of their layers"
+    return drawn(layers, WIDTH + 60, 40 * table["condition"].nunique(), f"{told}. {'; '.join(words)}.")
 
 
 def _panels(table: pd.DataFrame, panel: str, y: alt.Y, words: str) -> alt.FacetChart:

@@ -149,7 +149,8 @@ def learning(table: pd.DataFrame) -> alt.FacetChart:
     table = table.assign(end=table["selected"].map({True: "selected", False: "left alone"}))
     chosen = table[table["selected"]].groupby(column, sort=False)["head"].nunique()
     chosen = chosen.reindex(unique(table[column]), fill_value=0)
-    told = "; ".join(f"{name} {count} of {table['head'].nunique()}" for name, count in chosen.items())
+    sizes = table.groupby(column, sort=False)["head"].nunique().to_dict()
+    told = "; ".join(f"{name} {count} of {sizes[name]}" for name, count in chosen.items())
     y = alt.Y("keep:Q", title="keep", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(values=[0, 0.5, 1]))
     lines = alt.Chart(table).mark_line(strokeWidth=1.5, opacity=0.8)
     lines = lines.encode(

@@ -12,7 +12,8 @@ from entity_circuits.methods.dcm import Mask
 from entity_circuits.methods.interchange import Position
 from entity_circuits.tasks.desiderata import Hypothesis
 
-from .semantics import Masks, Study, counted
+from .semantics import Masks, Study
+from .worth import counted
 
 
 def overlap(masks: Masks, one: str, other: str) -> pd.DataFrame:
@@ -128,7 +129,7 @@ def traces(masks: Sequence[Mask]) -> pd.DataFrame:
 
 
 def words(table: pd.DataFrame, models: Mapping[str, str]) -> dict[str, str]:
-    """The numbers of `semantics.table` as text with their intervals, by names that a page can `glue`.
+    """The numbers of `worth.table` as text with their intervals, by names that a page can `glue`.
 
     For a model called `base` by `models`: `base_a_object`, the accuracy of the selected heads (of the whole group where
     none was selected), `base_a_object_whole`, `_gain`, `_beyond` and `_choice`; and `_n`, how many heads these are.

@@ -5,7 +5,6 @@ be computed that the store does not hold. The pairs are those of the desideratum
 answers: one run of them tells how often the answer became that of the position, of the object and of the label.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -13,7 +12,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import torch
-from entity_circuits import models, results, statistics
+from entity_circuits import models, results
 from entity_circuits.arguments import each_of, integer, one_of
 from entity_circuits.circuits import criteria
 from entity_circuits.circuits.files import Finding
@@ -24,7 +23,7 @@ from entity_circuits.methods.interchange import Answers, Pairs, Position
 from entity_circuits.models.subject import Subject
 from entity_circuits.results import Store
 from entity_circuits.tasks import boxes, desiderata
-from entity_circuits.tasks.desiderata import ADDITIONAL, HYPOTHESES, SPLITS, Desideratum, Hypothesis, Triples
+from entity_circuits.tasks.desiderata import ADDITIONAL, SPLITS, Desideratum, Hypothesis, Triples
 from torch import Tensor
 
 Part = Literal["train", "validation", "test", "few"]
@@ -207,7 +206,7 @@ def others(
     return sets
 
 
-def _part(group: Group) -> Part:
+def part_of(group: Group) -> Part:
     """Heads at `prev` act on some thirty later tokens of a prompt: fewer pairs are patched there."""
     return "few" if POSITIONS[group] == "prev" else "test"
 
@@ -250,7 +249,7 @@ def answers(studies: Sequence[Study], draws: int = 2) -> pd.DataFrame:
     for one in studies:
         for group, heads in one.groups.items():
             sets = {"group": heads, **others(one.subject, heads, draws=draws, seed=one.seed)}
-            rows = one.patch(sets, POSITIONS[group], part=_part(group))
+            rows = one.patch(sets, POSITIONS[group], part=part_of(group))
             rows["patched"] = rows["patched"].str.replace(r"^(other heads) \d+$", r"\1", regex=True)
             size = rows.groupby("patched", sort=False)["size"].first()
             share = rows.groupby("patched", sort=False)["answer"].value_counts(normalize=True, sort=False)
@@ -258,70 +257,6 @@ def answers(studies: Sequence[Study], draws: int = 2) -> pd.DataFrame:
             found["size"], found["n"] = found["patched"].map(size), rows["prompt"].nunique()
             tables.append(found)
     return pd.concat(tables, ignore_index=True)[["model", "group", "patched", "size", "answer", "share", "n"]]
-
-
-def table(studies: Sequence[Study], masks: Masks, draws: int = 5, seed: int = 0) -> pd.DataFrame:
-    """One row a model, group and desideratum, on the test pairs, which no mask was learned or chosen on.
-
-    `heads` (of the group) and `selected` (by the mask; missing where none was learned); accuracies for the target, each
-    with `_low` and `_high`: `floor` (no patch), `whole` (all heads of the group), `masked` (the selected ones),
-    `random` (mean of `draws` sets of equally many heads of the group), `source` (right answers of the source prompt
-    alone); and the paired differences `gain` (masked, or whole where no head was selected, minus floor), `beyond` (the
-    same minus `bystander`: how often, under this patch, an object of the base is said that no hypothesis predicts) and
-    `choice` (masked minus random). Intervals resample contexts. `n` pairs.
-    """
-    each_of("hypothesis", (target for _, _, target in masks), Hypothesis)
-    rows = []
-    for one in studies:
-        for group, heads in one.groups.items():
-            for target in HYPOTHESES:
-                mask = masks.get((one.name, group, target))
-                sets: dict[str, Sequence[Head]] = {"whole": heads}
-                if mask is not None:
-                    draw = np.random.default_rng(seed)
-                    picks = [draw.choice(len(heads), len(mask.selected), replace=False) for _ in range(draws)]
-                    sets |= {"masked": mask.selected}
-                    sets |= {f"random {i}": [heads[index] for index in sorted(pick)] for i, pick in enumerate(picks)}
-                found = one.patch(sets, POSITIONS[group], target, _part(group))
-                rows.append({"model": one.name, "group": group, "desideratum": target} | _row(found, heads, mask))
-    return pd.DataFrame(rows).astype({"selected": "Int64"})
-
-
-def counted(selected: object) -> str:
-    """The column of `table` that says what patching brought: `masked`, or `whole` where no head was selected."""
-    return "masked" if not pd.isna(selected) and selected else "whole"  # type: ignore[call-overload]
-
-
-def _row(found: pd.DataFrame, heads: Sequence[Head], mask: Mask | None) -> dict[str, object]:
-    hits = found.pivot(index="prompt", columns="patched", values="hit").astype(float)
-    one = found.drop_duplicates("prompt").set_index("prompt")
-    contexts = one["context"].to_numpy()
-    drawn = hits.filter(like="random ").mean(axis=1)
-    series = {"floor": hits["no patch"], "whole": hits["whole"], "masked": hits.get("masked"), "random": drawn}
-    series["source"] = one["source_right"].astype(float)
-    row: dict[str, object] = {"heads": len(heads), "selected": None if mask is None else len(mask.selected)}
-    chosen = counted(row["selected"])
-    other = found[found["patched"] == chosen].set_index("prompt")["bystander"]
-    gains = {
-        "gain": (hits[chosen], hits["no patch"]),
-        "beyond": (hits[chosen], other),
-        "choice": (series["masked"], drawn),
-    }
-    for name, values in series.items():
-        row |= _cells(name, values, None, contexts)
-    for name, (upper, lower) in gains.items():
-        row |= _cells(name, upper, lower, contexts)
-    return row | {"n": len(one)}
-
-
-def _cells(name: str, values: pd.Series | None, less: pd.Series | None, contexts: np.ndarray) -> dict[str, object]:
-    """A number with its bounds; NaN where there is nothing to estimate it from."""
-    if values is None or values.isna().any():
-        return dict.fromkeys((name, f"{name}_low", f"{name}_high"), math.nan)
-    found = statistics.estimate(
-        (values if less is None else values - less).to_numpy(), contexts, signed=less is not None
-    )
-    return dict(found.cells(name))
 
 
 def additional(

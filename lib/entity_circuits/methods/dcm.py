@@ -56,14 +56,15 @@ def learn(
         seed: draws the triples anew from those given, with replacement; None: takes them as they are.
         rate: of Adam.
         steps: the most that are made, in whole windows.
-        tolerance: by how much averages of two windows may differ in a mask that has converged.
+        tolerance: by how much averages of weights and of the loss may move in a mask that has converged.
         method: "replay" or "definition".
 
     Maximises the mean logit of the target minus `penalty` times the sum of 1 - keep, one recorded batch a step, keep
     clamped to [0, 1] after each. Every window (whole rounds of the batches, at least ten steps) the weights are
     averaged and rounded (exactly 0.5 is left alone), and the heads so chosen are measured on `validation`. It has
-    converged, and stops, when all averages round as those of the window before, too. Raises `ValueError` before any
-    model runs. Paper: section 5; the official code keeps the best of 16 snapshots, often unconverged, and more heads on
+    converged, and stops, when from one window to the next no average moved by more than `tolerance`, all round as
+    before, and the mean loss, in logits, moved by no more than that. Raises `ValueError` before any model runs. Paper:
+    section 5; the official code keeps the best of 16 snapshots, often unconverged, and more heads on
     ties (artefact B9).
 
         from entity_circuits import dcm, desiderata, models
@@ -114,7 +115,7 @@ def sweep(
         seeds: each draws the triples anew; None: takes them as they are.
         rate: of Adam.
         steps: the most that are made, in whole windows.
-        tolerance: by how much averages of two windows may differ in a mask that has converged.
+        tolerance: by how much averages of weights and of the loss may move in a mask that has converged.
         method: "replay" or "definition".
 
     Returns a mask for each, seeds within penalties. Raises `ValueError` before any model runs.
@@ -153,7 +154,7 @@ def together(
         validation: to choose among the sets of heads on the way.
         rate: of Adam.
         steps: the most that are made, in whole windows.
-        tolerance: by how much averages of two windows may differ in a mask that has converged.
+        tolerance: by how much averages of weights and of the loss may move in a mask that has converged.
         method: "replay" or "definition".
 
     A step of one mask has few tokens, and most of its time goes into fetching the weights of the model. Masks learned
@@ -212,6 +213,7 @@ class _Learner:
     trace: list[Tensor]
     logit: list[float] = field(default_factory=list)
     looks: list[tuple[int, Tensor, tuple[Head, ...], float]] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
     converged: bool = False
 
     @property
@@ -249,6 +251,7 @@ def _step(active: list[_Learner], batch: int, method: Method) -> None:
                 gain = (logits[index, :, index] * learner.counts[rows]).mean()
                 loss = loss - gain + learner.asked.penalty * (1 - learner.keep).sum()
                 learner.logit.append(gain.item())
+                learner.losses.append(float(learner.asked.penalty * (1 - learner.keep.detach()).sum() - gain.detach()))
             loss.backward()
     for learner in active:
         learner.adam.step()
@@ -278,9 +281,14 @@ def _look(
     for learner, average, (position, patched) in zip(active, averages, asked, strict=True):
         if len(learner.looks) > 1:  # the first look is at the start
             _, before, same, _ = learner.looks[-1]
-            learner.converged = patched == same and bool(((average - before).abs() <= tolerance).all())
+            still = abs(_mean(learner.losses[-window:]) - _mean(learner.losses[-2 * window : -window])) <= tolerance
+            learner.converged = still and patched == same and bool(((average - before).abs() <= tolerance).all())
         accuracy = (said[position, patched] == learner.judge.triples.targets).double().mean().item()
         learner.looks.append((len(learner.logit), average, patched, accuracy))
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / max(len(values), 1)
 
 
 def _mask(learner: _Learner) -> Mask:
