@@ -120,6 +120,18 @@ def _parser() -> argparse.ArgumentParser:
     command(
         "measure-adapters", commands.measure_adapters, "run base and adapters on 2,002 prompts; writes their accuracies"
     )
+    words = "make the runs of a study in the order of its protocol; an interrupted one goes on where it stopped"
+    study = command("study", commands.study, words)
+    study.add_argument("study", choices=["arithmetic"], help="arithmetic: data/trainings/README.md")
+    study.add_argument(
+        "--plan", action="store_true", help="make nothing; list the runs, done and not done, with minutes"
+    )
+    study.add_argument(
+        "--hours", type=float, metavar="H", help="after so long begin no further run (default: make all)"
+    )
+    study.add_argument(
+        "--keep", action="store_true", help="keep trained adapters in build/adapters, not only their rows"
+    )
     cmap = command(
         "measure-cmap", commands.measure_cmap, "patch a fine-tuned model into its base on 2,002 prompts (half an hour)"
     )
