@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from entity_circuits import places, sums
+from entity_circuits.arguments import one_of
 
 from . import data as training_data
 from .finetune import Recipe
@@ -31,6 +32,9 @@ class Run:
     unit: int = 0
     made: Made = "trained"
     recipe: Recipe | None = None
+
+    def __post_init__(self) -> None:
+        one_of("way that a run is made", self.made, Made)
 
     @property
     def name(self) -> str:
@@ -65,6 +69,7 @@ def runs() -> tuple[Run, ...]:
     found += [Run(RANDOM, draw, "random") for draw in range(10, 20)]
     found += _trained([_long(seed, 1280, RATES[0]) for seed in (0, 1)])
     found += _trained([Recipe("arithmetic", rank=rank) for rank in (4, 64)])
+    found += _trained([_long(2, 1280, RATES[0])])
     return tuple(found)
 
 
