@@ -165,7 +165,8 @@ def test_own_texts_are_seeded_and_have_nothing_of_the_task(monkeypatch):
     assert one == two != other
 
 
-def test_half_replay_puts_own_text_into_every_batch():
+def test_half_replay_puts_own_text_into_every_batch(monkeypatch):
+    monkeypatch.setattr(own, "written", lambda _, texts, *__, **___: [" rain and snow"] * len(texts))
     subject, recipe = tiny.subject("qwen2"), Recipe("arithmetic", replay=0.5, **SMALL)
     assert recipe.fresh == 2 and recipe.name == "arithmetic-replay"
     batches = finetune._lessons(subject, recipe, results.Store(None))
@@ -177,7 +178,7 @@ def test_half_replay_puts_own_text_into_every_batch():
         Recipe("arithmetic", replay=1.0)
 
 
-def kept(**cells):
+def kept(**cells: list[float]) -> list[dict[str, Any]]:
     """Rows of the study: by cell, the object choice of each of its units on 490 prompts; the base chooses 245."""
     made = []
     made_by = {run.cell: run for run in plan.runs()}

@@ -160,6 +160,14 @@ def study(arguments: argparse.Namespace) -> None:
         print(name)
 
 
+def measure_scale(arguments: argparse.Namespace) -> None:
+    """Ask a model the prompts, store its answers and print the table."""
+    from ..studies import scale
+
+    path = scale.measure(arguments.model, arguments.contexts)
+    print(scale.table([path]).round(3).to_string(index=False))
+
+
 def measure_cmap(arguments: argparse.Namespace) -> None:
     """Patch a fine-tuned model into its base, store the result and print it."""
     from entity_circuits import models, results
