@@ -1,7 +1,7 @@
 """What the arithmetic study says: tracking and format of each training, means over trainings, the verdict by its rule.
 
 The rule is in `data/trainings/README.md`, written before any run. A dose is decided by two intervals: Student's t over
-its trainings, for what another training would change, and a bootstrap over contexts, for what other prompts would.
+its trainings, for what another training would change, and one over contexts, for what other prompts would.
 """
 
 from collections.abc import Sequence
