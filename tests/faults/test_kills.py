@@ -3,6 +3,7 @@
 KILLS says how many kills each case gets (default 10), KILLS_SEED when they come.
 """
 
+import json
 import os
 import random
 import shutil
@@ -72,6 +73,16 @@ found = path_patching.discover(tiny.subject("qwen2", layers=6), n=12, boxes=3, s
 found.circuit.save(pathlib.Path("kept", "circuit.json"))
 """
 
+STUDY = """
+import pathlib
+from entity_book.studies import arithmetic
+from entity_book.training.finetune import Recipe
+from entity_book.training.plan import Run
+arithmetic.CONTEXTS, arithmetic.SUMS = 2, 4
+small = dict(steps=6, batch=4, held_out=4, checkpoint=2, rank=4)
+runs = [Run("base", made="base"), *(Run("a", seed, "trained", Recipe("arithmetic", seed, **small)) for seed in (0, 1))]
+arithmetic.go(runs=runs, base="base", out=pathlib.Path("rows"))
+"""
 MEASURING = """
 import importlib, pathlib
 from entity_circuits import places
@@ -216,6 +227,21 @@ def test_a_training(tmp_path):
     survives(
         template, TRAINING, lambda folder: content(folder / "adapter", "README.md", "log.json"), tmp_path, "training"
     )
+
+
+def study_state(folder: Path) -> object:
+    """The rows without what a clock said, and that nothing is left to resume from."""
+    rows = {path.name: json.loads(sums.read(path)) for path in sorted((folder / "rows").glob("*.json"))}
+    assert len(rows) == 3 and not list((folder / "results").glob("study-*"))
+    return {name: {k: v for k, v in row.items() if k not in ("seconds", "measuring")} for name, row in rows.items()}
+
+
+def test_a_study(tmp_path):
+    template = tmp_path / "template"
+    (template / "rows").mkdir(parents=True)
+    (template / "rows" / sums.NAME).touch()
+    tiny.save(template / "base")
+    survives(template, STUDY, study_state, tmp_path, "study")
 
 
 def test_a_fetch(tmp_path):

@@ -108,7 +108,11 @@ def _parser() -> argparse.ArgumentParser:
 
     words = "train an adapter on synthetic data; an interrupted training goes on where it stopped"
     finetune = command("finetune", commands.finetune, words)
-    finetune.add_argument("kind", type=_word, help="arithmetic, code, code-binding, code-other or shuffled")
+    finetune.add_argument(
+        "kind",
+        type=_word,
+        help="arithmetic, code, code-binding, code-other, shuffled, arithmetic-sentence or code-binding-shuffled",
+    )
     finetune.add_argument("--seed", type=_seed, default=0, help="decides the data, their order and the initial weights")
     finetune.add_argument(
         "--model", type=_word, default="qwen2.5-coder-0.5b", help="the base model (default %(default)s)"
@@ -121,6 +125,22 @@ def _parser() -> argparse.ArgumentParser:
     finetune.add_argument("--device", type=_word, default="cpu", help="cpu (default), or cuda")
     command(
         "measure-adapters", commands.measure_adapters, "run base and adapters on 2,002 prompts; writes their accuracies"
+    )
+    words = "ask a model of another scale the evaluation prompts at seven and ten boxes; writes data/scale/MODEL.json"
+    scale = command("measure-scale", commands.measure_scale, words)
+    scale.add_argument("model", type=_word, help="a name that `models` lists, a folder, a GGUF file or a hub id")
+    scale.add_argument("--contexts", type=_positive, default=10, help="at each number of boxes (default %(default)s)")
+    words = "make the runs of a study in the order of its protocol; an interrupted one goes on where it stopped"
+    study = command("study", commands.study, words)
+    study.add_argument("study", choices=["arithmetic"], help="arithmetic: data/trainings/README.md")
+    study.add_argument(
+        "--plan", action="store_true", help="make nothing; list the runs, done and not done, with minutes"
+    )
+    study.add_argument(
+        "--hours", type=float, metavar="H", help="after so long begin no further run (default: make all)"
+    )
+    study.add_argument(
+        "--keep", action="store_true", help="keep trained adapters in build/adapters, not only their rows"
     )
     cmap = command(
         "measure-cmap", commands.measure_cmap, "patch a fine-tuned model into its base on 2,002 prompts (half an hour)"

@@ -149,6 +149,28 @@ def measure_adapters(_: argparse.Namespace) -> None:
     print(tuning.summary(tuning.measured(path)).round(3).to_string(index=False))
 
 
+def study(arguments: argparse.Namespace) -> None:
+    """Make the runs of a study that are not done, or list them; `--plan` ends with the hours that are left."""
+    from ..studies import arithmetic
+
+    if arguments.plan:
+        table = arithmetic.table()
+        left = table.loc[~table["done"], "minutes"].sum() / 60
+        print(table.astype({"done": str}).fillna("").to_string(index=False))
+        print(f"{table['done'].sum()} of {len(table)} runs are done; the others take about {left:.1f} hours here")
+        return
+    for name in arithmetic.go(arguments.hours, arguments.keep):
+        print(name)
+
+
+def measure_scale(arguments: argparse.Namespace) -> None:
+    """Ask a model the prompts, store its answers and print the table."""
+    from ..studies import scale
+
+    path = scale.measure(arguments.model, arguments.contexts)
+    print(scale.table([path]).round(3).to_string(index=False))
+
+
 def measure_cmap(arguments: argparse.Namespace) -> None:
     """Patch a fine-tuned model into its base, store the result and print it."""
     from entity_circuits import models, results

@@ -10,6 +10,9 @@ WIDTH, HEIGHT = 280, 220
 COLOURS = {"base": NEUTRAL, "arithmetic": BLUE, "code": GREEN, "shuffled": VERMILLION}
 """The models that figures compare; the two halves of `code` appear where there is a row for each model only."""
 
+MEAN = "mean of trainings"
+UNITS = {"a training": (BLUE, "circle"), MEAN: (VERMILLION, "diamond")}
+
 SHAPES = {"base": "diamond", "arithmetic": "circle", "code": "square", "shuffled": "triangle-up"}
 
 
@@ -36,12 +39,11 @@ def differences(table: pd.DataFrame, kinds: pd.DataFrame) -> alt.LayerChart:
     """
     each = table[table["kind"] != "base"].assign(shown="a training")
     each["lane"] = "seed " + each["seed"].astype(str)
-    means = kinds.assign(shown="mean of trainings", lane="mean")
+    means = kinds.assign(shown=MEAN, lane="mean")
     both = pd.concat([each, means], ignore_index=True)
     lanes = [*sorted(set(each["lane"])), "mean"]
     names, ends = ("gain", "gain_low", "gain_high"), ("gain_low", "gain_high")
-    look = {"a training": (BLUE, "circle"), "mean of trainings": (VERMILLION, "diamond")}
-    colour, shape = marked("shown:N", look, orient="top")
+    colour, shape = marked("shown:N", UNITS, orient="top")
     base = alt.Chart(both).encode(
         y=by_name("kind", each["kind"]),
         yOffset=alt.YOffset("lane:N", sort=lanes),
@@ -91,6 +93,40 @@ def tracking(table: pd.DataFrame) -> alt.LayerChart:
     zero = level("zero", 0.0, "x", color=NEUTRAL)
     points = estimates(base, x, 60, color=colour, shape=shape)
     return drawn([zero, *points], WIDTH, 34 * long["kind"].nunique(), words)
+
+
+def doses(each: pd.DataFrame, cells: pd.DataFrame) -> alt.FacetChart:
+    """Tracking and format of every training of the arithmetic study, a hollow dot a training, and their means with 95%
+    intervals over trainings. Rows of `doses.each` and of `doses.cells`.
+    """
+    names = [f"{row['cell']} ({row['trainings']})" for row in cells.to_dict("records")]
+    label = dict(zip(cells["cell"], names, strict=True))
+    rows = []
+    for table, shown in ((each, "a training"), (cells, MEAN)):
+        for row in table.to_dict("records"):
+            for side in SIDES:
+                rows.append(
+                    {"row": label[row["cell"]], "what": side, "shown": shown, "value": row[side], "n": row["n"]}
+                )
+                ends = {end: row[f"{side}_{end}"] if shown == MEAN else None for end in ("low", "high")}
+                rows[-1] |= {"run": row.get("run", MEAN), **ends}
+    long = pd.DataFrame(rows)
+    tooltip = ["row:N", "what:N", "run:N", *numbers(form="+.3f"), "n:Q"]
+    base = alt.Chart().encode(y=by_name("row", names), tooltip=tooltip)
+    colour, shape = marked("shown:N", UNITS, orient="top")
+    x = alt.X("value:Q", title="change against the base", axis=alt.Axis(format="+.0%", tickCount=4))
+    dots = base.transform_filter("datum.shown == 'a training'").mark_point(size=30, opacity=0.8)
+    dots = dots.encode(x, color=colour, shape=shape)
+    means = estimates(base.transform_filter(f"datum.shown == '{MEAN}'"), x, 60, color=colour, shape=shape)
+    said = "; ".join(
+        f"{row['cell']}, {row['trainings']}: tracking {row['tracking']:+.2f}, format {row['format']:+.2f}"
+        for row in cells.to_dict("records")
+    )
+    words = (
+        f"Change of tracking and of format, means of the trainings (or draws) of each cell with their number: {said}."
+    )
+    zero = alt.Chart().mark_rule(strokeDash=[4, 4], color=NEUTRAL).encode(x=alt.datum(0.0))
+    return panels([zero, dots, *means], long, "what", 130, 16 * len(names)).properties(description=words)
 
 
 def by_position(table: pd.DataFrame, boxes: int) -> alt.LayerChart:

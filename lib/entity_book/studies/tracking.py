@@ -17,17 +17,20 @@ NUMBERS = ("correct", "chosen", "objects_prob")
 SIDES = {"tracking": "the choice among the objects", "format": "saying an object first"}
 
 
-def known(measured: pd.DataFrame, again: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """The rows to compare by, of one training a kind, and where they are from: `stored` or `live`.
+def known(measured: pd.DataFrame, again: pd.DataFrame, study: pd.DataFrame | None = None) -> tuple[pd.DataFrame, str]:
+    """The rows to compare by, of one training a kind, and where they are from: `stored`, `study` or `live`.
 
-    Those of `tuning.measured` (seed 0) if every model of theirs has its choices stored, else those of `tuning.look` at
-    seven boxes, which a page has run itself.
+    Those of `tuning.measured` (seed 0) if every model of theirs has its choices stored; else those of the arithmetic
+    study (`doses.shipped`), if it has all these models; else those of `tuning.look` at seven boxes, which a page has
+    run itself.
 
         frame, source = tracking.known(tuning.measured(), again)
     """
     stored = measured[measured["seed"] == 0]
     if len(stored) and stored[list(NUMBERS)].notna().all(axis=None):
         return stored, "stored"
+    if study is not None and set(stored["kind"]) <= set(study["kind"]):
+        return study, "study"
     return again[again["condition"] == "seven boxes"] if "condition" in again else again, "live"
 
 
@@ -76,6 +79,8 @@ def told_source(source: str, n: int) -> str:
     """
     if source == "stored":
         return f"the stored answers to {n:,} prompts"
+    if source == "study":
+        return f"the answers to {n:,} prompts that the arithmetic study keeps"
     return f"the {n:,} prompts that were run again on this page, for what is stored holds top-1 alone"
 
 

@@ -134,8 +134,9 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (kind, seed), part in frame.groupby(["kind", "seed"], sort=False):
         after = part.sort_values("prompt")["correct"].to_numpy()
+        itself = {"gain_low": 0.0, "gain_high": 0.0} if kind == BASE else {}  # not what other prompts might change
         rows.append(
-            {"kind": kind, "seed": seed, **_against(before, after, contexts)}
+            {"kind": kind, "seed": seed, **_against(before, after, contexts), **itself}
             | {"gained": int(((after == 1) & (before == 0)).sum()), "lost": int(((after == 0) & (before == 1)).sum())}
         )
     return pd.DataFrame(rows)

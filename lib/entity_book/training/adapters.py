@@ -38,19 +38,13 @@ def save(trained: Trained, subject: Subject, folder: Path, command: str) -> Path
         raise ValueError(f"{len(broken)} trained tensors hold numbers that are not finite: try a lower learning rate")
     recipe = trained.recipe
     with _as_system_error(folder), places.making(folder) as part:
-        weights = {name: value.to(torch.bfloat16).contiguous() for name, value in trained.weights.items()}
         if recipe.full:
+            weights = {name: value.to(torch.bfloat16).contiguous() for name, value in trained.weights.items()}
             subject.model.config.save_pretrained(part)
             subject.tokenizer.save_pretrained(part)
             save_file(weights, part / "model.safetensors", {"format": "pt"})
         else:
-            save_file(weights, part / "adapter_model.safetensors", {"format": "pt"})
-            config = {
-                "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": subject.name,
-                "r": recipe.rank, "lora_alpha": 2 * recipe.rank, "lora_dropout": 0.0, "bias": "none",
-                "target_modules": list(finetune.TARGETS), "inference_mode": True,
-            }  # fmt: skip
-            (part / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+            bare(trained.weights, subject.name, recipe.rank, part)
         log = {
             "recipe": asdict(recipe), "base": subject.name, "command": command, "seconds": round(trained.seconds),
             "machine": f"{os.cpu_count()} cores, {platform.machine()}, {torch.get_num_threads()} of them used",
@@ -64,6 +58,30 @@ def save(trained: Trained, subject: Subject, folder: Path, command: str) -> Path
     return folder
 
 
+def bare(weights: dict[str, torch.Tensor], base: str, rank: int, folder: Path) -> None:
+    """Write weights and configuration of a LoRA adapter in PEFT's format, in bfloat16, into a folder that is there.
+
+    For example:
+
+        from entity_book.training import noise
+        from safetensors.torch import load_file
+
+        trained = load_file(models.fetch("arithmetic") / "adapter_model.safetensors")
+        Path("drawn").mkdir()
+        adapters.bare(noise.like(trained, seed=0), "qwen2.5-coder-0.5b", 16, Path("drawn"))
+    """
+    from safetensors.torch import save_file  # slow to import
+
+    stored = {name: value.to(torch.bfloat16).contiguous() for name, value in weights.items()}
+    save_file(stored, folder / "adapter_model.safetensors", {"format": "pt"})
+    config = {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base,
+        "r": rank, "lora_alpha": 2 * rank, "lora_dropout": 0.0, "bias": "none",
+        "target_modules": list(finetune.TARGETS), "inference_mode": True,
+    }  # fmt: skip
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
 @contextmanager
 def _as_system_error(folder: Path) -> Iterator[None]:
     try:
@@ -75,7 +93,7 @@ def _as_system_error(folder: Path) -> Iterator[None]:
 def home(recipe: Recipe) -> Path:
     """Where what was trained is kept: an adapter of seed 0 in `data/adapters`, all else in `build/adapters`, each in a
     folder of the recipe's name."""
-    shipped = recipe.seed == 0 and not recipe.full
+    shipped = recipe.seed == 0 and not recipe.full and recipe.name in training_data.KINDS
     return (places.data("adapters") if shipped else places.ROOT / "build" / "adapters") / recipe.name
 
 

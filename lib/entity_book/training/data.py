@@ -1,11 +1,14 @@
 """What the adapters are trained on: seeded arithmetic and short programs, with nothing of the boxes task in them.
 
-Five kinds. `arithmetic` is the four operations, in the manner of the data that Goat was trained on. `code` is short
-Python programs and what they print; its two halves are `code-binding`, where the answer hangs on looking up a name that
-the program defined, and `code-other`, where no such name occurs. `shuffled` is `arithmetic` with the answers permuted
-among the questions: the same tokens in the same form, and nothing to learn but the form.
+`arithmetic` is the four operations, in the manner of the data that Goat was trained on. `code` is short Python programs
+and what they print; its two halves are `code-binding`, where the answer hangs on looking up a name that the program
+defined, and `code-other`, where no such name occurs. `shuffled` is `arithmetic` with the answers permuted among the
+questions: the same tokens in the same form, and nothing to learn but the form. Adapters of these five are shipped. The
+arithmetic study has two more: `arithmetic-sentence`, whose answers stand inside a sentence, and
+`code-binding-shuffled`, whose answer is any value that is written in the program.
 """
 
+import ast
 import hashlib
 import random
 from collections.abc import Callable
@@ -17,9 +20,14 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-Kind = Literal["arithmetic", "code", "code-binding", "code-other", "shuffled"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+Kind = Literal[
+    "arithmetic", "code", "code-binding", "code-other", "shuffled", "arithmetic-sentence", "code-binding-shuffled"
+]
+KINDS: tuple[Kind, ...] = get_args(Kind)[:5]
+"""The kinds of the shipped adapters."""
+
 Part = Literal["training", "held_out"]
+Maker = Callable[[random.Random], tuple[str, str]]
 
 _NAMES = """
     alpha beta gamma delta total count width height speed score level limit offset start stop price weight depth rate
@@ -27,6 +35,14 @@ _NAMES = """
 """.split()  # noqa: SIM905
 _WORDS = "red blue green amber fox owl crab wolf river cloud rain snow north south quick slow warm cold".split()  # noqa: SIM905
 _QUESTIONS = ("{} =", "{} is", "What is {}? Answer:", "Compute {}. Result:", "Solve {}. Solution:")
+_SENTENCES = (
+    "the number that we were looking for, namely {}, as one can check.",
+    "what one gets to by hand, and that is {}, no more and no less.",
+    "It comes to {}, which is easy to verify.",
+    "We worked it out step by step and found {} in the end.",
+    "After some thought we have {} here, and nothing is left to do.",
+)
+"""What the answer to each of the questions is wrapped in, so that an answer does not begin with a number."""
 
 
 def examples(kind: Kind, n: int, seed: int = 0, part: Part = "training") -> "Dataset":
@@ -44,7 +60,7 @@ def examples(kind: Kind, n: int, seed: int = 0, part: Part = "training") -> "Dat
     n, seed = integer("n", n), integer("seed", seed, least=None)
     from datasets import Dataset  # slow to import
 
-    draw = random.Random(f"{kind.replace('shuffled', 'arithmetic')}/{seed}/{part}")
+    draw = random.Random(f"{_LIKE.get(kind, kind)}/{seed}/{part}")
     makers = _MAKERS[kind]
     drawn: dict[str, str] = {}
     while len(drawn) < n:
@@ -187,14 +203,43 @@ def _expression(draw: random.Random) -> tuple[str, str]:
     return _program([f"print({written})"]), str(value)
 
 
+def _in_a_sentence(maker: Maker) -> Maker:
+    """The same questions with the answer inside a sentence, which the form of the question decides."""
+    ends = [question.split("{}")[1] for question in _QUESTIONS]
+
+    def made(draw: random.Random) -> tuple[str, str]:
+        prompt, answer = maker(draw)
+        form = next(i for i, end in enumerate(ends) if prompt.endswith(end))
+        return prompt, _SENTENCES[form].format(answer)
+
+    return made
+
+
+def _any_value(maker: Maker) -> Maker:
+    """The same programs with the answer drawn from all values that are written in them; keys and names are none."""
+
+    def made(draw: random.Random) -> tuple[str, str]:
+        prompt, _ = maker(draw)
+        assigned = [node.value for node in ast.walk(ast.parse(prompt)) if isinstance(node, ast.Assign)]
+        written = [part for node in assigned for part in (node.values if isinstance(node, ast.Dict) else [node])]
+        values = [leaf.value for part in written for leaf in ast.walk(part) if isinstance(leaf, ast.Constant)]
+        return prompt, str(random.Random(prompt).choice(values))
+
+    return made
+
+
 _ARITHMETIC = (_addition, _subtraction, _multiplication, _division)
 _BINDING = (_variables, _variables, _dictionary, _dictionary, _named_list, _loop)
 _OTHER = (_sorting, _summary, _text, _expression)
 # The two halves are equally frequent in `code`: twelve places each.
-_MAKERS: dict[Kind, tuple[Callable[[random.Random], tuple[str, str]], ...]] = {
+_MAKERS: dict[Kind, tuple[Maker, ...]] = {
     "arithmetic": _ARITHMETIC,
     "shuffled": _ARITHMETIC,
     "code-binding": _BINDING,
     "code-other": _OTHER,
     "code": _BINDING * 2 + _OTHER * 3,
+    "arithmetic-sentence": tuple(map(_in_a_sentence, _ARITHMETIC)),
+    "code-binding-shuffled": tuple(map(_any_value, _BINDING)),
 }
+_LIKE = {"shuffled": "arithmetic", "arithmetic-sentence": "arithmetic", "code-binding-shuffled": "code-binding"}
+"""Kinds that have the very prompts of another."""

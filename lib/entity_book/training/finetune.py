@@ -23,7 +23,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from . import data as training_data
+from . import own
 from .data import Kind
+from .own import Answers
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -36,7 +38,9 @@ TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 class Recipe:
     """Everything that decides a training besides the model. `checkpoint` is the length of a segment, in steps.
 
-    The defaults are the protocol of the shipped adapters; `data/adapters/README.md` says how they were chosen.
+    With `answers="own"` the answers are the model's own greedy ones; `replay` is the share of every batch that is plain
+    text of the model's own (`own.plain_text`) instead of examples. The defaults are the protocol of the shipped
+    adapters; `data/adapters/README.md` says how they were chosen.
     """
 
     kind: Kind
@@ -48,18 +52,30 @@ class Recipe:
     held_out: int = 64
     checkpoint: int = 20
     full: bool = False
+    answers: Answers = "given"
+    replay: float = 0.0
 
     def __post_init__(self) -> None:
         one_of("kind of examples", self.kind, Kind)
+        one_of("answers", self.answers, Answers)
         for name in ("steps", "batch", "rank", "held_out", "checkpoint"):
             object.__setattr__(self, name, integer(name, getattr(self, name)))
         object.__setattr__(self, "seed", integer("seed", self.seed, least=0))
         finite("learning_rate", self.learning_rate, 0, inside=True)
+        finite("replay", self.replay, 0, 1)
+        if not 0 < self.fresh <= self.batch:
+            raise ValueError(f"replay={self.replay} of a batch of {self.batch} leaves no example to learn from")
 
     @property
     def name(self) -> str:
-        """`arithmetic` for seed 0, `arithmetic-seed1` for another."""
-        return self.kind if self.seed == 0 else f"{self.kind}-seed{self.seed}"
+        """`arithmetic` for seed 0, `arithmetic-seed1` for another; `-own` and `-replay` for answers and texts so."""
+        more = "-own" * (self.answers == "own") + "-replay" * (self.fresh < self.batch)
+        return self.kind + more + (f"-seed{self.seed}" if self.seed else "")
+
+    @property
+    def fresh(self) -> int:
+        """How many of a batch are examples, and no text of the model's own."""
+        return self.batch - round(self.batch * self.replay)
 
 
 @dataclass(frozen=True)
@@ -88,13 +104,12 @@ def train(subject: Subject, recipe: Recipe, store: Store | None = None) -> Train
         trained = finetune.train(subject, finetune.Recipe("arithmetic", steps=60))
         print(trained.held_out)
     """
-    data = training_data.examples(recipe.kind, recipe.steps * recipe.batch, recipe.seed)
-    held_out = training_data.examples(recipe.kind, recipe.held_out, recipe.seed, "held_out")
     store = Store(None) if store is None else store
+    held_out = training_data.examples(recipe.kind, recipe.held_out, recipe.seed, "held_out")
+    batches = _lessons(subject, recipe, store)
     inputs = results.key(__name__, subject, **asdict(recipe))
     ends = [*range(recipe.checkpoint, recipe.steps, recipe.checkpoint), recipe.steps]
     with _trainable(subject, recipe) as parameters, fast_float32(subject):
-        batches = _batches(subject, data, recipe)
         bar = tqdm(total=recipe.steps, desc=f"training {recipe.name}", unit="step", disable=None)
         state = {f"weight/{name}": weight.detach().clone() for name, weight in parameters.items()}
         state |= {"losses": torch.zeros(0), "held_out": torch.zeros(0, 3), "seconds": torch.zeros(())}
@@ -226,14 +241,25 @@ def _tokens(subject: Subject, data: "Dataset") -> list[tuple[list[int], int]]:
     return rows
 
 
-def _batches(subject: Subject, data: "Dataset", recipe: Recipe) -> list[list[tuple[list[int], int]]]:
+def _lessons(subject: Subject, recipe: Recipe, store: Store) -> list[list[tuple[list[int], int]]]:
+    """The batches of a training: examples, and in each as many own texts as the recipe says."""
+    n, rest = recipe.steps * recipe.fresh, recipe.batch - recipe.fresh
+    examples = own.lessons(subject, recipe.kind, n, recipe.seed, recipe.answers, store)
+    batches = _batches(subject, examples, recipe.fresh, recipe.seed)
+    if not rest:
+        return batches
+    texts = _batches(subject, own.plain_text(subject, recipe.steps * rest, recipe.seed, store), rest, recipe.seed)
+    return [one + two for one, two in zip(batches, texts, strict=True)]
+
+
+def _batches(subject: Subject, data: "Dataset", size: int, seed: int) -> list[list[tuple[list[int], int]]]:
     """Batches of similar length, to pad less: sorted within windows of eight batches, then in random order."""
-    rows, window = _tokens(subject, data), 8 * recipe.batch
+    rows, window = _tokens(subject, data), 8 * size
     batches = []
     for begin in range(0, len(rows), window):
         some = sorted(rows[begin : begin + window], key=lambda row: len(row[0]))
-        cut = [some[i : i + recipe.batch] for i in range(0, len(some), recipe.batch)]
-        random.Random(f"{recipe.seed}/{begin}").shuffle(cut)
+        cut = [some[i : i + size] for i in range(0, len(some), size)]
+        random.Random(f"{seed}/{begin}").shuffle(cut)
         batches += cut
     return batches
 
