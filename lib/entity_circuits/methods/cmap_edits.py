@@ -73,7 +73,7 @@ def _value(
     is z where there is no position.
     """
     receiver, donor = order
-    rows, heads = torch.arange(len(donor), device=donor.device), list(numbers)
+    rows, heads = torch.arange(len(donor)), list(numbers)
     if site == "z":
         return donor.span("z", layer)[:, :, heads] if position is None else donor.at("z", layer, position)[:, heads]
     weights, arriving = {"run": (donor, donor), "weights": (donor, receiver), "inputs": (receiver, donor)}[origin]

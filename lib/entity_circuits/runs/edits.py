@@ -81,10 +81,10 @@ class Edit:
     def mixed(self, current: Tensor) -> Tensor:
         """What stands in place of `current` (..., heads, head_size) after the edit."""
         assert self.value is not None
-        value = self.value.to(current.dtype)
+        value = self.value.to(current)  # its dtype, and where it is
         if self.keep is None:
             return value.expand_as(current)
-        keep = self.keep.to(current.dtype)[:, None]
+        keep = self.keep.to(current)[:, None]
         return keep * current + (1 - keep) * value
 
 
