@@ -84,7 +84,7 @@ def _value(
     early = site == "q" and not literal and position is not None
     x = arriving.stream(layer, position) if early and position is not None else arriving.span("residual", layer)
     with fast_float32(weights.subject):
-        x = blocks.read_by_attention(weights.subject, layer, x)
+        x = blocks.read_by_attention(weights.subject, layer, x.to(weights.subject.devices[layer]))
         slices = blocks.project(weights.subject, layer, site, x, apart=False)
     slices = slices[rows, position] if site == "q" and literal else slices
     return slices[..., heads, :]

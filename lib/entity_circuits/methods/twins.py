@@ -12,7 +12,7 @@ from ..tasks.prompts import Prompts
 def require_twins(base: Subject, tuned: Subject, prompts: Prompts | None = None) -> None:
     """Raise `ValueError`, saying what differs, unless a head of the one model is comparable with that of the other.
 
-    Compared are layers, heads, key/value heads, head size, hidden size, dtype and devices; everything of their configs
+    Compared are layers, heads, key/value heads, head size, hidden size, dtype and device; everything of their configs
     that gives a head another meaning (`models.alike`: rotation, windows, activation, biases, multipliers); and the
     tokenizers: on the tokens of the prompts and on their texts, or without prompts on all tokens that both have. Where
     only numbers shift (the epsilon of norms, the attention implementation) it warns.
@@ -26,7 +26,7 @@ def require_twins(base: Subject, tuned: Subject, prompts: Prompts | None = None)
         of_kind("each of the two models", subject, Subject)
     if prompts is not None:
         of_kind("prompts", prompts, Prompts)
-    kinds = ("layers", "heads", "kv_heads", "head_size", "dtype", "devices")
+    kinds = ("layers", "heads", "kv_heads", "head_size", "dtype", "device")
     both = [{name: getattr(subject, name) for name in kinds} for subject in (base, tuned)]
     for shape, subject in zip(both, (base, tuned), strict=True):
         shape["hidden size"] = subject.model.config.hidden_size
