@@ -20,12 +20,13 @@ import uvicorn
 import zstandard
 from fastapi import FastAPI, File, Form, UploadFile, WebSocket
 from ndif.services.ray.deployments.modeling.nns import block_scope, execute_traced_block, prepare_traced_block
-from nnsight.modeling.mixins.remotable import Remotable
+from nnsight import TransformersModel
 from nnsight.schema.request import RequestModel
 from nnsight.schema.response import ResponseModel, Status
-from transformers import AutoModelForCausalLM
+from transformers import PreTrainedTokenizerFast
 
-MODEL = Remotable(AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype="auto").eval().requires_grad_(False))
+TOKENIZER = PreTrainedTokenizerFast.from_pretrained(sys.argv[1])
+MODEL = TransformersModel(sys.argv[1], task="text-generation", tokenizer=TOKENIZER, dtype="auto", dispatch=True)
 app = FastAPI()
 queues: dict[str, asyncio.Queue[Any]] = {}
 
@@ -73,6 +74,7 @@ def _answered(name: str, asked: RequestModel, payload: bytes) -> bytes | str:
 if __name__ == "__main__":
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
+    listening.listen()  # who comes before the server is up waits
     known = any(part in sys.modules for part in ("entity_circuits", "entity_book"))
     print(json.dumps({"port": listening.getsockname()[1], "knows_entity_circuits": known}), flush=True)
     uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])

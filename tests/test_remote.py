@@ -11,10 +11,12 @@ import nnsight
 import pytest
 import tiny
 import torch
-from entity_circuits import boxes, path_patching, runs
+from entity_circuits import boxes, models, path_patching, prompts, runs
 from entity_circuits.heads import Head
 from entity_circuits.runs import remote, remote_paths
 from entity_circuits.runs.edits import Edit, Read
+from nnsight.modeling import huggingface
+from transformers import AutoModelForCausalLM
 
 KINDS: dict[str, dict[str, Any]] = {
     "answer": {"position": "last"},
@@ -100,9 +102,9 @@ def test_the_gradients_of_a_mask_are_those_taken_here():
 
 def test_prompts_of_several_lengths_are_padded_elsewhere_as_here():
     mine, there = here()
-    base = boxes.prompts(mine, 6, boxes=3, seed=1)
-    width = base.input_ids.shape[1]
-    assert len(set(base.last.tolist())) > 1 or width  # the words of boxes differ in length; both ways have to agree
+    texts = ["The dog is in Box F. Box F contains the", "The dog is in Box F, and there is a dog. Box F contains the"]
+    base = prompts.from_texts(mine, texts, [" dog", " dog"])
+    assert base.last[0] != base.last[1]
     assert same(remote.run(there, base, [[]]), expected(mine, base, [[]], []))
 
 
@@ -156,10 +158,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str
 
 
 @pytest.mark.ndif
-def test_a_server_without_this_package_gives_the_numbers_of_the_definition(server, record_property):
+def test_a_server_without_this_package_gives_the_numbers_of_the_definition(server, record_property, monkeypatch):
     folder, address, told = server
-    there = remote.served(nnsight.LanguageModel(str(folder)), address)
-    assert all(weight.is_meta for weight in there.model._module.parameters())  # there are no weights here
+    monkeypatch.setitem(huggingface._ID_CACHE, str(folder), "tiny/served")  # the hub would be asked for its name
+    view = nnsight.TransformersModel(str(folder), task="text-generation", tokenizer=tiny.tokenizer())
+    there = remote.served(view, address)
     mine = plainly_loaded(folder)
     base, source = pair(mine)
     asked = edits(mine, base, source)
@@ -177,11 +180,9 @@ def test_a_server_without_this_package_gives_the_numbers_of_the_definition(serve
     own, slopes = remote.slopes(remote.served(mine.model, "local"), base, asked[0])
     assert same(outcome, own)
     assert torch.equal(found[0], slopes[0])
+    assert all(weight.is_meta for weight in view._module.parameters())  # and no weights were ever here
 
 
 def plainly_loaded(folder: Path) -> Any:
     """The model as a server has it: the norms of its family, in the dtype of its file."""
-    from entity_circuits import models
-    from transformers import AutoModelForCausalLM
-
     return models.wrap(AutoModelForCausalLM.from_pretrained(folder, dtype="auto"), tiny.tokenizer())

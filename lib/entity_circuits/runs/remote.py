@@ -1,8 +1,8 @@
 """The definition on a model that runs elsewhere: whole forward passes of a model served by NDIF, through nnsight.
 
 What is sent are the tokens of the prompts and what is done in the passes, as text of plain torch; weights and
-activations stay there, and log-probabilities come back. Nothing that is sent names this package, which the server does
-not have. One call is one session, so one place in the queue: `remote_paths.senders` takes a whole layer of path patching.
+activations stay there, and log-probabilities come back. Nothing that is sent needs this package, which the server does
+not have. One call is one session, so one place in the queue: `remote_paths` has a layer of path patching as one.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ class Served:
     """A model that is served elsewhere, with the geometry that edits are checked against; weights are not needed here.
 
     Args:
-        model: its nnsight view, as `nnsight.LanguageModel("meta-llama/Llama-3.1-70B")`, which loads no weights.
+        model: its nnsight view, as `nnsight.TransformersModel("meta-llama/Llama-3.1-70B")`, which loads no weights.
         layers: how many.
         heads: of a layer.
         kv_heads: of a layer; query heads may share them.
@@ -142,10 +142,11 @@ def _run(
     sloped: bool,
 ) -> tuple[Outcome, tuple[Tensor, ...]]:
     """All variants in one session: the outcome, and the gradients of every `keep` of the last variant."""
-    for one in [*read, *(edit for edits in variants for edit in edits)]:
-        check(one, where, prompts)  # type: ignore[arg-type] (it has the geometry, which is all that is asked)
-        if isinstance(one, Edit):
-            _require_simple(where, one)
+    for item in read:
+        check(item, where, prompts)
+    for edit in (edit for edits in variants for edit in edits):
+        check(edit, where, prompts)
+        _require_simple(where, edit)
     programs = [_plain(where, edits) for edits in variants]
     wanted = [{site: [(i, r.position) for i, r in enumerate(read) if (r.layer, r.site) == (at, site)] for site in SITES}
               for at in range(where.layers)]  # fmt: skip
@@ -155,7 +156,9 @@ def _run(
     spots, count, tied = torch.searchsorted(ends, prompts.last), len(read), TIED
     edited, sites = _edited(), dict(SITES)
     with model.session(remote=where.remote):
-        found, keeps, grads = [], [], []
+        found: Any = []
+        keeps: Any = []
+        grads: Any = []
         for program in programs:
             with torch.set_grad_enabled(sloped), model.trace(**asked, logits_to_keep=ends):
                 taken = {}

@@ -134,7 +134,7 @@ def senders(
                             block.self_attn.o_proj.input = z.flatten(-2)
                     found.append(logprob(model.output.logits[rows, spots], answers))
         found = nnsight.save(torch.stack(found).cpu())
-    return found  # type: ignore[return-value]  # noqa: RET504 (nnsight fills the name when the session ends)
+    return found  # noqa: RET504 (nnsight fills the name when the session ends)
 
 
 def _logprob() -> Callable[..., Tensor]:
