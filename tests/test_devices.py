@@ -1,11 +1,14 @@
 """Models on other devices than the CPU, and on several: pretended ones that refuse to be mixed (`pretend`)."""
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pretend
 import pytest
 import tiny
 import torch
+from entity_book.build import notebooks
 from entity_circuits import boxes, models, runs
 from entity_circuits.models import devices, precision
 from every_method import METHODS, WITHOUT_EXECUTOR, Given, resumed
@@ -108,6 +111,16 @@ def test_pretended_devices_refuse_to_be_mixed():
             with pytest.raises(pretend.Mismatch):
                 wrong()
         assert (here[torch.tensor([0, 1])] + there.to("cuda:0")[:2] + torch.tensor(1.0)).device == ONE
+
+
+def test_every_chapter_that_loads_a_model_is_told_where_and_in_which_numbers():
+    wanted = {"device": "cpu", "dtype": "float32", "attention": "sdpa"}
+    loading = re.compile(r"(?:models\.load|evaluation\.setting)\(([^()]*)\)")
+    for path in sorted((Path(__file__).parents[1] / "chapters").glob("*.ipynb")):
+        calls = [call for cell in notebooks.code(path.read_text()) for call in loading.findall(cell)]
+        declared = notebooks.parameters(path)
+        assert all("**how" in call for call in calls), path.name
+        assert {name: declared.get(name) for name in wanted} == (wanted if calls else dict.fromkeys(wanted)), path.name
 
 
 def test_auto_is_the_best_device_there_is(monkeypatch):

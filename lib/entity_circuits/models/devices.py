@@ -130,7 +130,11 @@ def spread(model: Any, device_map: DeviceMap) -> Any:
     found = plan(model, device_map)
     if len(set(found.values())) == 1:
         return model.to(next(iter(found.values())))
-    return dispatch_model(model, device_map={name: str(device) for name, device in found.items()})
+    placed = {name: str(device) for name, device in found.items()}
+    stay = getattr(model, "_skip_keys_device_placement", None) or []
+    stay = [stay] if isinstance(stay, str) else list(stay)
+    # Which tokens are read is an index, on the CPU: it has to stay off the first device, to serve on the last.
+    return dispatch_model(model, device_map=placed, skip_keys=[*stay, "logits_to_keep"])
 
 
 def _filled(model: Any, how: str) -> Mapping[str, str | int]:
