@@ -18,6 +18,7 @@ from entity_circuits.runs.edits import Edit, Read
 from nnsight.modeling import huggingface
 from transformers import AutoModelForCausalLM
 
+PAGE = Path(__file__).parents[1] / "book" / "parts" / "remote.md"
 KINDS: dict[str, dict[str, Any]] = {
     "answer": {"position": "last"},
     "queries": {"position": "last", "receivers": [Head(2, 1), Head(3, 0)], "composition": "q"},
@@ -164,19 +165,28 @@ def test_a_server_without_this_package_gives_the_numbers_of_the_definition(serve
     view = nnsight.TransformersModel(str(folder), task="text-generation", tokenizer=tiny.tokenizer())
     there = remote.served(view, address)
     mine = plainly_loaded(folder)
-    base, source = pair(mine)
+    base, source = pair(there)  # made with its tokenizer alone
     asked = edits(mine, base, source)
     assert same(remote.run(there, base, asked), expected(mine, base, asked, []))
-    record_property("bytes of a run", told.readline())
+    shown = iter(PAGE.read_text(encoding="utf-8").splitlines()[2:])
+
+    def counted() -> None:
+        """The bytes on the page are these, but for the names of folders here."""
+        came, went = json.loads(told.readline()).values()
+        _, name, *numbers, _ = (cell.strip() for cell in next(shown).split("|"))
+        record_property(name, f"{came} {went}")
+        assert [int(number.replace(",", "")) for number in numbers] == pytest.approx([came, went], rel=0.1), name
+
+    counted()
     both = (runs.record(mine, base), runs.record(mine, source))
     for name, kind in KINDS.items():
         literal = path_patching.patched(
             *both, 0, (0, 3), **{"receivers": None, "composition": None, "reach": "all", **kind}, method="definition"
         )
         assert torch.equal(remote_paths.senders(there, base, source, 0, [0, 3], **kind), literal), name
-        record_property(f"bytes of senders, {name}", told.readline())
+        counted()
     outcome, found = remote.slopes(there, base, asked[0])
-    record_property("bytes of slopes", told.readline())
+    counted()
     own, slopes = remote.slopes(remote.served(mine.model, "local"), base, asked[0])
     assert same(outcome, own)
     assert torch.equal(found[0], slopes[0])
