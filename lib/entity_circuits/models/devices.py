@@ -131,10 +131,9 @@ def spread(model: Any, device_map: DeviceMap) -> Any:
     if len(set(found.values())) == 1:
         return model.to(next(iter(found.values())))
     placed = {name: str(device) for name, device in found.items()}
-    stay = getattr(model, "_skip_keys_device_placement", None) or []
-    stay = [stay] if isinstance(stay, str) else list(stay)
-    # Which tokens are read is an index, on the CPU: it has to stay off the first device, to serve on the last.
-    return dispatch_model(model, device_map=placed, skip_keys=[*stay, "logits_to_keep"])
+    stay = getattr(model, "_skip_keys_device_placement", None)  # caches, whose layers are where they are
+    first = str(_of(found, next(name for name, _ in model.named_parameters())))  # accelerate would take any
+    return dispatch_model(model, device_map=placed, main_device=first, skip_keys=stay)
 
 
 def _filled(model: Any, how: str) -> Mapping[str, str | int]:

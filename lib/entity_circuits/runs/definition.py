@@ -169,7 +169,7 @@ def _forward(
     apart = {layer for layer, sites in enumerate(here) if shared > 1 and ({"k", "v"} & sites.keys())}
     ends = torch.unique(prompts.last)
     model, form, places = wrapped(subject), forms.of(subject.model), subject.devices
-    with _ungrouped(subject, apart), model.trace(**inputs_of(subject, prompts), logits_to_keep=ends):
+    with _ungrouped(subject, apart), model.trace(**inputs_of(subject, prompts), logits_to_keep=ends.tolist()):
         taken: dict[int, Any] = {}
         for layer, block in enumerate(form.blocks(model)):
             attention = forms.part(block, form.attention)

@@ -154,13 +154,14 @@ def _run(
     targets = (prompts.answer_ids[:, None] if targets is None else targets).cpu()
     asked, rows, ends = inputs_of(prompts), torch.arange(len(prompts)), torch.unique(prompts.last)
     spots, count, tied = torch.searchsorted(ends, prompts.last), len(read), TIED
+    kept = ends.tolist()
     edited, sites = _edited(), dict(SITES)
     with model.session(remote=where.remote):
         found: Any = []
         keeps: Any = []
         grads: Any = []
         for program in programs:
-            with torch.set_grad_enabled(sloped), model.trace(**asked, logits_to_keep=ends):
+            with torch.set_grad_enabled(sloped), model.trace(**asked, logits_to_keep=kept):
                 taken = {}
                 for at, block in enumerate(model.model.layers):
                     for site, name in sites.items():

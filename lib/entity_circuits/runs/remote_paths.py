@@ -70,8 +70,9 @@ def senders(
     shared = 1 if composition in (None, "q") else heads // where.kv_heads
     here, there = base.position(position), source.position(position)
     rows, answers = torch.arange(len(base)), base.answer_ids
-    given, asked, last, first = inputs_of(source), inputs_of(base), base.last, torch.zeros(1, dtype=torch.long)
+    given, asked, last, first = inputs_of(source), inputs_of(base), base.last, [0]
     ends = torch.unique(last)
+    kept = ends.tolist()
     spots, senders_ = torch.searchsorted(ends, last), list(numbers)
     plan = [(at, [h for h in some if h % shared == which]) for at, some in above.items() for which in range(shared)]
     plan = [] if composition in (None, "q") else [(at, mine) for at, mine in plan if mine]
@@ -86,7 +87,7 @@ def senders(
                 held.append(block.self_attn.o_proj.input.clone())
         for head in senders_:
             heard, moved = {}, {}
-            with torch.no_grad(), model.trace(**asked, logits_to_keep=ends):  # pass 1
+            with torch.no_grad(), model.trace(**asked, logits_to_keep=kept):  # pass 1
                 for at, block in enumerate(model.model.layers):
                     if at in above:
                         x = getattr(block.self_attn, site).output.unflatten(-1, (-1, size))[rows, here]
@@ -118,7 +119,7 @@ def senders(
                                     z[(slice(None), slice(None), each) if seen is None else (rows, seen, each)] = said
                             block.self_attn.o_proj.input = z.flatten(-2)
             if above:
-                with torch.no_grad(), model.trace(**asked, logits_to_keep=ends):  # pass 2
+                with torch.no_grad(), model.trace(**asked, logits_to_keep=kept):  # pass 2
                     for at, block in enumerate(model.model.layers):
                         if at in above and not plan:
                             place = block.self_attn.q_proj

@@ -34,12 +34,13 @@ def seen(subject: Subject, inputs: dict[str, Any], kept: Tensor) -> dict[str, li
     return found  # noqa: RET504 (nnsight fills the name when the trace ends)
 
 
-def no_logits() -> dict[str, Tensor]:
+def no_logits() -> dict[str, list[int]]:
     """What a model is told when nobody reads its logits: those of one token are enough.
 
-    As a number, and not a tensor, that token would be a slice, for which the output matrix is copied for each prompt.
+    As a number, and not a list, that token would be a slice, for which the output matrix is copied for each prompt. A
+    tensor would be moved to the first device, and be no index on the last.
     """
-    return {"logits_to_keep": torch.zeros(1, dtype=torch.long)}
+    return {"logits_to_keep": [0]}
 
 
 def inputs_of(subject: Subject, prompts: Prompts) -> dict[str, Any]:
