@@ -82,6 +82,15 @@ def test_what_has_one_way_only_gives_the_numbers_of_the_cpu_too(name, on_cpu, pl
     assert apart < 1e-5
 
 
+def test_the_page_shows_every_method_with_its_largest_difference():
+    page = (Path(__file__).parents[1] / "book" / "parts" / "devices.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines()]
+    assert rows[0][2:] == list(PLACES)
+    both = [[name, way] for name in METHODS for way in ("replay", "definition")]
+    assert [row[:2] for row in rows[2:]] == [*both, *([name, ""] for name in WITHOUT_EXECUTOR)]
+    assert all(float(cell) < 1e-5 for row in rows[2:] for cell in row[2:])
+
+
 def test_a_sweep_goes_on_from_results_that_were_stored(on_cpu, placed, tmp_path):
     expected = resumed(on_cpu, "replay", tmp_path / "cpu")
     with pretend.Pretending():
