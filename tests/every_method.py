@@ -51,8 +51,8 @@ class Given:
 
 def learnt(given: Given, method: Any) -> Tensor:
     t, v = (desiderata.triples(given.subject, "object", n=6, boxes=3, split=split) for split in ("training", "pruning"))
-    heads = [Head(2, 1), Head(3, 0)]
-    return dcm.learn(given.subject, heads, t, v, position="last", steps=10, seed=1, method=method).trace
+    found = dcm.learn(given.subject, None, t, v, position="last", penalty=0.01, steps=6, seed=1, method=method)
+    return torch.cat((found.trace.flatten(), found.logit))
 
 
 def interchanged(given: Given, method: Any) -> Tensor:

@@ -71,7 +71,7 @@ def test_every_method_gives_the_numbers_of_the_cpu_wherever_the_layers_are(
         found = METHODS[name](placed, method)
     assert found.device.type == "cpu"
     record_property("largest difference from the CPU", apart := largest(found, expected))
-    assert apart < 1e-5
+    assert apart < 2e-5
 
 
 @pytest.mark.parametrize("name", WITHOUT_EXECUTOR)
@@ -79,7 +79,7 @@ def test_what_has_one_way_only_gives_the_numbers_of_the_cpu_too(name, on_cpu, pl
     with pretend.Pretending():
         found = WITHOUT_EXECUTOR[name](placed)
     record_property("largest difference from the CPU", apart := largest(found, WITHOUT_EXECUTOR[name](on_cpu)))
-    assert apart < 1e-5
+    assert apart < 2e-5
 
 
 def test_the_page_shows_every_method_with_its_largest_difference():
