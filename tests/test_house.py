@@ -45,6 +45,9 @@ NOT_IMPORTED = {
 # Imported by the engine where it is used, with a sentence that says what to install.
 NOT_IN_THE_CORE = {"datasets": "makes tables of prompts for the Hugging Face hub"}
 
+# Files that are run in an environment of their own.
+RUN_ELSEWHERE = {"ndif_server.py": "needs ndif, which asks for a later Python than this one"}
+
 PYTHONS = ("3.11", "3.12", "3.13")
 
 # What packages bring that only other versions of Python than this one may need, by their own metadata.
@@ -154,6 +157,7 @@ def pins() -> dict[str, str]:
 def imported(*folders: str, chapters: tuple[Path, ...] = ()) -> dict[str, set[str]]:
     """The packages imported in these folders of the repository and in these chapters, each with the files that do."""
     found_files = [path for folder in folders for path in (places.ROOT / folder).rglob("*.py")]
+    found_files = [path for path in found_files if path.name not in RUN_ELSEWHERE]
     sources = {path: path.read_text(encoding="utf-8") for path in found_files}
     for path in chapters:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]

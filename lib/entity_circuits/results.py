@@ -151,7 +151,7 @@ def key(module: str, subject: Any, **asked: object) -> dict[str, object]:
         **{name: _plain(value) for name, value in asked.items()},
         "models": [one.fingerprint for one in subjects],
         "dtype": [str(one.dtype) for one in subjects],
-        "device": [_device(one.device) for one in subjects],
+        "device": [_devices(one) for one in subjects],
         "attention": [getattr(getattr(one.model, "config", None), "_attn_implementation", "") for one in subjects],
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -160,10 +160,14 @@ def key(module: str, subject: Any, **asked: object) -> dict[str, object]:
     }
 
 
+def _devices(subject: Any) -> str:
+    """What computes, layer by layer, as far as it decides how sums are rounded."""
+    return ", ".join(dict.fromkeys(map(_device, (subject.device, *subject.devices))))
+
+
 def _device(device: torch.device) -> str:
-    """What computes, as far as it decides how sums are rounded."""
     if device.type == "cuda":
-        return f"cuda {torch.cuda.get_device_name(device)}"
+        return f"cuda {torch.cuda.get_device_name(device)} {torch.get_float32_matmul_precision()}"
     return f"cpu {torch.backends.cpu.get_cpu_capability()}" if device.type == "cpu" else device.type
 
 

@@ -320,7 +320,7 @@ def shared_tensors(recording: Recording, heads: Sequence[Head], position: Positi
     tables = [table for name in ("residual", "z", "k", "v") for table in getattr(recording, name)]
     kept = [table.clone() for table in tables]
     where, size = recording.prompts.position(position), recording.subject.head_size
-    zero = torch.zeros(len(recording), 1, size, dtype=recording.subject.dtype, device=recording.device)
+    zero = torch.zeros(len(recording), 1, size, dtype=recording.subject.dtype)
     edits = [Edit("z", head.layer, (head.head,), where, zero) for head in heads]
     moved = replay.replay(recording, [[], edits]).logprob
     if bool((moved[0] == moved[1]).all()):

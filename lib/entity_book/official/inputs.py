@@ -94,9 +94,9 @@ def reread(pairs: Pairs, given: Triples, recorded: Sequence[Recording], rows: Te
     for part in recorded:
         here = torch.nonzero((rows >= begin) & (rows < begin + len(part)))[:, 0]
         for position in read:
-            where = given.source.position(position)[here.to(part.device)]
+            where = given.source.position(position)[here]
             chosen = part.select(rows[here] - begin)
-            read[position][:, here] = torch.stack([chosen.at("z", i, where) for i in range(len(part.z))])
+            read[position][:, here] = torch.stack([chosen.at("z", i, where).cpu() for i in range(len(part.z))])
         begin += len(part)
     return replace(pairs, triples=given, z=read, source_top=tops[rows])
 

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -51,18 +51,20 @@ def setting(
     split: Split = "evaluation",
     averaged: int = 100,
     store: Store | None = None,
+    **how: Any,
 ) -> Setting:
     """Load a model (or take one), draw prompts, average its head outputs over `averaged` other contexts, and run it.
 
     `contexts` worlds of the split are asked for each of their boxes. Means come from the split "means", so no prompt is
-    evaluated that a mean was made from. Paper: section 4.1; the official code evaluates on contexts of its means (B17).
+    evaluated that a mean was made from. A model that is named is loaded `how` the
+    rest says, as device="cuda". Paper: section 4.1; the official code evaluates on contexts of its means (B17).
 
         base = evaluation.setting("qwen2.5-coder-0.5b", contexts=70)
         print(base.full.estimate())
     """
     one_of("split", split, Split)
     contexts, averaged = integer("contexts", contexts), integer("averaged", averaged)
-    name, subject = (model, models.load(model)) if isinstance(model, str) else (model.name, model)
+    name, subject = (model, models.load(model, **how)) if isinstance(model, str) else (model.name, model)
     prompts = boxes.prompts(subject, contexts * boxes_, boxes_, seed, split)
     means = ablation.means(subject, n=averaged, boxes=boxes_, seed=seed, store=store)
     return Setting(name, subject, prompts, means, ablation.full_model(subject, prompts, store))

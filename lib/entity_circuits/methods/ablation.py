@@ -65,16 +65,16 @@ def means(
         raise ValueError(f"means are taken position by position: prompts of one length are needed, not of {lengths}")
 
     def compute() -> dict[str, Tensor]:
-        total = torch.zeros((), dtype=torch.float64, device=subject.device)
+        total = torch.zeros((), dtype=torch.float64)
         parts = torch.arange(len(prompts)).split(batch)
         for rows in tqdm(parts, desc="means", unit="batch", disable=None, leave=False):
             recorded = runs.record(subject, prompts.select(rows))
-            total = total + torch.stack([recorded.span("z", i).double().sum(0) for i in range(subject.layers)])
+            total = total + torch.stack([recorded.span("z", i).cpu().double().sum(0) for i in range(subject.layers)])
         return {"z": (total / len(prompts)).to(subject.dtype)}
 
     inputs = results.key(__name__, subject, prompts=prompts, batch=batch)
     found = (store or Store(None)).keep("means", inputs, compute)["z"]
-    return Means(found.to(subject.device), len(prompts), subject.fingerprint)
+    return Means(found, len(prompts), subject.fingerprint)
 
 
 def kept(circuit: Circuit | Kept) -> dict[str, tuple[Head, ...]]:
@@ -332,10 +332,10 @@ def _check_once(subject: Subject, prompts: Prompts, means: Means) -> None:
     first = prompts.select([0])
     everywhere = all_heads(subject, ["last", *first.positions])
     half = {place: some[shift % 2 :: 2] for shift, (place, some) in enumerate(everywhere.items())}
-    tokens = torch.arange(0, subject.model.config.vocab_size, 7, device=first.last.device)[None]
+    tokens = torch.arange(0, subject.model.config.vocab_size, 7)[None]
     fast = places.ablate(subject, first, [half], means, targets=tokens).logits
     literal = runs.run(subject, first, places.edits(subject, first, half, means), targets=tokens).logits
-    if not precision.close(fast, literal, subject.dtype):
+    if not precision.close(fast, literal, subject.dtype, subject.device):
         raise RuntimeError(
             f"the fast way differs from the definition by {precision.apart(fast, literal):.2g} of the size of the "
             'logits: this model does something that it does not know. Use method="definition".'

@@ -73,7 +73,7 @@ def _value(
     is z where there is no position.
     """
     receiver, donor = order
-    rows, heads = torch.arange(len(donor), device=donor.device), list(numbers)
+    rows, heads = torch.arange(len(donor)), list(numbers)
     if site == "z":
         return donor.span("z", layer)[:, :, heads] if position is None else donor.at("z", layer, position)[:, heads]
     weights, arriving = {"run": (donor, donor), "weights": (donor, receiver), "inputs": (receiver, donor)}[origin]
@@ -84,7 +84,7 @@ def _value(
     early = site == "q" and not literal and position is not None
     x = arriving.stream(layer, position) if early and position is not None else arriving.span("residual", layer)
     with fast_float32(weights.subject):
-        x = blocks.read_by_attention(weights.subject, layer, x)
+        x = blocks.read_by_attention(weights.subject, layer, x.to(weights.subject.devices[layer]))
         slices = blocks.project(weights.subject, layer, site, x, apart=False)
     slices = slices[rows, position] if site == "q" and literal else slices
     return slices[..., heads, :]

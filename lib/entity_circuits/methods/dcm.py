@@ -225,7 +225,7 @@ class _Learner:
         if asked.target:
             train, judge = (pairs.towards(asked.target) for pairs in (train, judge))
         n, dtype = len(train), torch.promote_types(train.subject.dtype, torch.float32)
-        keep = torch.ones(len(asked.heads or ()), dtype=dtype, device=train.subject.device, requires_grad=True)
+        keep = torch.ones(len(asked.heads or ()), dtype=dtype, requires_grad=True)
         counts = torch.ones(n)
         if asked.seed is not None:
             draws = torch.randint(n, (n,), generator=torch.Generator().manual_seed(asked.seed))

@@ -222,7 +222,8 @@ def _received(
     nothing = torch.zeros_like(base.stream(layer, here))
     with fast_float32(subject), torch.no_grad():
         more = blocks.attended(subject, layer, nothing, changed) - blocks.attended(subject, layer, nothing, z)
-        heard = {at: blocks.read_by_attention(subject, at, base.stream(at, here) + more) for at in above}
+        streams = {at: base.stream(at, here) for at in above}
+        heard = {at: blocks.read_by_attention(subject, at, x + more.to(x.device)) for at, x in streams.items()}
         return {at: blocks.project(subject, at, composition, x) for at, x in heard.items()}
 
 
@@ -242,7 +243,7 @@ def _received_in_passes(
     """
     subject, prompts = base.subject, base.prompts
     form, shared = forms.of(subject.model), subject.heads // subject.kv_heads
-    rows, here = torch.arange(len(prompts), device=base.device), prompts.position(position)
+    rows, here = torch.arange(len(prompts)), prompts.position(position)
     given, size = source.at("z", layer, source.prompts.position(position)), subject.head_size
     layers = [(block, forms.part(block, form.attention)) for block in form.blocks(subject.model)]
     outs = [forms.part(attention, form.out) for _, attention in layers]
@@ -255,7 +256,7 @@ def _received_in_passes(
                 hooks.callback(module.register_forward_pre_hook(hook).remove)
             for module, hook in after:
                 hooks.callback(module.register_forward_hook(hook).remove)
-            subject.model(**inputs_of(prompts), **no_logits(subject))
+            subject.model(**inputs_of(subject, prompts), **no_logits())
 
     z: dict[Any, Tensor] = {}
     fed: dict[Any, Any] = {}

@@ -136,7 +136,7 @@ def record(
         source = _run(subject, triples.source.select(part))
         for position, z in found.items():
             where = source.prompts.position(position)
-            z.append(torch.stack([source.at("z", layer, where) for layer in range(subject.layers)]))
+            z.append(torch.stack([source.at("z", layer, where).cpu() for layer in range(subject.layers)]))
         tops.append(top(source))
     base_top = torch.cat([top(part) for part in batches]) if like is None else like.base_top
     joined = {position: torch.cat(pieces, dim=1) for position, pieces in found.items()}

@@ -30,10 +30,10 @@ def check(subject: Subject, prompts: Prompts, circuits: Sequence[Kept], means: M
     of_kind("means", means, Means)
     means.require(prompts, subject)
     shape = (subject.layers, means.z.shape[1], subject.heads, subject.head_size)
-    if (tuple(means.z.shape), means.z.dtype, means.z.device) != (shape, subject.dtype, subject.device):
+    if (tuple(means.z.shape), means.z.dtype) != (shape, subject.dtype):
         raise ValueError(
-            f"these means are of another model: {tuple(means.z.shape)} in {means.z.dtype} on {means.z.device}, and "
-            f"{subject.name} needs {shape} in {subject.dtype} on {subject.device}"
+            f"these means are of another model: {tuple(means.z.shape)} in {means.z.dtype}, and "
+            f"{subject.name} needs {shape} in {subject.dtype}"
         )
     for circuit in circuits:
         for place, some in circuit.items():

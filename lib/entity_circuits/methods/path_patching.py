@@ -160,7 +160,7 @@ def unchanged(base: Recording, source: Recording, layer: int, senders: tuple[int
     """
     was = base.at("z", layer, base.prompts.position(position))
     given = source.at("z", layer, source.prompts.position(position))
-    return (was == given).all(-1)[:, list(senders)].T.contiguous()
+    return (was == given).all(-1)[:, list(senders)].T.contiguous().cpu()
 
 
 def patched(

@@ -75,7 +75,9 @@ def screen(
         slopes = torch.autograd.grad(replay.replay(base, [edits]).logprob.sum(), values)
         reads: Outcome = replay.replay(base, [senders], frozen=True, read=read, answer=False)
         parts = zip(reads.reads, groups.values(), slopes, strict=True)
-        effect = torch.stack([(value[0][:, list(numbers)] * slope).sum() for value, numbers, slope in parts]).sum()
+        effect = torch.stack(
+            [(value[0][:, list(numbers)] * slope).sum().cpu() for value, numbers, slope in parts]
+        ).sum()
     estimate = torch.full((subject.layers, subject.heads), torch.nan)
     for layer, slope in zip(layers, torch.autograd.grad(effect, leaves), strict=True):
         step = source.at("z", layer, there) - base.at("z", layer, here)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from . import adapters, folders, naming, reading, sharing, weights
+from . import adapters, devices, folders, naming, reading, sharing, weights
 from .adapters import adapted as adapted
 from .identity import combine
 from .naming import CONVERT, HUB_ID
@@ -42,9 +42,10 @@ def load(
     name: str,
     *,
     adapter: str | None = None,
-    dtype: torch.dtype = torch.float32,
-    device: str | torch.device = "cpu",
+    dtype: torch.dtype | str = torch.float32,
+    device: devices.Device = "cpu",
     attention: str = "sdpa",
+    device_map: devices.DeviceMap | None = None,
     check: bool = True,
 ) -> Subject:
     """A model ready for experiments, with an adapter merged into its weights if one is asked for, and checked.
@@ -53,9 +54,11 @@ def load(
         name: an entry of the registry, a folder, a GGUF file, or a hub id as `owner/repository[/file.gguf][@revision]`.
             An adapter (an entry of the registry, or a folder that names its base) is loaded with its base.
         adapter: an adapter of the registry, a folder or a hub id in the PEFT format.
-        dtype: of the weights, a floating one; float32 for all numbers of the book.
-        device: where the model runs.
+        dtype: of the weights, a floating one, also by its name; float32 for all numbers of the book.
+        device: where the model runs: "cpu", "cuda", "mps", "auto" for the best there is, or one of several ("cuda:1").
         attention: the implementation in transformers: "sdpa", or "eager", which also gives the attention scores.
+        device_map: spreads the layers over several devices in this process instead: names of modules and a device each,
+            or "auto" for all CUDA devices (see `devices.plan`).
         check: whether to try on the model what every experiment relies on (see `models.check`).
 
     An adapter whose base is loaded already shares its memory, but for the weights that it changes.
@@ -72,7 +75,7 @@ def load(
         subject = models.load("qwen2.5-coder-0.5b")
         print(subject.layers, subject.heads)  # 24 14
     """
-    _require_options(dtype, device, attention)
+    dtype, place = _options(dtype, device, attention)
     entries, name = registry(), naming.text(name)
     adapter = None if adapter is None else naming.text(adapter)
     if name in entries and entries[name].base:
@@ -88,8 +91,8 @@ def load(
         adapters.require_base(adapter, part, name)
     folder, fingerprint = _locate(name)
     shown = name
-    key = (str(folder), fingerprint, str(dtype), str(torch.device(device)), attention)
-    model = None if adapter is None else sharing.twin(key)
+    key = (str(folder), fingerprint, str(dtype), str(place), attention)
+    model = None if adapter is None or device_map is not None else sharing.twin(key)
     if model is None:
         model, tokenizer = reading.read(folder, name, dtype, attention)
     else:
@@ -100,10 +103,11 @@ def load(
         files = [part / "adapter_config.json", part / "adapter_model.safetensors"]
         fingerprint = combine(fingerprint, *map(weights.digest, files))
     reading.require_numbers(model, shown)
-    subject = wrap(model.to(device), tokenizer, name=shown, fingerprint=fingerprint)
+    model = model.to(place) if device_map is None else devices.spread(model, device_map)
+    subject = wrap(model, tokenizer, name=shown, fingerprint=fingerprint)
     if check:
         _check(subject)
-    if adapter is None:
+    if adapter is None and device_map is None and place.type != "mps":  # where nothing is known of hashing weights
         sharing.remember(key, model)
     return subject
 
@@ -174,16 +178,16 @@ def _local(path: Path) -> tuple[Path, str]:
     raise FetchError(f"{what} {CONVERT if pickled else ''}")
 
 
-def _require_options(dtype: torch.dtype, device: str | torch.device, attention: str) -> None:
+def _options(dtype: torch.dtype | str, device: devices.Device, attention: str) -> tuple[torch.dtype, torch.device]:
+    """The dtype and the device that are meant, if both and the attention can be used."""
     if attention not in ATTENTION:
         raise ValueError(
             f"attention {attention!r} cannot be used: it is one of {', '.join(ATTENTION)}. Others, as flash attention, "
             "ignore the masks that edits of a run are made with."
         )
-    if dtype not in DTYPES:
+    found = {str(one).removeprefix("torch."): one for one in DTYPES}.get(str(dtype).removeprefix("torch."))
+    if found is None:
         raise ValueError(f"dtype {dtype} cannot be used: it is one of {', '.join(map(str, DTYPES))}")
-    try:
-        torch.zeros(1, device=device).tolist()
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
-        said = weights.first_line(error)
-        raise ValueError(f"nothing can be computed on the device {str(device)!r} here: {said}. Try 'cpu'.") from error
+    place = devices.chosen(device)
+    devices.require_dtype(place, found)
+    return found, place

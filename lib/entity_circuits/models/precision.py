@@ -5,11 +5,15 @@ from collections.abc import Iterator
 
 import torch
 
+from . import devices
 from .subject import Subject
 
 CLOSE = {torch.bfloat16: 0.02, torch.float16: 0.02}
-"""By what share of their size two ways to the same logits may differ, and 1e-4 in other dtypes: rounding grows with
-the size of the logits, so no number of them by itself would do for every model."""
+"""By what share of their size two ways to the same logits may differ. In other dtypes it is 1e-4, or ten times what a
+product on that device is off, if that is more (TF32). Rounding grows with the size of the logits, so no number of them
+by itself would do for every model."""
+
+_CPU = torch.device("cpu")
 
 
 @contextlib.contextmanager
@@ -32,10 +36,7 @@ def fast_float32(subject: Subject) -> Iterator[None]:
         return
     try:
         torch.set_float32_matmul_precision("medium")
-        generator = torch.Generator().manual_seed(0)
-        a, b = (torch.randn(64, 256, generator=generator) for _ in range(2))
-        exact = a.double() @ b.double().T
-        if float(((a @ b.T).double() - exact).norm() / exact.norm()) > 1e-6:
+        if devices.rounding(subject.device) > 1e-6:
             torch.set_float32_matmul_precision(before)
         yield
     finally:
@@ -52,10 +53,26 @@ def apart(one: torch.Tensor, other: torch.Tensor) -> float:
 
         print(precision.apart(torch.tensor([10.0, -20.0]), torch.tensor([10.0, -19.0])))  # 0.05
     """
+    one, other = one.cpu(), other.cpu()  # they may come from several devices
     size = torch.maximum(one.abs().max(), other.abs().max()).clamp(min=torch.finfo(one.dtype).tiny)
     return float((one - other).abs().max() / size)
 
 
-def close(one: torch.Tensor, other: torch.Tensor, dtype: torch.dtype) -> bool:
+def tolerance(dtype: torch.dtype, device: torch.device = _CPU) -> float:
+    """By what share of their size two ways to the same logits of a model in this dtype, on this device, may differ.
+
+    For example:
+
+        import torch
+        from entity_circuits.models import precision
+
+        print(precision.tolerance(torch.float32), precision.tolerance(torch.bfloat16))  # 0.0001 0.02
+    """
+    if dtype in CLOSE:
+        return CLOSE[dtype]
+    return 1e-4 if dtype == torch.float64 else max(1e-4, 10 * devices.rounding(device))
+
+
+def close(one: torch.Tensor, other: torch.Tensor, dtype: torch.dtype, device: torch.device = _CPU) -> bool:
     """Whether two tables of logits are the same up to the rounding of a model in this dtype; never for NaN."""
-    return apart(one, other) < CLOSE.get(dtype, 1e-4)
+    return apart(one, other) < tolerance(dtype, device)

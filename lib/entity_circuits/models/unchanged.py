@@ -41,7 +41,7 @@ def seen(model: Any) -> Weights:
     tensors = model.state_dict(keep_vars=True)
     told = {name: (one.shape, one.dtype, 0 if one.is_inference() else one._version) for name, one in tensors.items()}
     some = [_some(one.detach()) for one in tensors.values()]
-    return Weights(id(model), told, torch.cat(some).cpu() if some else torch.zeros(0))
+    return Weights(id(model), told, torch.cat(some) if some else torch.zeros(0))
 
 
 def changed(before: Weights, now: Weights) -> str:
@@ -72,4 +72,4 @@ def changed(before: Weights, now: Weights) -> str:
 
 def _some(weight: Tensor) -> Tensor:
     flat = weight.reshape(-1)
-    return flat[:: max(1, len(flat) // SAMPLE)][:SAMPLE].double()
+    return flat[:: max(1, len(flat) // SAMPLE)][:SAMPLE].cpu().double()  # not every device has float64

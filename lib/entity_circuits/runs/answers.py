@@ -91,10 +91,10 @@ def evaluate(subject: Subject, prompts: Prompts, *, share_context: bool = True, 
     require_room(subject, prompts)
     _check_once(subject, prompts)
     plan = list(batches(prompts, batch, share=share_context))
-    n, device = len(prompts), prompts.last.device
-    top, rank = (torch.empty(n, dtype=torch.long, device=device) for _ in range(2))
-    tied = torch.empty(n, dtype=torch.bool, device=device)
-    answer, objects = torch.empty(n, device=device), torch.empty(_choices(prompts).shape, device=device)
+    n = len(prompts)
+    top, rank = (torch.empty(n, dtype=torch.long) for _ in range(2))
+    tied = torch.empty(n, dtype=torch.bool)
+    answer, objects = torch.empty(n), torch.empty(_choices(prompts).shape)
     computed = 0
     with fast_float32(subject), torch.no_grad():
         for some in tqdm(plan, desc="prompts", unit="batch", disable=None, leave=False):
@@ -104,7 +104,7 @@ def evaluate(subject: Subject, prompts: Prompts, *, share_context: bool = True, 
             for chunk in torch.arange(len(part)).split(ROWS):
                 found = _read(subject, hidden[chunk], part.select(chunk))
                 for whole, piece in zip((top, answer, objects, rank, tied), found, strict=True):
-                    whole[some.rows[chunk].to(device)] = piece
+                    whole[some.rows[chunk]] = piece.cpu()
     said = tuple(subject.tokenizer.decode([token]) for token in top.tolist())
     return Behaviour(prompts, top, said, answer, objects, rank, tied, computed, int((prompts.last + 1).sum()))
 
@@ -117,11 +117,15 @@ def _final(subject: Subject, prompts: Prompts, batch: Batch) -> Tensor:
     body, cache = subject.model.base_model, DynamicCache(config=subject.model.config)
     part, prefix = prompts.select(batch.rows), batch.prefix
     if prefix:
-        body(input_ids=prompts.input_ids[batch.spokesmen, :prefix], past_key_values=cache, use_cache=True)
-        cache.batch_select_indices(batch.context.to(part.last.device))
-    ids = part.input_ids[:, prefix : int(part.last.max()) + 1]
+        body(
+            input_ids=prompts.input_ids[batch.spokesmen, :prefix].to(subject.device),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        cache.batch_select_indices(batch.context)
+    ids = part.input_ids[:, prefix : int(part.last.max()) + 1].to(subject.device)
     hidden = body(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
-    return hidden[torch.arange(len(part), device=hidden.device), part.last - prefix].contiguous()
+    return hidden[torch.arange(len(part)), part.last - prefix].contiguous()
 
 
 def _read(subject: Subject, hidden: Tensor, part: Prompts) -> tuple[Tensor, ...]:
@@ -130,20 +134,22 @@ def _read(subject: Subject, hidden: Tensor, part: Prompts) -> tuple[Tensor, ...]
     Two-dimensional on purpose: a linear layer on a strided (rows, 1, width) slice copies its matrix for each row.
     """
     logits = _logits(subject, hidden)
-    known = part.answer_ids >= 0
-    right = logits.gather(1, part.answer_ids.clamp(min=0)[:, None])
+    answers, choices_ = (ids.to(logits.device) for ids in (part.answer_ids, _choices(part)))
+    known = answers >= 0
+    right = logits.gather(1, answers.clamp(min=0)[:, None])
     total = logits.logsumexp(1, keepdim=True)
     return (
         logits.argmax(1),
         (right - total).squeeze(1).masked_fill(~known, torch.nan),
-        logits.gather(1, _choices(part)) - total,
+        logits.gather(1, choices_) - total,
         (logits > right).sum(1).masked_fill(~known, -1),
         (logits == logits.amax(1, keepdim=True)).sum(1) > 1,
     )
 
 
 def _logits(subject: Subject, hidden: Tensor) -> Tensor:
-    return forms.rescaled(subject.model, subject.model.get_output_embeddings()(hidden)).to(torch.float32)
+    head = subject.model.get_output_embeddings()
+    return forms.rescaled(subject.model, head(hidden.to(head.weight.device))).to(torch.float32)
 
 
 _CHECKED: WeakSet[Any] = WeakSet()
@@ -155,10 +161,10 @@ def _check_once(subject: Subject, prompts: Prompts) -> None:
         return
     first = prompts.select([0])
     with fast_float32(subject), torch.no_grad():
-        ids = first.input_ids[:, : int(first.last) + 1]
+        ids = first.input_ids[:, : int(first.last) + 1].to(subject.device)
         own = subject.model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1].to(torch.float32)
         read = _logits(subject, _final(subject, first, next(batches(first, 1, share=False))))
-    if not close(read, own, subject.dtype):
+    if not close(read, own, subject.dtype, subject.device):
         raise RuntimeError(
             f"what is read of {subject.name} differs from its own logits by {apart(read, own):.2g} of their size: it "
             "does something to them that is not known here. Use runs.run, which takes them from the model."

@@ -63,7 +63,7 @@ def attend(
         future = torch.ones(queries, tokens, dtype=torch.bool, device=q.device).tril(tokens - queries).logical_not()
         scores[..., begin:].masked_fill_(future, -torch.inf)
     else:
-        scores.masked_fill_(~given.visible[end - queries : end, :end], -torch.inf)
+        scores.masked_fill_(~given.visible[end - queries : end, :end].to(q.device), -torch.inf)
 
     def entry(index: int, members: Tensor, position: Tensor, *key: Tensor) -> tuple[Tensor | int, ...]:
         """Where q, scores and weights have these heads of a variant, at one position a prompt: (n, members, ...)."""
@@ -87,7 +87,8 @@ def attend(
             late = (first.position - begin).clamp(min=0)
             fresh = slices["v"][index, rows, late].repeat_interleave(heads // groups, dim=1)
             recorded_ = recording.at("v", layer, first.position)
-            standing = torch.where((first.position < begin)[:, None, None], recorded_, fresh)[:, members]
+            before_ = (first.position < begin)[:, None, None].to(z.device)
+            standing = torch.where(before_, recorded_, fresh)[:, members]
             heard = weights[entry(index, members, seen, first.position)][..., None]
             z[place] += heard * (
                 forms.clipped(subject.model, first.mixed(standing)) - forms.clipped(subject.model, standing)

@@ -20,7 +20,8 @@ from .edits import Edit
 @dataclass(frozen=True, eq=False)
 class AttentionInputs:
     """Of one layer. `rotation` is the model's cosines and sines, (1, T, size) each, None where nothing is rotated;
-    `visible` (T, T) bool says which key (column) each query (row) may hear, None where that is all up to itself."""
+    `visible` (T, T) bool says which key (column) each query (row) may hear, None where that is all up to itself. The
+    rotation is where the layer is; what is visible is on the CPU, like all positions."""
 
     rotation: tuple[Tensor, Tensor] | None
     visible: Tensor | None
@@ -86,11 +87,14 @@ def require_something_heard(subject: Subject, prompts: Prompts, edits: Sequence[
 
 
 def _observed(subject: Subject, width: int) -> tuple[AttentionInputs, ...]:
-    form, given = forms.of(subject.model), []
+    form, places = forms.of(subject.model), subject.devices
+    given: list[AttentionInputs] = []
 
     def take(module: nn.Module, _: Any, options: dict[str, Any]) -> None:
         rotated = getattr(module, "use_rope", True) and (form.rotates_all or module.sliding_window is not None)
         rotation = options.get("position_embeddings") if rotated else None
+        if rotation is not None:  # made once, where the tokens go in
+            rotation = tuple(part.to(places[len(given)]) for part in rotation)
         given.append(AttentionInputs(rotation, _visible(options.get("attention_mask"), width)))
 
     hooks = [
@@ -110,6 +114,7 @@ def _observed(subject: Subject, width: int) -> tuple[AttentionInputs, ...]:
 def _visible(mask: Tensor | None, width: int) -> Tensor | None:
     if mask is None:
         return None
+    mask = mask.cpu()
     allowed = mask[0, 0] if mask.dtype == torch.bool else mask[0, 0] > torch.finfo(mask.dtype).min / 2
     causal = torch.ones(width, width, dtype=torch.bool, device=mask.device).tril()
     return None if torch.equal(allowed, causal) else allowed

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..arguments import one_of
 from ..models import forms
+from ..models.devices import where
 from ..models.subject import Subject
 from .attention_inputs import AttentionInputs
 from .edits import TIED, Outcome
@@ -224,6 +225,7 @@ def embedded(subject: Subject, ids: Tensor, positions: Tensor) -> Tensor:
     hook = form.blocks(subject.model)[0].register_forward_pre_hook(stop, with_kwargs=True)
     try:
         flat = {"input_ids": ids.reshape(-1, 1), "position_ids": positions.reshape(-1, 1)}
+        flat = {name: one.to(subject.device) for name, one in flat.items()}
         forms.part(subject.model, form.body)(**flat, use_cache=False)
     except _Reached as reached:
         return reached.hidden.reshape(*ids.shape, -1)
@@ -275,17 +277,20 @@ def readout(
         return Outcome(nothing, nothing, torch.full((variants, n), -1, device=targets.device), reads)
     variants, n, width = hidden.shape
     form, head = forms.of(subject.model), subject.model.get_output_embeddings()
-    states = forms.part(subject.model, f"{form.body}.{form.norm}")(hidden.reshape(-1, width))
+    norm = forms.part(subject.model, f"{form.body}.{form.norm}")
+    place, home = head.weight.device, targets.device
+    states = norm(hidden.reshape(-1, width).to(where(norm, hidden.device))).to(place)
     wide = torch.promote_types(states.dtype, torch.float32)
     rounded = wide != states.dtype
+    targets = targets.to(place)
     wanted = targets.clamp(min=0)
     chosen = torch.einsum("vnd,nkd->vnk", states.view(variants, n, width).to(wide), head.weight[wanted].to(wide))
     if head.bias is not None:
         chosen = chosen + head.bias[wanted]
     chosen = forms.rescaled(subject.model, chosen).masked_fill(targets < 0, torch.nan)
     if not vocabulary:
-        unknown = torch.full((variants, n), -1, device=targets.device)
-        return Outcome(chosen, torch.full_like(chosen, torch.nan), unknown, reads)
+        chosen = chosen.to(home)
+        return Outcome(chosen, torch.full_like(chosen, torch.nan), torch.full((variants, n), -1, device=home), reads)
     totals, tops, picked = [], [], []
     for part, some in zip(states.split(rows), wanted.expand(variants, -1, -1).flatten(0, 1).split(rows), strict=True):
         total = torch.full((len(part),), -torch.inf, dtype=wide, device=part.device)
@@ -311,4 +316,6 @@ def readout(
     if rounded:  # the logits that the sum is over: one that is better than these could be more than all of them
         chosen = torch.cat(picked).view(chosen.shape).masked_fill(targets < 0, torch.nan)
     total = torch.cat(totals).view(variants, n, 1)
-    return Outcome(chosen, (chosen - total).clamp(max=0), torch.cat(tops).view(variants, n), reads)
+    numbers = (chosen, (chosen - total).clamp(max=0), torch.cat(tops).view(variants, n))
+    logits, logprobs, best = (one.to(home) for one in numbers)
+    return Outcome(logits, logprobs, best, reads)

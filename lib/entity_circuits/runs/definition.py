@@ -158,7 +158,7 @@ def _forward(
     subject: Subject, prompts: Prompts, edits: Sequence[Edit], read: Sequence[Read], targets: Tensor
 ) -> Outcome:
     """One traced forward pass of one batch."""
-    shape, rows = (subject.heads, subject.head_size), torch.arange(len(prompts), device=prompts.last.device)
+    shape, rows = (subject.heads, subject.head_size), torch.arange(len(prompts))
     here: list[dict[str, list[Edit]]] = [{} for _ in range(subject.layers)]
     for edit in edits:
         here[edit.layer].setdefault(edit.site, []).append(edit)
@@ -168,14 +168,14 @@ def _forward(
     shared = subject.heads // subject.kv_heads
     apart = {layer for layer, sites in enumerate(here) if shared > 1 and ({"k", "v"} & sites.keys())}
     ends = torch.unique(prompts.last)
-    model, form = wrapped(subject), forms.of(subject.model)
-    with _ungrouped(subject, apart), model.trace(**inputs_of(prompts), logits_to_keep=ends):
+    model, form, places = wrapped(subject), forms.of(subject.model), subject.devices
+    with _ungrouped(subject, apart), model.trace(**inputs_of(subject, prompts), logits_to_keep=ends.tolist()):
         taken: dict[int, Any] = {}
         for layer, block in enumerate(form.blocks(model)):
             attention = forms.part(block, form.attention)
             if "score" in here[layer]:
                 arguments, options = attention.inputs
-                mask = _mask(subject, prompts, options.get("attention_mask"), here[layer]["score"])
+                mask = _mask(subject, prompts, options.get("attention_mask"), here[layer]["score"], places[layer])
                 attention.inputs = (arguments, {**options, "attention_mask": mask})
             for path, sites in projected_at(form):
                 written = (layer in apart and sites != "q") or any(site in here[layer] for site in sites)
@@ -204,18 +204,21 @@ def _forward(
         taken = nnsight.save(taken)
     final = logits[rows, torch.searchsorted(ends, prompts.last)]
     final = final.to(torch.promote_types(final.dtype, torch.float32))
+    home, targets = targets.device, targets.to(final.device)
     chosen = final.gather(1, targets.clamp(min=0)).masked_fill(targets < 0, torch.nan)
     total = final.logsumexp(-1, keepdim=True)
     tied = (final == final.amax(-1, keepdim=True)).sum(-1) > 1
     top = final.argmax(-1).masked_fill(tied, TIED)
     reads = tuple(taken[index][None] for index in range(len(read)))
-    return Outcome(chosen[None], (chosen - total).clamp(max=0)[None], top[None], reads)
+    numbers = (chosen, (chosen - total).clamp(max=0), top)
+    logits, logprobs, tops = (one[None].to(home) for one in numbers)
+    return Outcome(logits, logprobs, tops, reads)
 
 
 def _edited(slices: Tensor, edits: Sequence[Edit], rows: Tensor) -> Tensor:
     """The activations (n, T, heads, head_size) with these edits made, in a copy."""
     for edit in edits:
-        slices, heads = slices.clone(), torch.tensor(edit.heads, device=rows.device)
+        slices, heads = slices.clone(), torch.tensor(edit.heads)
         if edit.position is None:
             slices[:, :, heads] = edit.mixed(slices[:, :, heads])
         else:
@@ -224,24 +227,26 @@ def _edited(slices: Tensor, edits: Sequence[Edit], rows: Tensor) -> Tensor:
     return slices
 
 
-def _mask(subject: Subject, prompts: Prompts, given: Tensor | None, edits: Sequence[Edit]) -> Tensor:
-    """The additive attention mask (n, heads, T, T) of a layer: the one that the model gives it, with the scores edited.
+def _mask(
+    subject: Subject, prompts: Prompts, given: Tensor | None, edits: Sequence[Edit], place: torch.device
+) -> Tensor:
+    """The additive attention mask (n, heads, T, T) of a layer, at `place`: the model's own, with the scores edited.
 
     Without one, the attention is causal.
     """
     n, width = prompts.input_ids.shape
     if given is None:
-        given = torch.ones(1, 1, width, width, dtype=torch.bool, device=subject.device).tril()
+        given = torch.ones(1, 1, width, width, dtype=torch.bool).tril()
     if given.ndim != 4:
         raise NotImplementedError("scores can be edited under attention='sdpa' or 'eager' alone")
     lowest = torch.finfo(subject.dtype).min
     if given.dtype == torch.bool:
-        given = torch.zeros(given.shape, dtype=subject.dtype, device=subject.device).masked_fill_(~given, lowest)
-    mask = given.expand(n, subject.heads, width, width).clone()
-    rows = torch.arange(n, device=subject.device)[:, None]
+        given = torch.zeros(given.shape, dtype=subject.dtype, device=given.device).masked_fill_(~given, lowest)
+    mask = given.to(place).expand(n, subject.heads, width, width).clone()
+    rows = torch.arange(n)[:, None]
     for edit in edits:
         assert edit.position is not None and edit.key is not None
-        heads = torch.tensor(edit.heads, device=subject.device)
+        heads = torch.tensor(edit.heads)
         mask[rows, heads, edit.position[:, None], edit.key[:, None]] = lowest
     return mask
 
@@ -292,7 +297,7 @@ def _check_once(subject: Subject, prompts: Prompts) -> None:
         ("its own keys and values in place of themselves move its logits", moved, clean.logits),
         ("a cut leaks, and moves the output of a head", leaked, held),
     ):
-        if not close(one, right, subject.dtype):
+        if not close(one, right, subject.dtype, subject.device):
             raise _refusal(subject, f"{what} by {apart(one, right):.2g} of their size")
     _CHECKED.add(subject.model)
 

@@ -11,13 +11,12 @@ values; `score` is one entry of the attention matrix.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from ..arguments import integer, one_of
-from ..models.subject import Subject
 from ..tasks.prompts import Prompts
 
 Activation = Literal["z", "q", "k", "v"]
@@ -27,6 +26,19 @@ TIED = -2
 """What stands for the most likely token where several have the very same logit, the highest: no token at all, so that
 it is no answer, right or expected: which of them an index picks would be chance. That is common in bfloat16, where
 logits between 16 and 32 are 1/8 apart; in float32 two rows of the output matrix have to be equal."""
+
+
+class Shape(Protocol):
+    """What an edit is checked against: a `Subject`, or a model that runs elsewhere."""
+
+    @property
+    def layers(self) -> int: ...
+
+    @property
+    def heads(self) -> int: ...
+
+    @property
+    def head_size(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -81,10 +93,10 @@ class Edit:
     def mixed(self, current: Tensor) -> Tensor:
         """What stands in place of `current` (..., heads, head_size) after the edit."""
         assert self.value is not None
-        value = self.value.to(current.dtype)
+        value = self.value.to(current)  # its dtype, and where it is
         if self.keep is None:
             return value.expand_as(current)
-        keep = self.keep.to(current.dtype)[:, None]
+        keep = self.keep.to(current)[:, None]
         return keep * current + (1 - keep) * value
 
 
@@ -147,7 +159,7 @@ class Outcome:
         return cls(logits, logprobs, top, reads)
 
 
-def check(edit: Edit | Read, subject: Subject, prompts: Prompts) -> None:
+def check(edit: Edit | Read, subject: Shape, prompts: Prompts) -> None:
     """Raise `ValueError` if an edit (or a read) names a layer, head or position that is not there, or does not fit.
 
     The value of an edit is finite and of the right shape; `keep` is from 0 to 1.

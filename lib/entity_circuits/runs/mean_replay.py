@@ -27,7 +27,7 @@ from .edits import Outcome
 class Means:
     """Mean head outputs: `z` (layers, T, heads, head_size), one mean a layer, absolute position and head.
 
-    dtype and device are those of the model; averaged over `n` prompts of T tokens. `ablation.means` takes them, and
+    On the CPU, in the dtype of the model; averaged over `n` prompts of T tokens. `ablation.means` takes them, and
     says of which model they are by its `fingerprint` ("" is not compared).
 
         import torch
@@ -103,7 +103,7 @@ def ablate(
     parts = []
     with fast_float32(subject), torch.no_grad():
         table = Table(subject, prompts, means) if table is None else table
-        for rows in torch.arange(len(prompts), device=slots.device).split(batch):
+        for rows in torch.arange(len(prompts)).split(batch):
             row = 12 * means.z.shape[2] * means.z.shape[3] + 4 * subject.heads * (means.z.shape[1] + slots.shape[1])
             size = max(1, int(memory / (row * means.z.element_size() * len(rows) * slots.shape[1])))
             part = prompts.select(rows)
@@ -113,7 +113,7 @@ def ablate(
 
 
 class Table:
-    """Keys and values of tokens that hear nobody: (layers, pairs, kv_heads, head_size), one row a token and position.
+    """Keys and values of tokens that hear nobody: by layer (pairs, kv_heads, head_size), one row a token and position.
 
     `index` (n, T) says which row a prompt's token has. Keys are rotated, ready to be compared. It serves every circuit
     of these prompts and means.
@@ -126,21 +126,22 @@ class Table:
 
     def _fill(self, prompts: Prompts) -> None:
         subject, means = self.subject, self.means
-        places = torch.arange(means.z.shape[1], device=prompts.last.device)
+        places = torch.arange(means.z.shape[1])
         numbered = places * (int(prompts.input_ids.max()) + 1) + prompts.input_ids
         pairs, self.index = torch.unique(numbered, return_inverse=True)
         token, place = pairs % (int(prompts.input_ids.max()) + 1), pairs // (int(prompts.input_ids.max()) + 1)
         hidden = blocks.embedded(subject, token, place)
         self.given = attention_inputs.of(subject, len(places))
         k, v = [], []
-        for layer, given in enumerate(self.given):
+        for layer, (given, device) in enumerate(zip(self.given, subject.devices, strict=True)):
+            hidden = hidden.to(device)
             x = blocks.read_by_attention(subject, layer, hidden)
             key, value = (blocks.project(subject, layer, site, x, False) for site in "kv")
             k.append(blocks.rotated(subject, layer, "k", key, given, place))
             v.append(value)
-            middle = blocks.attended(subject, layer, hidden, means.z[layer, place])
+            middle = blocks.attended(subject, layer, hidden, means.z[layer, place].to(device))
             hidden = blocks.fed(subject, layer, hidden, middle)
-        self.k, self.v = torch.stack(k), torch.stack(v)
+        self.k, self.v = tuple(k), tuple(v)
 
 
 def _climb(table: Table, prompts: Prompts, rows: Tensor, slots: Tensor, keep: Tensor, targets: Tensor) -> Outcome:
@@ -151,28 +152,29 @@ def _climb(table: Table, prompts: Prompts, rows: Tensor, slots: Tensor, keep: Te
     at = slots.clamp(min=0)
     last = int(torch.nonzero((slots == prompts.last[:, None]).all(0))[0, 0])
     hears = (slots[:, :, None] >= slots[:, None, :]) & (slots[:, None, :] >= 0)  # n, listener, speaker
-    hears = hears | torch.eye(count, dtype=torch.bool, device=slots.device)
+    hears = hears | torch.eye(count, dtype=torch.bool)
     heard = [torch.nonzero(hears[:, p].any(0))[:, 0].tolist() for p in range(count)]
-    fixed = torch.arange(width, device=slots.device)[None, None] < slots[:, :, None]  # n, listener, position
-    lives = (torch.arange(width, device=slots.device)[None, None] == slots[:, :, None]).any(1)
+    fixed = torch.arange(width)[None, None] < slots[:, :, None]  # n, listener, position
+    lives = (torch.arange(width)[None, None] == slots[:, :, None]).any(1)
     fixed = fixed & ~lives[:, None]
     embedded = blocks.embedded(subject, prompts.input_ids.gather(1, at), at)
     hidden = [embedded[None, :, p] for p in range(count)]
-    member = [torch.zeros(len(keep), dtype=torch.long, device=slots.device) for _ in range(count)]
-    for layer, given in enumerate(table.given):
+    member = [torch.zeros(len(keep), dtype=torch.long) for _ in range(count)]
+    for layer, (given, device) in enumerate(zip(table.given, subject.devices, strict=True)):
+        hidden, means = [part.to(device) for part in hidden], table.means.z[layer].to(device)
         together = blocks.read_by_attention(subject, layer, torch.cat(hidden))
         sizes = [len(part) for part in hidden]
         k, v = (blocks.project(subject, layer, site, together, False).split(sizes) for site in "kv")
         x = together.split(sizes)
         k = [blocks.rotated(subject, layer, "k", part, given, at[:, p]) for p, part in enumerate(k)]
-        old = (table.k[layer, table.index[rows]], table.v[layer, table.index[rows]])
+        old = (table.k[layer][table.index[rows]], table.v[layer][table.index[rows]])
         near = None if given.visible is None else given.visible[at]  # n, listener, position
         before, after, groups = [], [], []
         for p in range(count) if layer < subject.layers - 1 else [last]:  # the top layer is read at `last` alone
-            mean = table.means.z[layer, at[:, p]]
+            mean = means[at[:, p]]
             mine = keep[:, layer, p]
             owners = torch.nonzero(mine.any(-1))[:, 0]
-            ear = torch.zeros(len(keep), dtype=torch.long, device=slots.device)  # 0: its own z is not needed
+            ear = torch.zeros(len(keep), dtype=torch.long)  # 0: its own z is not needed
             z = mean[None]
             if len(owners):
                 which, first = _classes([member[s][owners] for s in heard[p]])
@@ -188,7 +190,7 @@ def _climb(table: Table, prompts: Prompts, rows: Tensor, slots: Tensor, keep: Te
                 z = torch.cat((z, own))
             code, _ = _classes([mine])
             group, first = _classes([member[p], ear, code])
-            z = torch.where(mine[first][:, None, :, None], z[ear[first]], mean)
+            z = torch.where(mine[first][:, None, :, None].to(device), z[ear[first]], mean)
             before.append(hidden[p][member[p][first]])
             after.append(blocks.attended(subject, layer, before[-1], z))
             groups.append(group)
@@ -203,8 +205,8 @@ def _classes(keys: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Number the distinct rows of keys (circuits,) or (circuits, k): the class of each circuit, a circuit of each."""
     stacked = torch.cat([key.long().reshape(len(key), -1) for key in keys], dim=1)
     _, which = torch.unique(stacked, dim=0, return_inverse=True)
-    first = torch.empty(int(which.max()) + 1, dtype=torch.long, device=which.device)
-    first[which] = torch.arange(len(which), device=which.device)
+    first = torch.empty(int(which.max()) + 1, dtype=torch.long)
+    first[which] = torch.arange(len(which))
     return which, first
 
 
@@ -225,11 +227,11 @@ def _attend(
     q = (q * blocks.parts(subject, layer)[1].scaling).unflatten(2, (-1, shared))
     asks = q.permute(1, 2, 0, 3, 4).flatten(2, 3)  # n, kv_heads, classes x shared, size
     before = forms.capped(subject.model, asks @ old_k.permute(0, 2, 3, 1)).masked_fill(
-        ~fixed[:, None, None], -torch.inf
+        ~fixed[:, None, None].to(q.device), -torch.inf
     )
     before = before.unflatten(2, (classes, shared)).permute(2, 0, 1, 3, 4)
     now = forms.capped(subject.model, torch.einsum("cngsd,cnjgd->cngsj", q, k))
-    now = now.masked_fill(~hears[None, :, None, None], -torch.inf)
+    now = now.masked_fill(~hears[None, :, None, None].to(q.device), -torch.inf)
     scores = torch.cat((before, now), dim=-1)
     weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
     split = old_k.shape[1]

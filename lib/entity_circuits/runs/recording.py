@@ -31,8 +31,8 @@ class Recording:
     Each token is kept once, also one that several prompts of a context begin with. `index` (n, T) int64 says in which
     row of the tables a prompt's token stands, -1 where it was not kept. There is a table a layer: `residual` (rows,
     width), the input of each layer and then the output of the last; `z` (rows, heads, head_size); `k` and `v` (rows,
-    kv_heads, head_size). dtype and device are those of the model. What a prompt has after `last` (padding) stands for
-    nothing. Read with `at` and `span`.
+    kv_heads, head_size). Their dtype is the model's, and each is on the device of its layer. What a prompt has after
+    `last` (padding) stands for nothing. Read with `at` and `span`.
     """
 
     subject: Subject
@@ -45,11 +45,6 @@ class Recording:
 
     def __len__(self) -> int:
         return len(self.prompts)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the recording is."""
-        return self.index.device
 
     def at(self, site: Activation, layer: int, position: Tensor) -> Tensor:
         """(n, heads, head_size): `z`, or `k` or `v` one slice a query head, at one position of each example.
@@ -67,7 +62,7 @@ class Recording:
             raise ValueError(f"layer {layer}: this model has layers 0 to {self.subject.layers - 1}")
         if site == "q":
             raise ValueError("'q' is not part of a recording: read it in a run")
-        slices = self._rows(site, layer, self.index[torch.arange(len(self), device=self.device), position])
+        slices = self._rows(site, layer, self.index[torch.arange(len(self)), position])
         return slices if site == "z" else slices.repeat_interleave(self.subject.heads // self.subject.kv_heads, dim=1)
 
     def span(self, what: Table, layer: int, begin: int = 0, end: int | None = None) -> Tensor:
@@ -84,7 +79,7 @@ class Recording:
 
     def stream(self, layer: int, position: Tensor) -> Tensor:
         """(n, width): the input of a layer, or the output of the last, at one position of each example."""
-        return self._rows("residual", layer, self.index[torch.arange(len(self), device=self.device), position])
+        return self._rows("residual", layer, self.index[torch.arange(len(self)), position])
 
     def _rows(self, what: Table, layer: int, rows: Tensor) -> Tensor:
         if bool((rows < 0).any()):
@@ -134,11 +129,11 @@ class Recording:
             silent = recording.with_z(p.last, [0 * recording.at("z", layer, p.last) for layer in range(3)])
             print(silent.at("z", 2, p.last).abs().max())
         """
-        every = torch.arange(len(self), device=self.device)
+        every = torch.arange(len(self))
         was, index = self.index[every, position], self.index.clone()
         index[every, position] = len(self.z[0]) + every
         residual, k, v = (tuple(torch.cat((t, t[was])) for t in tables) for tables in (self.residual, self.k, self.v))
-        changed = tuple(torch.cat((old, new)) for old, new in zip(self.z, z, strict=True))
+        changed = tuple(torch.cat((old, new.to(old.device))) for old, new in zip(self.z, z, strict=True))
         return replace(self, index=index, residual=residual, z=changed, k=k, v=v)
 
 
@@ -173,15 +168,17 @@ def record(
     require_room(subject, prompts)
     subject.require_unchanged()
     plan, index = _planned(prompts, list(sharing.batches(prompts, batch, share=share_context)), positions)
-    rows, like = int(index.max()) + 1, dict[str, Any](dtype=subject.dtype, device=subject.device)
-    size, layers = subject.head_size, range(subject.layers)
-    residual = [torch.empty(rows, subject.model.config.hidden_size, **like) for _ in range(subject.layers + 1)]
-    z = [torch.empty(rows, subject.heads, size, **like) for _ in layers]
-    k, v = ([torch.empty(rows, subject.kv_heads, size, **like) for _ in layers] for _ in range(2))
+    rows, size, places = int(index.max()) + 1, subject.head_size, subject.devices
+
+    def tables(*shape: int, on: Sequence[torch.device] = places) -> list[Tensor]:
+        return [torch.empty(rows, *shape, dtype=subject.dtype, device=place) for place in on]
+
+    residual = tables(subject.model.config.hidden_size, on=(*places, places[-1]))
+    z, k, v = tables(subject.heads, size), tables(subject.kv_heads, size), tables(subject.kv_heads, size)
 
     def keep(inputs: dict[str, Any], kept: Tensor, begin: int) -> None:
         here = slice(begin, begin + int(kept.sum()))
-        run = seen(subject, inputs, kept.to(subject.device))
+        run = seen(subject, inputs, kept)
         for table, found in zip(residual, run["residual"], strict=True):
             table[here] = found
         for tables, site in ((z, "z"), (k, "k"), (v, "v")):
@@ -191,14 +188,15 @@ def record(
     for some in tqdm(plan, desc="recording", unit="batch", disable=None, leave=False):
         part, prefix = prompts.select(some.batch.rows), some.batch.prefix
         if not prefix:
-            keep(inputs_of(part), some.own, some.begin)
+            keep(inputs_of(subject, part), some.own, some.begin)
             continue
         end = int(part.last.max()) + 1
         cache = DynamicCache(config=subject.model.config)
         known = {"past_key_values": cache, "use_cache": True}
-        keep({"input_ids": prompts.input_ids[some.batch.spokesmen, :prefix], **known}, some.common, some.begin)
-        cache.batch_select_indices(some.batch.context.to(subject.device))
-        rest = {"input_ids": part.input_ids[:, prefix:end], **known}
+        ids = prompts.input_ids.to(subject.device)
+        keep({"input_ids": ids[some.batch.spokesmen, :prefix], **known}, some.common, some.begin)
+        cache.batch_select_indices(some.batch.context)
+        rest = {"input_ids": ids[some.batch.rows, prefix:end], **known}
         keep(rest, some.own[:, : end - prefix], some.begin + int(some.common.sum()))
     return Recording(subject, prompts, index, tuple(residual), tuple(z), tuple(k), tuple(v))
 
@@ -234,7 +232,7 @@ def _planned(
         index[batch.rows, batch.prefix :] = _numbered(own, begin + int(common.sum()))
         begin += int(common.sum()) + int(own.sum())
     index = torch.where(places > last, index.gather(1, last), index)
-    return plan, index.to(prompts.last.device)
+    return plan, index
 
 
 def _numbered(kept: Tensor, begin: int) -> Tensor:
@@ -315,5 +313,6 @@ def attention(recording: Recording, head: Head, position: Tensor) -> Tensor:
     q = blocks.rotated(subject, head.layer, "q", queries, given, slice(0, width))
     q = q[torch.arange(len(recording)), position, 0]
     scores = forms.capped(subject.model, torch.einsum("nd,ntd->nt", q, k) * module.scaling)
-    scores = scores.masked_fill(~attention_inputs.heard(given, width, position), -torch.inf)
+    unheard = ~attention_inputs.heard(given, width, position).to(scores.device)
+    scores = scores.masked_fill(unheard, -torch.inf)
     return scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))

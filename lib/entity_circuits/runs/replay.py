@@ -104,21 +104,20 @@ def _replay(
         groups.setdefault((_lowest_layer(recording, variant), *_starts(recording, variant)), []).append(index)
     parts: list[tuple[list[int], Tensor, Outcome]] = []
     for (layer, *starts), members in groups.items():
-        start, last = torch.tensor(starts), recording.prompts.last.cpu()
+        start, last = torch.tensor(starts), recording.prompts.last
         spans = [torch.arange(len(recording))] if frozen else _alike(start, last)
         for rows in spans:
-            here = rows.to(recording.prompts.last.device)
             whole = len(rows) == len(recording)
-            part = recording if whole else recording.select(here)
+            part = recording if whole else recording.select(rows)
             tail = 1 if frozen else int(last[rows[0]] - start[rows[0]]) + 1
             size = _variants_a_batch(recording, len(rows), tail, memory)
             for chunk in (members[i : i + size] for i in range(0, len(members), size)):
-                batch = [[edit if whole else edit.rows(here) for edit in variants[index]] for index in chunk]
-                seen = [Read(r.site, r.layer, r.position[here]) for r in read]
+                batch = [[edit if whole else edit.rows(rows) for edit in variants[index]] for index in chunk]
+                seen = [Read(r.site, r.layer, r.position[rows]) for r in read]
                 walk = _frozen if frozen else _free
                 hidden, reads = walk(part, batch, layer, start[rows], seen, answer)
-                outcome = blocks.readout(recording.subject, hidden, targets[here], reads, vocabulary)
-                parts.append((chunk, here, outcome))
+                outcome = blocks.readout(recording.subject, hidden, targets[rows], reads, vocabulary)
+                parts.append((chunk, rows, outcome))
     return _assembled(parts, len(variants), len(recording))
 
 
@@ -127,8 +126,7 @@ def _frozen(
 ) -> tuple[Tensor | None, tuple[Tensor, ...]]:
     """One position a prompt, no attention: hidden states (variants, n, width) at `last`, and the reads."""
     subject = recording.subject
-    rows = torch.arange(len(recording), device=recording.device)
-    start = start.to(rows.device)
+    rows, places = torch.arange(len(recording)), subject.devices
     for edit in itertools.chain.from_iterable(variants):
         if edit.position is None or not torch.equal(edit.position, start):
             raise ValueError(
@@ -137,6 +135,7 @@ def _frozen(
     reads = _Reads(recording, read, len(variants))
     hidden = recording.stream(first, start).expand(len(variants), -1, -1)
     for layer in range(first, reads.top(answer, subject.layers)):
+        hidden = hidden.to(places[layer])
         if reads.wants(layer, "q", "k", "v"):
             x = blocks.read_by_attention(subject, layer, hidden)
             for site in ("q", "k", "v"):
@@ -154,7 +153,7 @@ def _frozen(
         hidden = blocks.fed(subject, layer, hidden, blocks.attended(subject, layer, hidden, z))
     if not answer:
         return None, reads.taken
-    at_last = (start == recording.prompts.last)[None, :, None]
+    at_last = (start == recording.prompts.last)[None, :, None].to(places[-1])
     return torch.where(at_last, hidden, recording.stream(-1, recording.prompts.last)), reads.taken
 
 
@@ -163,13 +162,14 @@ def _free(
 ) -> tuple[Tensor | None, tuple[Tensor, ...]]:
     """The tokens from `start` (the same in all these prompts) to `last`, all attention recomputed."""
     subject = recording.subject
-    rows = torch.arange(len(recording), device=recording.device)
+    rows, places = torch.arange(len(recording)), subject.devices
     begin, end = int(start[0]), int(recording.prompts.last[0]) + 1
     given = attention_inputs.of(subject, recording.prompts.input_ids.shape[1])
     reads = _Reads(recording, read, len(variants))
     hidden = recording.span("residual", first, begin, end).expand(len(variants), -1, -1, -1)
     origin = torch.full_like(rows, begin)
     for layer in range(first, reads.top(answer, subject.layers)):
+        hidden = hidden.to(places[layer])
         here = [(index, edit) for index, edits in enumerate(variants) for edit in edits if edit.layer == layer]
         sites = {edit.site for _, edit in here if edit.seen_by is None}
         heard = any(edit.seen_by is not None for _, edit in here)
@@ -226,7 +226,7 @@ class _Reads:
         return layers if answer else max((item.layer + 1 for item in self.read), default=0)
 
     def take(self, layer: int, site: str, x: Tensor, origin: Tensor) -> None:
-        rows = torch.arange(x.shape[1], device=x.device)
+        rows = torch.arange(x.shape[1])
         for index, item in enumerate(self.read):
             if (item.layer, item.site) != (layer, site):
                 continue
@@ -234,7 +234,7 @@ class _Reads:
             inside = (place >= 0) & (place < x.shape[2])
             now = x[:, rows, place.clamp(0, x.shape[2] - 1)]
             if not bool(inside.all()):
-                now = torch.where(inside[None, :, None, None], now, recorded(self.recording, item))
+                now = torch.where(inside[None, :, None, None].to(x.device), now, recorded(self.recording, item))
             self.found[index] = now
 
     @property
@@ -253,14 +253,14 @@ def _check_once(recording: Recording) -> None:
     model = recording.subject.model
     if model in _CHECKED or not len(recording):
         return
-    first = recording.select(torch.zeros(1, dtype=torch.long, device=recording.prompts.last.device))
-    tokens = torch.arange(0, model.config.vocab_size, 7, device=first.prompts.last.device)[None]
+    first = recording.select(torch.zeros(1, dtype=torch.long))
+    tokens = torch.arange(0, model.config.vocab_size, 7)[None]
     with torch.no_grad():
         for edits_ in probes(first):
             frozen = all(edit.site == "z" for edit in edits_)
             replayed = _replay(first, [edits_], frozen, (), tokens, True, True, 1e9).logits
             expected = definition.rerun(first, [edits_], frozen=frozen, targets=tokens).logits
-            if not close(replayed, expected, recording.subject.dtype):
+            if not close(replayed, expected, recording.subject.dtype, recording.subject.device):
                 raise RuntimeError(
                     f"a replay of {recording.subject.name} differs from whole forward passes by "
                     f"{apart(replayed, expected):.2g} of the size of the logits: this model does something that "
@@ -302,7 +302,7 @@ def _assembled(parts: list[tuple[list[int], Tensor, Outcome]], variants: int, n:
     def gathered(pieces: list[Tensor]) -> Tensor:
         whole = pieces[0].new_empty(variants, n, *pieces[0].shape[2:])
         for (chunk, rows, _), piece in zip(parts, pieces, strict=True):
-            whole[torch.tensor(chunk, device=rows.device)[:, None], rows] = piece
+            whole[torch.tensor(chunk)[:, None], rows] = piece
         return whole
 
     logits, logprobs, top = (gathered([getattr(outcome, name) for _, _, outcome in parts]) for name in Outcome.NUMBERS)

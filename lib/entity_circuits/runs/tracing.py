@@ -17,7 +17,7 @@ def seen(subject: Subject, inputs: dict[str, Any], kept: Tensor) -> dict[str, li
     """One traced forward pass: of the tokens where `kept` is true the input of each layer and the output of the last,
     and each layer's keys, values and z, in lists by layer."""
     model, form = wrapped(subject), forms.of(subject.model)
-    with fast_float32(subject), torch.no_grad(), model.trace(**inputs, **no_logits(subject)):
+    with fast_float32(subject), torch.no_grad(), model.trace(**inputs, **no_logits()):
         found: dict[str, list[Tensor]] = {"residual": [], "z": [], "k": [], "v": []}
         for layer in form.blocks(model):
             attention = forms.part(layer, form.attention)
@@ -34,19 +34,20 @@ def seen(subject: Subject, inputs: dict[str, Any], kept: Tensor) -> dict[str, li
     return found  # noqa: RET504 (nnsight fills the name when the trace ends)
 
 
-def no_logits(subject: Subject) -> dict[str, Tensor]:
+def no_logits() -> dict[str, list[int]]:
     """What a model is told when nobody reads its logits: those of one token are enough.
 
-    As a number, and not a tensor, that token would be a slice, for which the output matrix is copied for each prompt.
+    As a number, and not a list, that token would be a slice, for which the output matrix is copied for each prompt. A
+    tensor would be moved to the first device, and be no index on the last.
     """
-    return {"logits_to_keep": torch.zeros(1, dtype=torch.long, device=subject.device)}
+    return {"logits_to_keep": [0]}
 
 
-def inputs_of(prompts: Prompts) -> dict[str, Any]:
+def inputs_of(subject: Subject, prompts: Prompts) -> dict[str, Any]:
     """Unpadded prompts go in without a mask: then the attention kernel is the causal one, edits or none."""
     full = bool((prompts.last == prompts.input_ids.shape[1] - 1).all())
-    mask = {} if full else {"attention_mask": prompts.attention_mask}
-    return {"input_ids": prompts.input_ids, "use_cache": False, **mask}
+    mask = {} if full else {"attention_mask": prompts.attention_mask.to(subject.device)}
+    return {"input_ids": prompts.input_ids.to(subject.device), "use_cache": False, **mask}
 
 
 class _View:

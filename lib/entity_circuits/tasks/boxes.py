@@ -160,8 +160,7 @@ def from_worlds(
     width = max(len(row) for row in ids)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
     numbers: dict[World, int] = {}
-    device = subject.device
-    last, query, prev, object_ = (torch.tensor(column, device=device) for column in zip(*found, strict=True))
+    last, query, prev, object_ = (torch.tensor(column) for column in zip(*found, strict=True))
     answers = [
         tokens[world.objects[world.labels.index(label)]] if label in world.labels else -1
         for world, label in zip(worlds, asked, strict=True)
@@ -172,9 +171,9 @@ def from_worlds(
         asked=asked,
         templates=templates,
         contexts=torch.tensor([numbers.setdefault(world, len(numbers)) for world in worlds]),
-        input_ids=torch.tensor([list(row) + [pad] * (width - len(row)) for row in ids], device=device),
-        answer_ids=torch.tensor(answers, device=device),
-        object_ids=torch.tensor([[tokens[word] for word in world.objects] for world in worlds], device=device),
+        input_ids=torch.tensor([list(row) + [pad] * (width - len(row)) for row in ids]),
+        answer_ids=torch.tensor(answers),
+        object_ids=torch.tensor([[tokens[word] for word in world.objects] for world in worlds]),
         last=last,
         query=query,
         prev=prev,

@@ -256,14 +256,14 @@ def from_texts(
     read = [tokenizer(text)["input_ids"] for text in texts]
     if any(ids[-1] == tokenizer.eos_token_id for ids in read):
         raise ValueError("this tokenizer ends every text with an end token: the answer would not be what comes next")
-    width, device = max(map(len, read)), subject.device
+    width = max(map(len, read))
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
 
     most = subject.model.get_input_embeddings().weight.shape[0] - 1
 
     def tokens(name: str, words: Sequence[str | int], least: int = 0) -> Tensor:
         one = [_next_token(tokenizer, text, ids, word) for text, ids, word in zip(texts, read, words, strict=True)]
-        return torch.tensor([integer(f"token id among the {name}", id_, least, most) for id_ in one], device=device)
+        return torch.tensor([integer(f"token id among the {name}", id_, least, most) for id_ in one])
 
     found = {}
     for name, where in (positions or {}).items():
@@ -273,14 +273,14 @@ def from_texts(
         if len(each) != n:
             raise ValueError(f"{len(each)} positions called {name!r} for {n} texts: one for each is needed")
         spots = [_spot(tokenizer, name, row, text, each[row]) for row, text in enumerate(texts)]
-        found[name] = torch.tensor(spots, device=device)
+        found[name] = torch.tensor(spots)
     if choices is not None and len({len(some) for some in choices}) != 1:
         raise ValueError(f"all texts have equally many choices, not {sorted({len(some) for some in choices})}")
     columns = list(zip(*choices, strict=True)) if choices is not None else []
     given_contexts = range(n) if contexts is None else contexts
     made = Prompts(
-        input_ids=torch.tensor([list(ids) + [pad] * (width - len(ids)) for ids in read], device=device),
-        last=torch.tensor([len(ids) - 1 for ids in read], device=device),
+        input_ids=torch.tensor([list(ids) + [pad] * (width - len(ids)) for ids in read]),
+        last=torch.tensor([len(ids) - 1 for ids in read]),
         answer_ids=tokens("answers", answers, least=-1),
         contexts=torch.tensor([integer("number of a context", one, least=None) for one in given_contexts]),
         positions=found,

@@ -1,0 +1,239 @@
+"""The definition on a model that runs elsewhere: whole forward passes of a model served by NDIF, through nnsight.
+
+What is sent are the tokens of the prompts and what is done in the passes, as text of plain torch; weights and
+activations stay there, and log-probabilities come back. Nothing that is sent needs this package, which the server does
+not have. One call is one session, so one place in the queue: `remote_paths` has a layer of path patching as one.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import nnsight
+import torch
+from nnsight.modeling.mixins.remotable import Remotable
+from torch import Tensor, nn
+
+from ..arguments import each_of
+from ..models import forms
+from ..tasks.prompts import Prompts
+from .edits import TIED, Activation, Edit, Outcome, Read, check
+
+SITES = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "z": "o_proj"}
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model that is served elsewhere, with the geometry that edits are checked against; weights are not needed here.
+
+    Args:
+        model: its nnsight view, as `nnsight.TransformersModel("meta-llama/Llama-3.1-70B")`, which loads no weights.
+        layers: how many.
+        heads: of a layer.
+        kv_heads: of a layer; query heads may share them.
+        head_size: of each.
+        remote: True for the host that nnsight is set to, an address of another, or "local": sent nowhere, but packed
+            and unpacked as if.
+
+    Made by `served`.
+    """
+
+    model: Any
+    layers: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    remote: bool | str = True
+
+    @property
+    def tokenizer(self) -> Any:
+        """What prompts for it are made with."""
+        return self.model.tokenizer
+
+
+def served(model: Any, remote: bool | str = True) -> Served:
+    """A model of NDIF, to be run; `remote` as in `Served`.
+
+    `model` is its nnsight view; or a loaded model of transformers, to try what would be sent ("local").
+
+    Raises `ValueError` for a model whose layers are not called as in Llama. For example:
+
+        from entity_circuits import toy
+        from entity_circuits.runs import remote
+
+        print(remote.served(toy.subject().model, "local").heads)  # 2
+    """
+    if isinstance(model, nn.Module):
+        model = Remotable(model)
+    config, form = model._module.config, forms.of(model._module)
+    names = (form.body, form.layers, form.attention, form.q, form.k, form.v, form.out)
+    if names != ("model", "layers", "self_attn", *SITES.values()) or form.fused or form.clips or not form.replay:
+        kind = type(model._module).__name__
+        raise ValueError(f"a {kind} cannot be edited elsewhere: its parts are not called as in Llama. Load it here.")
+    heads = config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    return Served(model, config.num_hidden_layers, heads, kv_heads, size, remote)
+
+
+def run(
+    where: Served,
+    prompts: Prompts,
+    variants: Sequence[Sequence[Edit]],
+    *,
+    read: Sequence[Read] = (),
+    targets: Tensor | None = None,
+) -> Outcome:
+    """Run the prompts once for each list of edits, in one session: the numbers of `definition.run`.
+
+    Args:
+        where: the model.
+        prompts: n prompts, made with its tokenizer.
+        variants: lists of edits of z or q, or of k and v where no heads share them; values and `keep` are sent.
+        read: activations that come back.
+        targets: (n, k) tokens; the right answers unless given.
+
+    Returns an `Outcome` of all variants, on the CPU. Raises `ValueError` for edits of what is not there, and
+    `NotImplementedError` for scores and for keys and values seen by one position: run these where the model is.
+
+        from entity_circuits import toy
+        from entity_circuits.runs import remote
+
+        where = remote.served(toy.subject().model, "local")
+        print(remote.run(where, toy.prompts("apple"), [[]]).logprob.exp())  # 0.834
+    """
+    return _run(where, prompts, variants, read, targets, False)[0]
+
+
+def slopes(
+    where: Served, prompts: Prompts, edits: Sequence[Edit], *, targets: Tensor | None = None
+) -> tuple[Outcome, tuple[Tensor, ...]]:
+    """Run the prompts under edits, and say how the sum of the logits of all targets depends on each `keep`.
+
+    The gradients are taken there, so no activation is sent back: this is what learning a mask needs of a step.
+
+    Args:
+        where: the model.
+        prompts: n prompts.
+        edits: with `keep`, (heads,) each, from 0 (the value) to 1 (what it is in the run).
+        targets: (n, k) tokens; the right answers unless given.
+
+    Returns the `Outcome` and a gradient (heads,) for each edit, in their order. Raises as `run` does.
+
+        import torch
+        from entity_circuits import toy
+        from entity_circuits.runs import Edit, remote
+
+        where, p = remote.served(toy.subject().model, "local"), toy.prompts("apple")
+        zero = torch.zeros(1, 1, where.head_size, dtype=torch.float64)
+        print(remote.slopes(where, p, [Edit("z", 2, (0,), p.last, zero, keep=torch.ones(1))])[1])
+    """
+    if any(edit.keep is None for edit in edits):
+        raise ValueError("a slope is of a `keep`: give each edit one")
+    return _run(where, prompts, [edits], (), targets, True)
+
+
+def _run(
+    where: Served,
+    prompts: Prompts,
+    variants: Sequence[Sequence[Edit]],
+    read: Sequence[Read],
+    targets: Tensor | None,
+    sloped: bool,
+) -> tuple[Outcome, tuple[Tensor, ...]]:
+    """All variants in one session: the outcome, and the gradients of every `keep` of the last variant."""
+    for item in read:
+        check(item, where, prompts)
+    for edit in (edit for edits in variants for edit in edits):
+        check(edit, where, prompts)
+        _require_simple(where, edit)
+    programs = [_plain(where, edits) for edits in variants]
+    wanted = [{site: [(i, r.position) for i, r in enumerate(read) if (r.layer, r.site) == (at, site)] for site in SITES}
+              for at in range(where.layers)]  # fmt: skip
+    model, size, heads = where.model, where.head_size, where.heads
+    targets = (prompts.answer_ids[:, None] if targets is None else targets).cpu()
+    asked, rows, ends = inputs_of(prompts), torch.arange(len(prompts)), torch.unique(prompts.last)
+    spots, count, tied = torch.searchsorted(ends, prompts.last), len(read), TIED
+    kept = ends.tolist()
+    edited, sites = _edited(), dict(SITES)
+    with model.session(remote=where.remote):
+        found: Any = []
+        keeps: Any = []
+        grads: Any = []
+        for program in programs:
+            with torch.set_grad_enabled(sloped), model.trace(**asked, logits_to_keep=kept):
+                taken = {}
+                for at, block in enumerate(model.model.layers):
+                    for site, name in sites.items():
+                        todo, reads = program[at].get(site, []), wanted[at][site]
+                        if todo or reads:
+                            place = getattr(block.self_attn, name)
+                            x = (place.input if site == "z" else place.output).unflatten(-1, (-1, size))
+                            x = edited(x, todo, rows, keeps if sloped else None)
+                            for index, position in reads:
+                                part = x[rows, position]
+                                taken[index] = part.repeat_interleave(heads // part.shape[1], dim=1).cpu()
+                            if todo and site == "z":
+                                place.input = x.flatten(-2)
+                            elif todo:
+                                place.output = x.flatten(-2)
+                final = model.output.logits[rows, spots]
+                final = final.to(torch.promote_types(final.dtype, torch.float32)).cpu()
+                chosen = final.gather(1, targets.clamp(min=0)).masked_fill(targets < 0, torch.nan)
+                if sloped:
+                    grads = list(torch.autograd.grad(chosen.nansum(), keeps))
+                final, chosen = final.detach(), chosen.detach()
+                total = final.logsumexp(-1, keepdim=True)
+                alike = (final == final.amax(-1, keepdim=True)).sum(-1) > 1
+                top = final.argmax(-1).masked_fill(alike, tied)
+                found.append((chosen, (chosen - total).clamp(max=0), top, [taken[index] for index in range(count)]))
+        found, grads = nnsight.save(found), nnsight.save(grads)
+    numbers = [torch.stack([one[part] for one in found]) for part in range(3)]
+    reads_ = tuple(torch.stack(kind) for kind in zip(*(one[3] for one in found), strict=True))
+    return Outcome(numbers[0], numbers[1], numbers[2], reads_), tuple(grad.cpu() for grad in grads)
+
+
+def inputs_of(prompts: Prompts) -> dict[str, Any]:
+    """As `tracing.inputs_of`: unpadded prompts go without a mask. On the CPU; the model's first device takes them."""
+    full = bool((prompts.last == prompts.input_ids.shape[1] - 1).all())
+    mask = {} if full else {"attention_mask": prompts.attention_mask.cpu()}
+    return {"input_ids": prompts.input_ids.cpu(), "use_cache": False, **mask}
+
+
+def _require_simple(where: Served, edit: Edit) -> None:
+    each_of("site of an edit that runs elsewhere", [edit.site], Activation)
+    if edit.seen_by is not None:
+        raise NotImplementedError("keys and values seen by one position are edited elsewhere by `remote_paths` alone")
+    if edit.site in ("k", "v") and where.kv_heads != where.heads:
+        raise NotImplementedError(
+            f"query heads of this model share their {edit.site}: an edit elsewhere would change it for all of them"
+        )
+
+
+def _plain(where: Served, edits: Sequence[Edit]) -> list[dict[str, list[Any]]]:
+    """Edits as plain data, by layer and site: heads, position, value and `keep`."""
+    found: list[dict[str, list[Any]]] = [{} for _ in range(where.layers)]
+    for edit in edits:
+        told = (list(edit.heads), edit.position, edit.value, None if edit.keep is None else edit.keep.detach())
+        found[edit.layer].setdefault(edit.site, []).append(told)
+    return found
+
+
+def _edited() -> Callable[..., Tensor]:
+    """A function that makes edits in activations (n, T, heads, size). Made here, so that its text is sent."""
+
+    def edited(x: Any, todo: Any, rows: Any, keeps: Any) -> Any:
+        for heads, position, value, keep in todo:
+            x = x.clone()
+            where = (slice(None), slice(None), heads) if position is None else (rows[:, None], position[:, None], heads)
+            new = value.to(x)
+            if keep is not None:
+                keep = keep.to(x)
+                if keeps is not None:
+                    keep = keep.requires_grad_(True)
+                    keeps.append(keep)
+                new = keep[:, None] * x[where] + (1 - keep[:, None]) * new
+            x[where] = new
+        return x
+
+    return edited
