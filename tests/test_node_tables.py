@@ -65,7 +65,8 @@ def test_every_circuit_stands_beside_the_whole_model_with_intervals(measured):
     assert {("none", kind) for kind in ("mean", "zero", "resample")} <= set(table.index)
     assert table.loc[("random", "mean"), "draws"].item() == nodes.DRAWS
     for score in node_tables.SCORES:
-        assert (table[f"{score}_low"] <= table[score]).all() and (table[score] <= table[f"{score}_high"]).all()
+        low, value, high = (table[f"{score}{end}"] for end in ("_low", "", "_high"))
+        assert (low <= value + 1e-9).all() and (value <= high + 1e-9).all()
     said = measured[1].rows(circuit="own", ablation="mean")
     assert table.loc[("own", "mean"), "choice"].item() == pytest.approx(float(said.right.double().mean()))
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from entity_circuits import statistics
+from entity_circuits import intervals, statistics
 from entity_circuits.circuits import curve, nodes
 from entity_circuits.methods import ablation, chosen
 from entity_circuits.methods.chosen import Said
@@ -213,16 +213,17 @@ def harmful(base: Measured, tuned: Mapping[str, Measured]) -> pd.DataFrame:
             continue
         contexts, effect = found.effects.contexts, _effects(found)
         right = found.effects.chosen.double()
-        above = holm([_p(one, contexts, "greater") for one in effect])
-        below = holm([_p(one - other, contexts, "less") for one, other in zip(effect, first, strict=True)])
+        above = intervals.holm(np.array([_p(one, contexts, "greater") for one in effect]))
+        fallen = [_p(one - other, contexts, "less") for one, other in zip(effect, first, strict=True)]
+        below = intervals.holm(np.array(fallen))
         for index, head in enumerate(found.heads):
             row: dict[str, Any] = {"head": str(head), "model": name}
             row |= statistics.estimate(effect[index], contexts).cells("effect")
             row |= statistics.difference(right[index + 1], right[0], contexts).cells("choice")
-            row["harms"] = above[index] < 0.05
+            row["harms"] = bool(above[index] < 0.05)
             if found is not base:
                 row |= statistics.difference(effect[index], first[index], contexts).cells("change")
-                row["weaker"] = below[index] < 0.05
+                row["weaker"] = bool(below[index] < 0.05)
             rows.append(row | {"n": len(contexts)})
     return pd.DataFrame(rows)
 
@@ -239,19 +240,6 @@ def _p(values: Tensor, contexts: Tensor, side: str) -> float:
 
     means = pd.Series(values.numpy()).groupby(contexts.numpy()).mean()
     return float(ttest_1samp(means, 0, alternative=side).pvalue) if means.std() > 0 else 1.0
-
-
-def holm(values: list[float]) -> list[float]:
-    """p-values corrected for their number, after Holm: below 0.05, a family of them errs once in twenty at most.
-
-    >>> holm([0.01, 0.04, 0.03])
-    [0.03, 0.06, 0.06]
-    """
-    found, highest = [0.0] * len(values), 0.0
-    for done, index in enumerate(sorted(range(len(values)), key=values.__getitem__)):
-        highest = max(highest, min(1.0, values[index] * (len(values) - done)))
-        found[index] = highest
-    return found
 
 
 def again(

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from .. import statistics
+from .. import intervals, statistics
 from ..arguments import finite, several
-from ..statistics import Estimate, Values, as_array
+from ..bootstrap import Values, as_array, numbered
+from ..statistics import Estimate
 
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """The shares of all nodes at which MIB reads the curve."""
@@ -21,7 +22,7 @@ SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 def areas(
     values: Values, none: Values, whole: Values, contexts: Values, sizes: Sequence[float] = SIZES
 ) -> dict[str, Estimate]:
-    """The areas and the curve with their 95% intervals, all resampled together over contexts.
+    """The areas and the curve with their 95% intervals over contexts.
 
     Args:
         values: (sizes, n) F of the circuits, prompt by prompt.
@@ -31,7 +32,9 @@ def areas(
         sizes: the share k of all nodes that each circuit has, rising, above 0 and up to 1.
 
     Returns `CPR`, `CMD`, and f by the name of its size ("0.05"). Areas are by trapezoids, from f(0) = 0 to the largest
-    size. Raises `ValueError` for other shapes, and where the whole model is exactly as good as nothing.
+    size. All are ratios of means, and have the intervals of such (`intervals.of_ratios`); that of CMD is for the sides
+    of 1 on which the points lie. Raises `ValueError` for other shapes, and where the whole model is exactly as good as
+    nothing.
 
         from entity_circuits.circuits import curve
 
@@ -44,28 +47,25 @@ def areas(
     table, low, high = as_array(values), as_array(none), as_array(whole)
     if sorted(set(shares)) != list(shares) or not shares[0] or table.shape != (len(shares), len(high)):
         raise ValueError(f"a curve needs rising sizes and a row of prompts for each: {shares} and {table.shape}")
-    groups, picked = statistics.resampled(contexts)
+    groups = numbered(contexts)
     if not low.shape == high.shape == groups.shape:
         raise ValueError("nothing, the whole model and the contexts are of the same prompts as the curve")
     if low.sum() == high.sum():
         raise ValueError("the whole model is as good as nothing here: there is no curve between them")
-    stacked = np.concatenate((table, low[None], high[None]))
-    drawn = _read(statistics.sums(stacked, groups, statistics.counts(picked)), shares)
-    found, point = {}, _read(stacked.sum(1, keepdims=True), shares)
-    for name, value in point.items():
-        ends = np.nanquantile(drawn[name], [0.025, 0.975]) if picked.shape[1] > 1 else (np.nan, np.nan)
-        found[name] = Estimate(float(value[0]), float(ends[0]), float(ends[1]), len(groups), picked.shape[1])
-    return found
-
-
-def _read(totals: np.ndarray, shares: Sequence[float]) -> dict[str, np.ndarray]:
-    """The areas and f, each (draws,), from the sums (sizes + 2, draws) of the circuits, of nothing and of the whole."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        f = (totals[:-2] - totals[-2]) / (totals[-1] - totals[-2])
-    f = np.where(np.isfinite(f), f, np.nan)
-    k, whole = np.array([0.0, *shares]), np.concatenate((np.zeros((1, f.shape[1])), f))
-    found = {"CPR": np.trapezoid(whole, k, axis=0), "CMD": np.trapezoid(np.abs(1 - whole), k, axis=0)}
-    return {**found, **{f"{share:g}": row for share, row in zip(shares, f, strict=True)}}
+    step = np.diff([0.0, *shares])
+    weight = (step + np.append(step[1:], 0)) / 2  # of each point in the sum of trapezoids
+    gained, gap = table - low, high - low
+    missing = gap - gained
+    side = np.sign(missing.sum(axis=1) / gap.sum())
+    first = step[0] / 2 * gap  # 1 at size 0, where f is 0
+    rows = {"CPR": weight @ gained, "CMD": first + (weight * side) @ missing}
+    rows |= {f"{share:g}": row for share, row in zip(shares, gained, strict=True)}
+    bounds = intervals.of_ratios(np.stack(list(rows.values())), gap, groups)
+    contexts_ = int(groups.max()) + 1
+    return {
+        name: Estimate(float(row.sum() / gap.sum()), float(least), float(most), len(gap), contexts_)
+        for (name, row), least, most in zip(rows.items(), *bounds, strict=True)
+    }
 
 
 def sized(shares: Sequence[float], nodes: int) -> list[int]:
@@ -97,16 +97,12 @@ def gain(circuit: tuple[Tensor, Tensor], whole: tuple[Tensor, Tensor], contexts:
         low, high = torch.tensor([0.0, 0.0, 1.0, 0.0]), torch.tensor([1.0, 1.0, 1.0, 0.0])
         print(curve.gain((low, high), (low, high), contexts=[0, 1, 2, 3])["through"])
     """
-    inside, total = (as_array(one[1]) - as_array(one[0]) for one in (circuit, whole))
+    (low, high), (base, tuned) = ((as_array(one[0]), as_array(one[1])) for one in (circuit, whole))
     found = {
-        "gain": statistics.estimate(total, contexts),
-        "through": statistics.estimate(inside, contexts),
-        "beside": statistics.estimate(total - inside, contexts),
+        "gain": statistics.difference(tuned, base, contexts),
+        "through": statistics.difference(high, low, contexts),
+        "beside": statistics.estimate((tuned - base) - (high - low), contexts),
     }
     if found["gain"].low > 0 or found["gain"].high < 0:
-        groups, picked = statistics.resampled(contexts)
-        first, second = statistics.sums(np.stack((inside, total)), groups, statistics.counts(picked))
-        low, high = np.nanquantile(first / second, [0.025, 0.975])
-        value = float(inside.sum() / total.sum())
-        found["share"] = Estimate(value, float(low), float(high), len(groups), picked.shape[1])
+        found["share"] = statistics.ratio(high - low, tuned - base, contexts)
     return found
