@@ -37,10 +37,12 @@ from entity_circuits import (
     statistics,
 )
 from entity_circuits import agreement as agreements
+from entity_circuits.circuits import curve, nodes
 from entity_circuits.heads import Circuit, Head
+from entity_circuits.methods import chosen as choosing
 from entity_circuits.methods import shares
 from entity_circuits.methods.scores import Scores
-from entity_circuits.runs import answers
+from entity_circuits.runs import answers, mean_replay
 from entity_circuits.runs.mean_replay import Means
 from entity_circuits.tasks import rounds, triples
 from entity_circuits.tasks.boxes import Template, World
@@ -175,6 +177,16 @@ def patch(**more: Any) -> Any:
     return path_patching.sweep(s(), p(), source(), **{**READ, **more})
 
 
+def sought(places: Any, some: Any = None, **more: Any) -> Any:
+    return nodes.find(s(), some or p(), means(), places, **more)
+
+
+def halved(times: int) -> Any:
+    slots = p().last[:, None].expand(-1, times)
+    weight = torch.ones(s().layers, times, s().heads)
+    return mean_replay.weighted(s(), p(), slots, weight, means())
+
+
 def received(**more: Any) -> Any:
     return patch(**{"position": "prev", "receivers": ["L3H5"], "composition": "v", **more})
 
@@ -241,6 +253,24 @@ WORDS: list[Case] = [
     ("site of a read", "'Z'", lambda: runs.run(s(), p(), read=[runs.Read("Z", 0, p().last)])),
     ("a score is not read", "'score'", lambda: runs.run(s(), p(), read=[runs.Read("score", 0, p().last)])),
     ("composition", "'z'", lambda: received(composition="z")),
+    ("nodes without last", "`last` has to be", lambda: sought(["query"])),
+    ("nodes at one token twice", "are one token in some", lambda: sought(["last", "query+2"])),
+    ("nodes at no place", "no place called 'querry'", lambda: sought(["last", "querry"])),
+    ("nodes: no places", "places", lambda: sought([])),
+    ("nodes: all go at once", "drop", lambda: sought(["last"], drop=1.0)),
+    ("nodes: none goes", "drop", lambda: sought(["last"], drop=0)),
+    ("what is said of prompts without choices", "to choose among", lambda: choosing.whole(s(), text())),
+    ("nodes: foreign means", "of another model", lambda: nodes.find(s(), p(), foreign(), ["last"])),
+    ("fewest: no order", "Order is needed", lambda: nodes.fewest(s(), None, p(), means())),
+    ("fewest: more than all agree", "agree", lambda: nodes.fewest(s(), None, p(), means(), agree=1.5)),
+    ("a node twice", "twice", lambda: nodes.by_place([("last", Head(0, 0)), ("last", Head(0, 0))])),
+    ("circuits: none", "circuits", lambda: choosing.circuits(s(), [], p(), means())),
+    ("circuits: no such head", "L9H9 at last", lambda: choosing.circuits(s(), [{"last": ["L9H9"]}], p(), means())),
+    ("weights at a place twice", "no two slots", lambda: halved(2)),
+    ("a curve that falls", "rising sizes", lambda: curve.areas([[1], [1]], [0], [1], [0], sizes=(0.5, 0.2))),
+    ("a curve of too few rows", "a row of prompts for each", lambda: curve.areas([[1]], [0], [1], [0])),
+    ("a curve beyond all nodes", "size", lambda: curve.areas([[1]], [0], [1], [0], sizes=(2.0,))),
+    ("a curve from nothing to nothing", "as good as nothing", lambda: curve.areas([[1]], [1], [1], [0], sizes=(1.0,))),
     ("composition in capitals", "'Q'", lambda: received(composition="Q")),
     ("reach of a sweep", "'Query'", lambda: received(reach="Query")),
     ("reach of a discovery", "'Query'", lambda: path_patching.discover(s(), n=6, boxes=3, reach="Query")),

@@ -162,6 +162,13 @@ def _parser() -> argparse.ArgumentParser:
     masks.add_argument("--finetuned", type=_word, default="code", help="default %(default)s")
     masks.add_argument("--contexts", type=_positive, default=50, help="seven pairs each (default %(default)s)")
 
+    words = "find the nodes that answer as a model does, and measure them (a quarter of an hour); the base first"
+    circuit = command("measure-circuit", commands.measure_circuit, words)
+    circuit.add_argument("model", type=_word, help="a model of the registry; or `untrained`, for random weights")
+    words = "of a base model, also: other ablations, the same on other prompts, the task of copying"
+    circuit.add_argument("--controls", action="store_true", help=words)
+    circuit.add_argument("--out", type=_path, help="file to write (default: data/nodes/MODEL.safetensors)")
+
     words = "find a model's circuit by path patching and write it, with all scores, to a file"
     discover = command("discover", commands.discover, words)
     discover.add_argument("model", type=_word, help="a name that `models` lists, a folder, a GGUF file or a hub id")

@@ -220,6 +220,24 @@ def measure_masks(arguments: argparse.Namespace) -> None:
     print(path)
 
 
+def measure_circuit(arguments: argparse.Namespace) -> None:
+    """Find the circuit of nodes of a model, measure it, store the answers and print how they stand."""
+    from entity_circuits import models, results
+
+    from ..studies import node_answers
+
+    name = arguments.model
+    if name not in models.registry() and name != node_answers.UNTRAINED:
+        raise ValueError(f"there is no model {name!r} in the registry; `entity-circuits models` lists them")
+    path = arguments.out or node_answers.folder() / f"{name}.safetensors"
+    _require_place(path)
+    controls = arguments.controls
+    given = f"entity-circuits measure-circuit {name}" + " --controls" * controls
+    found = node_answers.run(name, path, command=given, controls=controls, store=results.Store())
+    print(found.sizes)
+    print(path)
+
+
 def discover(arguments: argparse.Namespace) -> None:
     """Find a circuit, store it and print it."""
     from entity_circuits import circuits, models, places, results

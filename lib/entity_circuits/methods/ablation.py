@@ -27,7 +27,7 @@ from ..runs.answers import evaluate
 from ..runs.mean_replay import Means
 from ..runs.replay import Method, executor
 from ..statistics import Estimate
-from ..tasks.prompts import Prompts, require_answers, rows_of
+from ..tasks.prompts import Prompts, rows_of
 from . import kept as places
 from . import metrics
 from .kept import Kept
@@ -274,6 +274,7 @@ def full_without(
     prompts: Prompts,
     means: Means,
     *,
+    metric: str | Metric = LOG_PROBABILITY,
     method: Method = "replay",
     store: Store | None = None,
     batch: int = 49,
@@ -285,6 +286,7 @@ def full_without(
         removed: each K, a mapping of places to heads.
         prompts: n prompts of the length of those of the means.
         means: what stands in place of the heads of K.
+        metric: what is read, and when it is right; by default top-1 over the whole vocabulary at `last`.
         method: "replay", or "definition": the same numbers from whole runs.
         store: keeps finished batches.
         batch: prompts that are recorded at a time, 10 MB each for the default model.
@@ -298,10 +300,10 @@ def full_without(
         p, means = tasks.default.prompts(subject, n=14), ablation.means(subject, n=20)
         print(ablation.full_without(subject, [{"last": ["L3H5"]}], p, means).estimate())
     """
-    execute, batch = executor(method), integer("batch", batch)
+    execute, batch, read = executor(method), integer("batch", batch), metrics.named(metric)
     asked = [kept(some) for some in several("heads to be removed", removed)]
     places.check(subject, prompts, asked, means)
-    require_answers(prompts)
+    metrics.wanted(read, prompts)
     parts = []
     for rows in tqdm(torch.arange(len(prompts)).split(batch), desc="full model without", disable=None, leave=False):
         part = prompts.select(rows)
@@ -311,11 +313,12 @@ def full_without(
                 places.removal(subject, part, k, means)  # a place that is missing is noticed before the model runs
             with torch.no_grad():
                 variants = [places.removal(subject, part, k, means) for k in asked]
-                targets = metrics.wanted(LOG_PROBABILITY, part)
-                outcome = execute(runs.record(subject, part, share_context=True), variants, targets=targets)
-            return metrics.answers(LOG_PROBABILITY, outcome, part)
+                options = {"targets": metrics.wanted(read, part), "vocabulary": read.vocabulary}
+                outcome = execute(runs.record(subject, part, share_context=True), variants, **options)
+            return metrics.answers(read, outcome, part)
 
-        inputs = results.key(__name__, subject, prompts=part, means=means.z, method=method, removed=asked)
+        about = {"metric": read, "method": method, "removed": asked}
+        inputs = results.key(__name__, subject, prompts=part, means=means.z, **about)
         parts.append((store or Store(None)).keep("full-without", inputs, compute))
     names = [name for name in parts[0] if all(name in part for part in parts)]
     cut = {name: torch.cat([part[name].cpu() for part in parts], dim=1) for name in names}

@@ -112,6 +112,79 @@ def ablate(
     return Outcome.joined(parts, dim=1)
 
 
+def weighted(
+    subject: Subject,
+    prompts: Prompts,
+    slots: Tensor,
+    weight: Tensor,
+    means: Means,
+    *,
+    targets: Tensor | None = None,
+    table: "Table | None" = None,
+) -> Tensor:
+    """The same for one circuit whose heads are kept in part: weight * z + (1 - weight) * mean, with gradients.
+
+    Args:
+        subject: the model.
+        prompts: n prompts, all of as many tokens as the means have positions.
+        slots: (n, S) int64, the positions of which there are weights, `last` among them; no two are one token.
+        weight: (layers, S, heads) of the dtype of the model; 1 keeps a head there, 0 puts it at its mean.
+        means: every head's mean output at every position.
+        targets: (n, k) tokens whose logits are wanted; the right answers unless given.
+        table: the keys and values of these prompts; made unless given.
+
+    Returns (n, k) logits, through which a gradient flows to `weight` if it asks for one. With weights of 0 and 1 they
+    are those of `ablate`. All n prompts go together: the memory is theirs. Raises `ValueError` for prompts that do not
+    fit, and slots that are missing or twice.
+
+        import torch
+        from entity_circuits import ablation, toy
+        from entity_circuits.runs import mean_replay
+
+        subject, p = toy.subject(), toy.prompts("apple", "cup")
+        weight = torch.full((subject.layers, 1, subject.heads), 0.5, dtype=torch.float64)
+        print(mean_replay.weighted(subject, p, p.last[:, None], weight, ablation.means(subject, prompts=p)))
+    """
+    blocks.require(subject)
+    means.require(prompts, subject)
+    if bool((slots < 0).any()) or any(len(set(row)) < len(row) for row in slots.tolist()):
+        raise ValueError("every prompt needs a token at each slot, and no two slots may be the same token")
+    targets = prompts.answer_ids[:, None] if targets is None else targets
+    with fast_float32(subject):
+        table = Table(subject, prompts, means) if table is None else table
+        fixed, hears = _hearing(slots, means.z.shape[1])
+        (last,) = torch.nonzero((slots == prompts.last[:, None]).all(0))[0].tolist()
+        hidden = blocks.embedded(subject, prompts.input_ids.gather(1, slots), slots)
+        for layer, given in enumerate(table.given):
+            x = blocks.read_by_attention(subject, layer, hidden)
+            q, k, v = (blocks.project(subject, layer, site, x, False) for site in "qkv")
+            q, k = (
+                blocks.rotated(subject, layer, site, part.flatten(0, 1), given, slots.flatten()).view_as(part)  # type: ignore[arg-type]
+                for site, part in (("q", q), ("k", k))
+            )
+            old, new = (table.k[layer][table.index], table.v[layer][table.index]), (k[None], v[None])
+            own = []
+            for p in range(slots.shape[1]):
+                near = None if given.visible is None else given.visible[slots[:, p]]
+                old_heard, new_heard = fixed[:, p], hears[:, p]
+                if near is not None:
+                    old_heard, new_heard = old_heard & near, new_heard & near.gather(1, slots)
+                own.append(_attend(subject, layer, q[None, :, p], old, old_heard, new, new_heard)[0])
+            by = weight[layer][None, :, :, None]
+            z = by * torch.stack(own, dim=1) + (1 - by) * means.z[layer, slots]
+            hidden = blocks.fed(subject, layer, hidden, blocks.attended(subject, layer, hidden, z))
+        return blocks.readout(subject, hidden[None, :, last], targets, (), vocabulary=False).logits[0]
+
+
+def _hearing(slots: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """What live tokens hear: (n, S, width) of the tokens that are not live, and (n, S, S) of each other and itself."""
+    hears = (slots[:, :, None] >= slots[:, None, :]) & (slots[:, None, :] >= 0)  # n, listener, speaker
+    hears = hears | torch.eye(slots.shape[1], dtype=torch.bool, device=slots.device)
+    place = torch.arange(width, device=slots.device)[None, None]
+    lives = (place == slots[:, :, None]).any(1)
+    return (place < slots[:, :, None]) & ~lives[:, None], hears
+
+
 class Table:
     """Keys and values of tokens that hear nobody: by layer (pairs, kv_heads, head_size), one row a token and position.
 
@@ -151,12 +224,8 @@ def _climb(table: Table, prompts: Prompts, rows: Tensor, slots: Tensor, keep: Te
     count, width = slots.shape[1], table.means.z.shape[1]
     at = slots.clamp(min=0)
     last = int(torch.nonzero((slots == prompts.last[:, None]).all(0))[0, 0])
-    hears = (slots[:, :, None] >= slots[:, None, :]) & (slots[:, None, :] >= 0)  # n, listener, speaker
-    hears = hears | torch.eye(count, dtype=torch.bool)
+    fixed, hears = _hearing(slots, width)
     heard = [torch.nonzero(hears[:, p].any(0))[:, 0].tolist() for p in range(count)]
-    fixed = torch.arange(width)[None, None] < slots[:, :, None]  # n, listener, position
-    lives = (torch.arange(width)[None, None] == slots[:, :, None]).any(1)
-    fixed = fixed & ~lives[:, None]
     embedded = blocks.embedded(subject, prompts.input_ids.gather(1, at), at)
     hidden = [embedded[None, :, p] for p in range(count)]
     member = [torch.zeros(len(keep), dtype=torch.long) for _ in range(count)]

@@ -1,0 +1,137 @@
+"""What the page of the circuits of nodes keeps as findings, and how other pages quote it in words."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from entity_circuits import statistics
+
+from ..studies import node_tables
+from ..studies.nodes import Measured
+from . import findings
+
+_SCORES = {"choice": "accuracy", "agreement": "share", "top-1": "accuracy", "logit difference": "", "KL": ""}
+
+
+def circuit(found: Measured, model: str) -> None:
+    """Keep how the circuit of a model stands, with its areas, and whether it is one by the protocol; nothing outside a
+    chapter.
+
+    `nodes/MODEL/size`, `/success` (yes or no), each score as `/choice`, `/agreement`, ..., `/of-whole`, `/whole` and
+    `/random` (object choice), `/CPR` and `/CMD`.
+
+        node_findings.circuit(node_answers.load("code"), "code")
+    """
+    told, table = node_tables.verdict(found), node_tables.scores(found)
+    findings.keep(f"nodes/{model}/success", "yes" if told["success"] else "no", model=model, about="by the protocol")
+    findings.keep(f"nodes/{model}/size", told["nodes"] or "none", unit="heads", model=model, about="nodes")
+    table = table[table["ablation"].isna() | (table["ablation"] == "mean")].set_index("circuit")
+    for name, row in table.to_dict("index").items():
+        if name in ("whole", "random"):
+            ends = {"low": row["choice_low"], "high": row["choice_high"], "n": int(row["n"])}
+            findings.keep(f"nodes/{model}/{name}", row["choice"], **ends, unit="accuracy", model=model, about="choice")
+        if name != "own":
+            continue
+        for score, unit in {**_SCORES, "of_whole": "share"}.items():
+            ends = {"low": row[f"{score}_low"], "high": row[f"{score}_high"], "n": int(row["n"])}
+            key = f"nodes/{model}/{score.replace(' ', '-').replace('_', '-')}"
+            findings.keep(key, row[score], **ends, unit=unit, model=model, about="the circuit, mean ablation")
+    curves = node_tables.curves(found)
+    for area in curves[(curves["score"] == "logit difference") & curves["nodes"].isna()].to_dict("records"):
+        if area["ablation"] == "mean":
+            ends = {"low": area["low"], "high": area["high"], "n": area["n"]}
+            findings.keep(f"nodes/{model}/{area['k']}", area["f"], **ends, model=model, about="of the logit difference")
+
+
+def carried(table: pd.DataFrame) -> None:
+    """Keep how the base model's circuit does in fine-tuned models, rows of `node_tables.carried`; nothing outside a
+    chapter.
+
+    `nodes/carry/MODEL/circuit`, `/random`, `/own`, `/over-base`, `/gain`, `/through`, `/beside`, and `/share`.
+
+        node_findings.carried(node_tables.carried(base, {"code": node_answers.load("code")}))
+    """
+    units = {"circuit": "accuracy", "random": "accuracy", "own": "accuracy", "share": "share"}
+    for row in table.to_dict("records"):
+        for column in (*units, "over_base", "gain", "through", "beside"):
+            if pd.notna(row[column]):
+                ends = {"low": row[f"{column}_low"], "high": row[f"{column}_high"], "n": row["n"]}
+                key, unit = f"nodes/carry/{row['model']}/{column.replace('_', '-')}", units.get(column, "difference")
+                findings.keep(key, row[column], **ends, unit=unit, model=row["model"], about="object choice")
+
+
+def carried_words(table: pd.DataFrame) -> str:
+    """The same in words, a clause a model, for a page to `glue`.
+
+    print(node_findings.carried_words(node_tables.carried(base, {"code": node_answers.load("code")})))
+    """
+    told = []
+    for row in table.to_dict("records"):
+        parts = {
+            name: statistics.spoken(row[name], row[f"{name}_low"], row[f"{name}_high"], form)
+            for name, form in (("circuit", ".2f"), ("over_base", "+.2f"), ("through", "+.2f"), ("gain", "+.2f"))
+        }
+        told.append(
+            f"{row['model']}: {parts['circuit']}, against the whole base model {parts['over_base']}; of a gain of "
+            f"{parts['gain']}, {parts['through']} goes through the circuit"
+        )
+    return "; ".join(told) or "no fine-tuned model was measured"
+
+
+def overlaps(table: pd.DataFrame) -> None:
+    """Keep the ceiling of overlaps and each model's, rows of `node_tables.overlaps`; nothing outside a chapter.
+
+    node_findings.overlaps(node_tables.overlaps(base, {"code": node_answers.load("code")}))
+    """
+    if len(table) and pd.notna(table["ceiling"].iloc[0]):
+        ceiling = float(table["ceiling"].iloc[0])
+        findings.keep("nodes/overlap/ceiling", ceiling, unit="share", about="the base against itself")
+    for row in table.to_dict("records"):
+        if not str(row["other"]).startswith("the base"):
+            findings.keep(f"nodes/overlap/{row['other']}", row["of_base"], unit="share", model=row["other"])
+
+
+def harmful(table: pd.DataFrame) -> None:
+    """Keep what the heads do that harm, rows of `node_tables.harmful`; nothing outside a chapter.
+
+    `nodes/harm/L15H10` is the effect in the base, `nodes/harm/L15H10/code` its change in a fine-tuned model.
+
+        node_findings.harmful(node_tables.harmful(base, {"code": node_answers.load("code")}))
+    """
+    for row in table.to_dict("records"):
+        first = row["model"] == "base"
+        column, key = ("effect", row["head"]) if first else ("change", f"{row['head']}/{row['model']}")
+        ends = {"low": row[f"{column}_low"], "high": row[f"{column}_high"], "n": row["n"]}
+        about = "log p of the right object without the head" + ("" if first else ", minus the same in the base")
+        findings.keep(f"nodes/harm/{key}", row[column], **ends, unit="difference", model=row["model"], about=about)
+
+
+def words(found: Measured | None) -> dict[str, str]:
+    """The numbers of a circuit as text for a page to `glue`; each "not measured" where nothing is kept.
+
+    `size`, `all`, `of_whole`, `agreement`, `choice`, `whole`, `success`, and the n of all, `n`.
+
+        print(node_findings.words(node_answers.load("qwen2.5-coder-0.5b"))["of_whole"])
+    """
+    names = ("size", "all", "of_whole", "agreement", "choice", "whole", "random", "success", "n")
+    if found is None:
+        return dict.fromkeys(names, "not measured")
+    told, table = node_tables.verdict(found), node_tables.scores(found)
+    table = table[table["ablation"].isna() | (table["ablation"] == "mean")]
+    rows = {row["circuit"]: row for row in table.to_dict("records")}
+    own, whole, random = (rows.get(name) for name in ("own", "whole", "random"))
+
+    def spoken(row: Mapping[Any, Any] | None, name: str, form: str = ".2f") -> str:
+        return "none" if row is None else statistics.spoken(row[name], row[f"{name}_low"], row[f"{name}_high"], form)
+
+    return {
+        "size": str(told["nodes"] or "none"),
+        "all": f"{len(found.orders['own']):,}",
+        "of_whole": spoken(own, "of_whole", ".0%"),
+        "agreement": spoken(own, "agreement", ".0%"),
+        "choice": spoken(own, "choice"),
+        "whole": spoken(whole, "choice"),
+        "random": spoken(random, "choice"),
+        "success": "passes" if told["success"] else "does not pass",
+        "n": str(len(found.answers["evaluation"].contexts)),
+    }

@@ -1,0 +1,201 @@
+"""Claims: what is measured of nodes comes back as it was kept, and its tables say what its answers say."""
+
+from dataclasses import replace
+
+import altair as alt
+import pandas as pd
+import pytest
+import tiny
+import torch
+from entity_book.claims import findings, node_findings
+from entity_book.figures import charts
+from entity_book.figures import nodes as figures
+from entity_book.studies import node_answers, node_tables, nodes
+from entity_circuits import sums
+from entity_circuits.methods.ablation import Answers
+
+SIZES = nodes.Sizes(means=4, pruning=1, evaluation=2, control=2, scan=1)
+
+
+@pytest.fixture(scope="module")
+def measured():
+    base, tuned = tiny.subject(layers=2), tiny.subject(seed=3, layers=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nodes, "DROP", 0.6)
+        first = nodes.measure(base, sizes=SIZES, controls=True)
+        return base, first, tuned, nodes.measure(tuned, first, SIZES)
+
+
+@pytest.fixture
+def kept(measured, tmp_path, monkeypatch):
+    monkeypatch.setattr(node_answers, "folder", lambda: tmp_path)
+    node_answers.keep(measured[1], tmp_path / "one.safetensors", measured[0], command="as in a test")
+    sums.seal(tmp_path)
+    return tmp_path
+
+
+def test_what_is_kept_comes_back(measured, kept):
+    found, back = measured[1], node_answers.load("one")
+    for task, said in found.answers.items():
+        assert torch.equal(back.answers[task].logprobs, said.logprobs) and torch.equal(back.answers[task].top, said.top)
+    assert {task: list(map(dict, rows)) for task, rows in back.asked.items()} == {
+        task: list(map(dict, rows)) for task, rows in found.asked.items()
+    }
+    assert back.sizes == found.sizes and back.heads == found.heads
+    for name, order in found.orders.items():
+        assert back.orders[name].nodes == order.nodes and back.orders[name].path == order.path
+    pd.testing.assert_frame_equal(node_tables.harmful(back, {}), node_tables.harmful(found, {}))
+    assert node_answers.about("one")["command"] == "as in a test" and node_answers.names() == ["one"]
+    assert node_answers.kept(measured[0]) is not None and node_answers.kept(measured[2]) is None
+
+
+def test_a_changed_file_is_refused_and_a_missing_one_says_what_to_run(kept):
+    path = kept / "one.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(ValueError, match="damaged or was changed"):
+        node_answers.load("one")
+    with pytest.raises(FileNotFoundError, match="measure-circuit two"):
+        node_answers.load("two")
+
+
+def test_every_circuit_stands_beside_the_whole_model_with_intervals(measured):
+    table = node_tables.scores(measured[1]).set_index(["circuit", "ablation"])
+    whole = table.loc["whole"].iloc[0]
+    assert (whole["agreement"], whole["KL"], whole["of_whole"]) == (1, 0, 1)
+    assert {("none", kind) for kind in ("mean", "zero", "resample")} <= set(table.index)
+    assert table.loc[("random", "mean"), "draws"].item() == nodes.DRAWS
+    for score in node_tables.SCORES:
+        low, value, high = (table[f"{score}{end}"] for end in ("_low", "", "_high"))
+        assert (low <= value + 1e-9).all() and (value <= high + 1e-9).all()
+    said = measured[1].rows(circuit="own", ablation="mean")
+    assert table.loc[("own", "mean"), "choice"].item() == pytest.approx(float(said.right.double().mean()))
+
+
+def test_curves_have_all_sizes_and_areas_for_each_ablation(measured):
+    table = node_tables.curves(measured[1])
+    part = table[(table["score"] == "logit difference") & (table["ablation"] == "mean")]
+    assert list(part["k"][:2]) == ["CPR", "CMD"] and len(part) == 12 and part["nodes"].iloc[-1] == 96
+    assert set(table["ablation"]) == {"mean", "zero", "resample"}
+
+
+def test_success_is_judged_by_both_thresholds(measured):
+    found = measured[1]
+    whole, n = found.rows(circuit="whole"), len(found.answers["evaluation"].contexts)
+    index = next(i for i, row in enumerate(found.asked["evaluation"]) if row["circuit"] == "own")
+    said = found.answers["evaluation"]
+
+    def with_own(own):
+        logprobs = said.logprobs.clone()
+        logprobs[index] = own
+        return replace(found, answers={**found.answers, "evaluation": replace(said, logprobs=logprobs)})
+
+    assert node_tables.verdict(with_own(whole.logprobs[0]))["success"]
+    right = torch.full((n, 7), -3.0).scatter(
+        1, (said.choice_ids == said.answer_ids[:, None]).int().argmax(1)[:, None], -1
+    )
+    assert not node_tables.verdict(with_own(right))["success"], "right everywhere is not what the model does"
+    assert not node_tables.verdict(with_own(-whole.logprobs[0].abs().flip(1)))["success"]
+
+
+def test_the_gain_is_that_of_the_models_and_its_parts_add_up(measured):
+    _, first, _, second = measured
+    (row,) = node_tables.carried(first, {"tuned": second}).to_dict("records")
+    gain = second.rows(circuit="whole").right.double().mean() - first.rows(circuit="whole").right.double().mean()
+    assert row["gain"] == pytest.approx(float(gain))
+    assert row["through"] + row["beside"] == pytest.approx(row["gain"])
+    assert row["circuit"] - row["in_base"] == pytest.approx(row["through"])
+    (same,) = node_tables.carried(first, {"twin": _as_tuned(first)}).to_dict("records")
+    assert same["gain"] == same["through"] == 0 and pd.isna(same["share"])
+
+
+def _as_tuned(base):
+    """The base as if it had been measured as a fine-tuned model: its own circuit is the base's."""
+    rows = tuple({**row, "circuit": "base"} if row["circuit"] == "own" else row for row in base.asked["evaluation"])
+    rows = tuple(
+        row if row["ablation"] in (None, "mean") or row["circuit"] != "base" else {**row, "circuit": "x"}
+        for row in rows
+    )
+    return replace(base, asked={"evaluation": rows})
+
+
+def test_an_overlap_stands_beside_its_ceiling_and_chance(measured):
+    _, first, _, second = measured
+    table = node_tables.overlaps(first, {"tuned": second, "itself": first}, size=40).set_index("other")
+    assert table.loc["itself", "of_base"] == 1
+    assert (table["ceiling"] == table.loc["the base itself, other prompts", "of_base"]).all()
+    assert table["chance"].iloc[0] == pytest.approx(40 / 96)
+    assert (table["chance_low"] < table["chance"]).all() and (table["chance"] < table["chance_high"]).all()
+
+
+def test_a_head_harms_only_if_its_effect_is_surely_above_nought(measured):
+    first = measured[1]
+    n, contexts = 30, torch.arange(30)
+    draw = torch.Generator().manual_seed(0)
+    noise = 0.1 * torch.randn(n, generator=draw, dtype=torch.float64)
+    value = torch.stack([torch.zeros(n, dtype=torch.float64), noise + 0.5, noise - 0.5, noise])
+    right = torch.zeros(4, n, dtype=torch.bool)
+    found = replace(first, heads=first.heads[:3], effects=Answers(right, value, contexts, right))
+    weak = replace(found, effects=Answers(right, value * torch.tensor([1, 0.2, 1, 1])[:, None], contexts, right))
+    table = node_tables.harmful(found, {"tuned": weak})
+    base, tuned = (table[table["model"] == name] for name in ("base", "tuned"))
+    assert base["harms"].tolist() == [True, False, False]
+    assert tuned["weaker"].tolist() == [True, False, False]
+    assert tuned["change"].iloc[0] == pytest.approx(-0.4, abs=0.05)
+
+
+def test_answers_run_again_are_those_that_were_kept(measured):
+    base, first, _, _ = measured
+    table = node_tables.again(base, first, contexts=1, sizes=SIZES)
+    assert (table["same"] == 7).all() and (table["apart"] < 1e-4).all()
+    with pytest.raises(ValueError, match="not the first of the prompts"):
+        node_tables.again(base, first, contexts=3, sizes=SIZES)
+
+
+def test_figures_are_described_narrow_and_drawable(measured):
+    charts.enable()
+    _, first, _, second = measured
+    tuned = {"tuned": second}
+    made = [figures.curve(node_tables.curves(first), 20), figures.carried(node_tables.carried(first, tuned))]
+    for chart in (*made, figures.harmful(node_tables.harmful(first, tuned))):
+        spec = chart.to_dict()
+        assert len(charts.description(spec)) > 40 and "nan" not in spec["description"]
+        assert spec["width"] <= 330 and charts.picture(spec, "svg").startswith(b"<svg")
+    alt.renderers.enable("default")
+
+
+def test_the_untrained_model_is_another_and_the_same_each_time(measured):
+    base = measured[0]
+    state = torch.random.get_rng_state()
+    one, other = (nodes.untrained(base, SIZES) for _ in range(2))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.equal(one.rows(circuit="whole").logprobs, other.rows(circuit="whole").logprobs)
+    assert not torch.equal(one.orders["own"].rank, measured[1].orders["own"].rank)
+
+
+def test_findings_are_the_numbers_of_the_tables(measured, monkeypatch):
+    _, first, _, second = measured
+    told = {}
+    monkeypatch.setattr(node_findings.findings, "keep", lambda key, value, **more: told.update({key: (value, more)}))
+    carried = node_tables.carried(first, {"tuned": second})
+    harm = node_tables.harmful(first, {"tuned": second})
+    node_findings.circuit(first, "one")
+    node_findings.carried(carried)
+    node_findings.overlaps(node_tables.overlaps(first, {"tuned": second}))
+    node_findings.harmful(harm)
+    for key, (value, more) in told.items():
+        findings.report(key, value, **more)
+    own = node_tables.scores(first).query("circuit == 'own' and ablation == 'mean'").iloc[0]
+    assert told["nodes/one/agreement"][0] == own["agreement"] and told["nodes/one/of-whole"][0] == own["of_whole"]
+    assert told["nodes/one/success"][0] in ("yes", "no") and {"nodes/one/CPR", "nodes/one/CMD"} <= told.keys()
+    assert told["nodes/carry/tuned/through"][0] == carried["through"].item()
+    head = harm["head"].iloc[0]
+    assert told[f"nodes/harm/{head}"][0] == harm["effect"].iloc[0] and f"nodes/harm/{head}/tuned" in told
+    words = node_findings.words(first)
+    assert words["agreement"] == f"{own['agreement']:.0%} [{own['agreement_low']:.0%}, {own['agreement_high']:.0%}]"
+    assert (
+        set(node_findings.words(None).values()) == {"not measured"} and node_findings.words(None).keys() == words.keys()
+    )
+    assert f"{carried['through'].item():+.2f}" in node_findings.carried_words(carried)
+    assert "measured" in node_findings.carried_words(node_tables.carried(first, {}))
