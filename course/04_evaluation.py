@@ -2,7 +2,7 @@
 # # 4. Is it the same circuit? Exercises
 #
 # The chapter: [Is it the same circuit?](../chapters/04_circuit_evaluation.ipynb). The real model is loaded (3 GB of memory); the
-# means over 98 other prompts are stored.
+# means over 49 other prompts are stored.
 
 # %%
 import torch

@@ -149,7 +149,7 @@ check.share(share, kept=True)
 #
 # Four times larger than found, group A has about thirty heads in many layers, and some of them are in group B, too. Write
 # `parts_of(a, b)`: the parts of A by layer (`"layer 21": [...]`) and by B (`"A and B"`, `"A without B"`), as a dict. Each cut has every head of
-# A exactly once. The next cell shows what each part brings, on 98 prompts.
+# A exactly once. The next cell shows what each part brings, on 49 prompts.
 #
 # **Why it matters.** "A brings the gain" and "B brings the gain" are one finding and not two if the same heads do it.
 # <details><summary>Hint 1: signature</summary>
@@ -250,7 +250,7 @@ check.blame(blame)
 check.blame(blame, real=True)
 
 # %% [markdown] tags=["question"]
-# **Judge.** You tried eight heads and name the worst. On 98 prompts, how sure are you that it is the worst, and how would you find out without
+# **Judge.** You tried eight heads and name the worst. On 49 prompts, how sure are you that it is the worst, and how would you find out without
 # fooling yourself? (This is the debate of session one.)
 
 # %% [markdown] tags=["answer"]

@@ -166,7 +166,7 @@ def positions(made):
 check.rounds(rounds, positions, texts_of, subject)
 
 # %% tags=["hidden"]
-check.rounds(rounds, positions, texts_of, subject, seed=1)
+check.rounds(rounds, positions, texts_of, subject, begin=4)
 
 # %% [markdown] tags=["question"]
 # **Judge.** You found a head with a strong effect on four texts. List, in order, the three things you would do before you call it a part of a circuit.

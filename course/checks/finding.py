@@ -22,12 +22,20 @@ def frozen(frozen_except, z_of_all, noisy=False):
     size, before, rows = toy.SIZE, hooks_of(small.model), torch.arange(2)
     swept = path_patching.sweep(small, base, source, position="last")
     clean = small.model(input_ids=base.input_ids).logits[:, -1].log_softmax(-1)[rows, base.answer_ids]
-    order = [Head(2, 0), Head(2, 1), Head(1, 0), Head(0, 0), *(Head(i, j) for i in range(small.layers) for j in range(small.heads))]
+    order = [
+        Head(2, 0),
+        Head(2, 1),
+        Head(1, 0),
+        Head(0, 0),
+        *(Head(i, j) for i in range(small.layers) for j in range(small.heads)),
+    ]
     for head in order:
         logits = called(frozen_except, small.model, base.input_ids, ours, theirs, head.layer, head.head, size)
         logits = tensor(logits, (2, len(toy.WORDS)), "frozen_except")
         left = hooks_of(small.model) - before
-        assert left == 0, f"{left} hooks are still in the model afterwards: every later run would be changed; remove() them"
+        assert left == 0, (
+            f"{left} hooks are still in the model afterwards: every later run would be changed; remove() them"
+        )
         after = logits.log_softmax(-1)[rows, base.answer_ids]
         got, right = float(torch.expm1(after - clean).mean()), float(swept.mean[head.layer, head.head])
         assert abs(got - right) < 1e-6, (
@@ -65,7 +73,10 @@ LAYERS, HEADS = 24, 14
 def heads_in(subject, names):
     """These heads of the course's model; in a model of another size the heads at the same depths."""
     given = [Head.parse(name) for name in names]
-    return tuple(dict.fromkeys(Head(h.layer * subject.layers // LAYERS, h.head * subject.heads // HEADS) for h in given))
+    if (subject.layers, subject.heads) == (LAYERS, HEADS):
+        return tuple(given)
+    scaled = (Head(h.layer * (subject.layers - 1) // LAYERS, h.head * subject.heads // HEADS) for h in given)
+    return tuple(dict.fromkeys(scaled))
 
 
 def direct(direct_effect, subject, which=0):
@@ -74,9 +85,16 @@ def direct(direct_effect, subject, which=0):
     which = min(which, len(heads) - 1)
     head, right = heads[which], reference(subject, heads)[which]
     found = tensor(called(direct_effect, head.layer, head.head), (7,), "direct_effect")
-    assert bool((found <= 1e-5).all()), "log-probabilities are not above 0: give log_softmax at the right answers, not logits"
-    near(found, right, 1e-4, f"{head}: log p of the right answers differs from the library's; held are all heads at all tokens, "
-         "replaced is this head's part of z at `last` by that of the source prompt")
+    assert bool((found <= 1e-5).all()), (
+        "log-probabilities are not above 0: give log_softmax at the right answers, not logits"
+    )
+    near(
+        found,
+        right,
+        1e-4,
+        f"{head}: log p of the right answers differs from the library's; held are all heads at all tokens, "
+        "replaced is this head's part of z at `last` by that of the source prompt",
+    )
 
 
 def second(second_pass, queries_after, subject, which=0):
@@ -86,8 +104,13 @@ def second(second_pass, queries_after, subject, which=0):
     head, right = heads[which], reference(subject, heads, receivers=list(receivers), composition="q")[which]
     queries = queries_after(head.layer, head.head)
     found = tensor(called(second_pass, queries, receivers), (7,), "second_pass")
-    near(found, right, 1e-4, f"{head} through the queries of group A: in pass 2 nothing is held; new are the queries of these "
-         "heads alone, at `last`")
+    near(
+        found,
+        right,
+        1e-4,
+        f"{head} through the queries of group A: in pass 2 nothing is held; new are the queries of these "
+        "heads alone, at `last`",
+    )
 
 
 @once
@@ -100,10 +123,14 @@ def round_one():
 def averages(mean_of_ratios, ratio_of_means):
     """Both averages on the stored first round."""
     before, after, _ = round_one()
-    one, other = (tensor(called(f, before, after), after.shape[:1], f.__name__) for f in (mean_of_ratios, ratio_of_means))
+    one, other = (
+        tensor(called(f, before, after), after.shape[:1], f.__name__) for f in (mean_of_ratios, ratio_of_means)
+    )
     right_one = torch.stack([((row - before) / before).sum() / len(before) for row in after])
     right_other = torch.stack([row.sum() / before.sum() - 1 for row in after])
-    assert float((one - other).abs().max()) > 1e-6, "both functions give the same numbers: one averages ratios, one divides averages"
+    assert float((one - other).abs().max()) > 1e-6, (
+        "both functions give the same numbers: one averages ratios, one divides averages"
+    )
     near(one, right_one, 1e-6, "`mean_of_ratios` is (p' - p) / p for each example, and then the mean over examples")
     near(other, right_other, 1e-6, "`ratio_of_means` is (mean p' - mean p) / mean p: the means come first")
 
@@ -116,7 +143,9 @@ def culprit(culprit, last=False):
     for row in (flipped[::-1] if last else flipped)[:5]:
         found = int(number(called(culprit, before, after[row]), "culprit"))
         right = int((ratios[row] - ratios[row].mean()).abs().argmax())
-        assert 0 <= found < len(before), f"`culprit` gives the number of an example, 0 to {len(before) - 1}, not {found}"
+        assert 0 <= found < len(before), (
+            f"`culprit` gives the number of an example, 0 to {len(before) - 1}, not {found}"
+        )
         assert found == right, (
             f"{Head(row // heads, row % heads)}: example {found} has the ratio {float(ratios[row, found]):+.2f}, example {right} "
             f"{float(ratios[row, right]):+.2f}: the one that lies furthest from the mean of all pulls most"
@@ -130,13 +159,23 @@ def output(z_of, subject=None):
     found = tensor(called(z_of, attention, v), (3, 6, 4), "z_of")
     for head in range(6):
         right = torch.stack([attention[:, head, token, None] * v[:, token, head // 3] for token in range(5)]).sum(0)
-        near(found[:, head], right, 1e-5, f"6 heads share 2 sets of values, so heads 0 to 2 use the first; head {head} is wrong")
+        near(
+            found[:, head],
+            right,
+            1e-5,
+            f"6 heads share 2 sets of values, so heads 0 to 2 use the first; head {head} is wrong",
+        )
     if subject is not None:
         recording = _recording(subject)
         last, layer = recording.prompts.last, 7 * subject.layers // 8
         looks = torch.stack([recordings.attention(recording, Head(layer, h), last) for h in range(subject.heads)], 1)
         found = called(z_of, looks, recording.span("v", layer))
-        near(found, recording.at("z", layer, last), 1e-4, f"layer {layer} of the real model: your z is not the recorded one")
+        near(
+            found,
+            recording.at("z", layer, last),
+            1e-4,
+            f"layer {layer} of the real model: your z is not the recorded one",
+        )
 
 
 def _recording(subject):

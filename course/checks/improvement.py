@@ -52,7 +52,12 @@ def cross(cross_patch, subject, twins=False):
     assert left == 0, f"{left} hooks are still in the model: remove() them"
     assert bool((found <= 1e-5).all()), "log-probabilities are not above 0: give log_softmax at the right answers"
     if twins:
-        near(found, expected(subject, True), 1e-4, "the model's own outputs were put in, and something changed: patched may be only these heads, at `last`")
+        near(
+            found,
+            expected(subject, True),
+            1e-4,
+            "the model's own outputs were put in, and something changed: patched may be only these heads, at `last`",
+        )
     near(found, expected(subject, twins), 1e-4, "log p of the right answers differs from the library's")
 
 
@@ -71,14 +76,21 @@ def share(share, kept=False):
     near(found, right, 1e-6, "the share is what patching gains, divided by what fine-tuning gained")
     draw = torch.Generator().manual_seed(0)
     one, other, third = (torch.rand(70, generator=draw) < 0.5 for _ in range(3))
-    for told, given in (("the same model twice", (third, one, one)), ("models that differ by noise", (third, one, other))):
+    for told, given in (
+        ("the same model twice", (third, one, one)),
+        ("models that differ by noise", (third, one, other)),
+    ):
         try:
             answer = share(*given, torch.arange(70) // 7)
         except ValueError:
             continue
         except Exception as error:
-            raise AssertionError(f"for {told} `share` stops with {type(error).__name__}; say it with a ValueError") from None
-        raise AssertionError(f"for {told} there is no gap (its interval contains 0), and `share` gives {answer}: raise a ValueError")
+            raise AssertionError(
+                f"for {told} `share` stops with {type(error).__name__}; say it with a ValueError"
+            ) from None
+        raise AssertionError(
+            f"for {told} there is no gap (its interval contains 0), and `share` gives {answer}: raise a ValueError"
+        )
 
 
 def parts(parts_of, other=False):
@@ -93,7 +105,9 @@ def parts(parts_of, other=False):
         ("layers", [name for name in found if name.startswith("layer ")]),
         ("B", ["A and B", "A without B"]),
     ):
-        assert names and all(name in found for name in names), f"the parts by {told} are missing: 'layer 21' and so on, 'A and B', 'A without B'"
+        assert names and all(name in found for name in names), (
+            f"the parts by {told} are missing: 'layer 21' and so on, 'A and B', 'A without B'"
+        )
         joined = [head for name in names for head in found[name]]
         twice = {str(head) for head in joined if joined.count(head) > 1}
         assert not twice, f"by {told}: {', '.join(sorted(twice))} stand in two parts"
@@ -112,21 +126,26 @@ def blame(blame, real=False):
     if real:
         d = stored.load("parts")
         names, heads = list(d.about["parts"]), d.about["parts"]["random"]
-        gain = {name: float(d.correct[i].double().mean() - d.base_correct.double().mean()) for i, name in enumerate(names)}
+        gain = {
+            name: float(d.correct[i].double().mean() - d.base_correct.double().mean()) for i, name in enumerate(names)
+        }
         gain = {name: value for name, value in gain.items() if name.startswith("random")}
     else:
         heads = ["L1H1", "L2H2", "L3H3"]
         gain = {"random": -0.08, "random, only L1H1": -0.03, "random, only L2H2": 0.0, "random, only L3H3": 0.01}
         gain |= {"random without L1H1": -0.06, "random without L2H2": 0.02, "random without L3H3": -0.09}
     found = called(blame, gain, heads)
-    assert isinstance(found, (tuple, list)) and len(found) == 2, f"`blame` gives (head, what removing it gains), not {found!r}"
+    assert isinstance(found, (tuple, list)) and len(found) == 2, (
+        f"`blame` gives (head, what removing it gains), not {found!r}"
+    )
     head, by = str(found[0]), number(found[1], "blame")
     helps = {one: gain[f"random without {one}"] - gain["random"] for one in heads}
     best = max(helps.values())
     alone = min(heads, key=lambda one: gain[f"random, only {one}"])
     assert head in helps, f"{head!r} is not one of the heads that were drawn: {', '.join(heads)}"
-    assert abs(helps[head] - best) < 1e-9, (
-        f"removing {head} gains {helps[head]:+.3f}, removing another {best:+.3f}"
-        + ("; you took the head that does most harm *alone*: what counts is what it does among the others" if head == alone else "")
+    assert abs(helps[head] - best) < 1e-9, f"removing {head} gains {helps[head]:+.3f}, removing another {best:+.3f}" + (
+        "; you took the head that does most harm *alone*: what counts is what it does among the others"
+        if head == alone
+        else ""
     )
     near(by, best, 1e-6, "what removing gains is the score without the head, minus that of all heads")

@@ -32,11 +32,17 @@ def predicted(predicted, all_differ, cases=slice(0, 5)):
     """The four words of handmade pairs, and whether a pair tells the hypotheses apart."""
     for base, source, words, good in CASES[cases]:
         found = called(predicted, *base, *source)
-        assert isinstance(found, dict) and set(found) == set(WORDS), f"`predicted` gives a dict with the keys {', '.join(WORDS)}"
+        assert isinstance(found, dict) and set(found) == set(WORDS), (
+            f"`predicted` gives a dict with the keys {', '.join(WORDS)}"
+        )
         for name, word in zip(WORDS, words, strict=True):
-            assert found[name] == word, f"base {base}, source {source}: `{name}` is {word!r} ({MEANING[name]}), not {found[name]!r}"
+            assert found[name] == word, (
+                f"base {base}, source {source}: `{name}` is {word!r} ({MEANING[name]}), not {found[name]!r}"
+            )
         verdict = called(all_differ, found)
-        assert bool(verdict) == good, f"{found}: these words {'all differ' if good else 'do not all differ'}, so a pair of them is {'' if good else 'not '}good"
+        assert bool(verdict) == good, (
+            f"{found}: these words {'all differ' if good else 'do not all differ'}, so a pair of them is {'' if good else 'not '}good"
+        )
 
 
 GROUP = ("L20H6", "L20H12", "L21H1", "L21H11", "L23H7", "L23H10", "L23H11", "L20H2")
@@ -73,7 +79,9 @@ def patched(patched_tops, answer_table, subject, some=8):
     made = called(answer_table, right, pairs.triples.candidates, names)
     kinds = pairs.triples.kinds(right)
     for name in (*names, "other"):
-        assert made.get(name) == kinds.count(name), f"`answer_table`: {kinds.count(name)} answers are {name!r}, not {made.get(name)}"
+        assert made.get(name) == kinds.count(name), (
+            f"`answer_table`: {kinds.count(name)} answers are {name!r}, not {made.get(name)}"
+        )
 
 
 def mask_step(mask_step, rate=0.1):
@@ -83,13 +91,17 @@ def mask_step(mask_step, rate=0.1):
     kept = start.clone()
     for penalty in (0.0, 0.5):
         new = tensor(called(mask_step, start, lambda w: (w * weights).sum(), penalty, rate), (4,), "mask_step")
-        assert weights.grad is None, "the gradient reached the weights: ask for that of the mask alone (torch.autograd.grad)"
+        assert weights.grad is None, (
+            "the gradient reached the weights: ask for that of the mask alone (torch.autograd.grad)"
+        )
         assert torch.equal(start, kept), "the mask that was given has changed: work on a copy"
         assert bool(((new >= 0) & (new <= 1)).all()), f"a mask lies between 0 and 1; yours is {new.tolist()}: clamp it"
         right = (kept - rate * (weights.detach() - penalty)).clamp(0, 1)
         plus = (kept - rate * (weights.detach() + penalty)).clamp(0, 1)
         if penalty and float((new - plus).abs().max()) < 1e-6:
-            raise AssertionError("the penalty pulls the wrong way: 1 is untouched, so patched heads, 1 - w, are what costs")
+            raise AssertionError(
+                "the penalty pulls the wrong way: 1 is untouched, so patched heads, 1 - w, are what costs"
+            )
         near(new, right, 1e-6, f"penalty {penalty}: w - rate * d(loss + penalty * sum(1 - w))/dw, then clamped")
 
 
@@ -101,7 +113,16 @@ def floor_and_ceiling(floor_and_ceiling, void, seed=0):
         found = called(floor_and_ceiling, plain, wanted, targets)
         assert isinstance(found, (tuple, list)) and len(found) == 2, "`floor_and_ceiling` gives (floor, ceiling)"
         right = [float((said == targets).double().mean()) for said in (plain, wanted)]
-        assert [float(one) for one in found] != right[::-1] or right[0] == right[1], "the floor is without a patch, the ceiling of a perfect carrier; yours are swapped"
-        near(torch.tensor([float(one) for one in found]), torch.tensor(right), 1e-9, f"targets are {told}: how often is the target said, without a patch, and by one who carries just what is claimed")
+        assert [float(one) for one in found] != right[::-1] or right[0] == right[1], (
+            "the floor is without a patch, the ceiling of a perfect carrier; yours are swapped"
+        )
+        near(
+            torch.tensor([float(one) for one in found]),
+            torch.tensor(right),
+            1e-9,
+            f"targets are {told}: how often is the target said, without a patch, and by one who carries just what is claimed",
+        )
     for pair, right in (((0.0, 0.0), True), ((0.14, 1.0), False), ((0.3, 0.3), True), ((0.0, 0.2), False)):
-        assert bool(called(void, *pair)) == right, f"floor {pair[0]}, ceiling {pair[1]}: a measure is void if it cannot rise above its floor"
+        assert bool(called(void, *pair)) == right, (
+            f"floor {pair[0]}, ceiling {pair[1]}: a measure is void if it cannot rise above its floor"
+        )

@@ -31,7 +31,9 @@ def paired(paired, kind="code", alike=False):
         f"your interval is {width:.1f} times too wide: draw contexts once and use them for both models, so that what makes a "
         "context hard cancels"
     )
-    assert width > 0.8, f"your interval has {width:.2f} of the right width: whole contexts are drawn, and the middle 95% taken"
+    assert width > 0.8, (
+        f"your interval has {width:.2f} of the right width: whole contexts are drawn, and the middle 95% taken"
+    )
     near([low, high], [right.low, right.high], 0.006, "the bounds differ from the library's")
 
 
@@ -44,7 +46,10 @@ def seeds(over_seeds, gains=(0.16, 0.21, 0.19)):
     near(found[0], np.mean(gains), 1e-6, "the middle is the mean of the gains")
     got = (float(found[2]) - float(found[1])) / 2
     for told, factor in (
-        ("that is 1.96, of a normal distribution: with few trainings the spread itself is uncertain; use t", 1.96 / stats.t.ppf(0.975, n - 1)),
+        (
+            "that is 1.96, of a normal distribution: with few trainings the spread itself is uncertain; use t",
+            1.96 / stats.t.ppf(0.975, n - 1),
+        ),
         ("the spread of a sample divides by n - 1, not by n", ((n - 1) / n) ** 0.5),
         ("the standard error is the spread over the square root of n", n**0.5),
         ("use both tails: the 0.975 quantile", stats.t.ppf(0.95, n - 1) / stats.t.ppf(0.975, n - 1)),
@@ -70,7 +75,9 @@ def control(control, over_control):
     value = number(written(over_control, "over_control"), "over_control")
     right = float(answers("code").double().mean() - answers("shuffled").double().mean())
     gain = float(answers("code").double().mean() - answers("base").double().mean())
-    assert abs(value - gain) > 1e-6 or abs(gain - right) < 1e-6, "that is the gain over the base model; subtract the control's"
+    assert abs(value - gain) > 1e-6 or abs(gain - right) < 1e-6, (
+        "that is the gain over the base model; subtract the control's"
+    )
     near(value, right, 1e-4, "`over_control` is the accuracy of code minus that of the control, seed 0")
 
 
@@ -81,7 +88,9 @@ def split(split, kind="code"):
     tracking, form = (number(one, "split") for one in called(split, *given))
     top, choice = (float(given[i + 1].double().mean() - given[i].double().mean()) for i in (0, 2))
     near(tracking + form, top, 1e-6, "tracking and format have to sum to the gain in top-1")
-    assert abs(tracking - (top - choice)) > 1e-9 or abs(top - 2 * choice) < 1e-9, "the two are the wrong way round: tracking is what the choice gains"
+    assert abs(tracking - (top - choice)) > 1e-9 or abs(top - 2 * choice) < 1e-9, (
+        "the two are the wrong way round: tracking is what the choice gains"
+    )
     near(tracking, choice, 1e-6, "tracking is the gain of the choice among the objects")
 
 
@@ -97,8 +106,12 @@ def merge(merge, real=False):
         right = weight + torch.stack([sum(b[:, r, None] * a[r] for r in range(rank))])[0] * 4.0
     kept = weight.clone()
     found = tensor(called(merge, weight, a, b, rank, alpha), weight.shape, "merge")
-    assert torch.equal(weight, kept), "`merge` changed the base model's own matrix: give a new one, the base is still needed"
+    assert torch.equal(weight, kept), (
+        "`merge` changed the base model's own matrix: give a new one, the base is still needed"
+    )
     added, wanted = (found - weight).double(), (right - weight).double()
     factor = float((added * wanted).sum() / (wanted * wanted).sum())
-    assert abs(factor - 1) < 1e-3, f"what you add is {factor:.2f} times too much: the product of B and A is scaled by alpha / rank"
+    assert abs(factor - 1) < 1e-3, (
+        f"what you add is {factor:.2f} times too much: the product of B and A is scaled by alpha / rank"
+    )
     near(found, right, 1e-4 * float(wanted.abs().max()) + 1e-5, "the merged matrix is W + alpha / rank * B A")

@@ -26,7 +26,9 @@ def rule(verdict, cases=slice(0, 6)):
     for given, right, why in COURT[cases]:
         found = called(verdict, *given)
         value, low, high, floor = given
-        assert found == right, f"value {value} [{low}, {high}], floor {floor}: {right!r}, since {why}; your rule says {found!r}"
+        assert found == right, (
+            f"value {value} [{low}, {high}], floor {floor}: {right!r}, since {why}; your rule says {found!r}"
+        )
 
 
 def _by_value(value, low, high, floor):
@@ -46,7 +48,9 @@ RULES = {"by_value": _by_value, "by_upper_end": _by_upper_end, "above_zero": _ab
 
 def attack(attacks, names=("by_value", "by_upper_end", "above_zero")):
     """For each bad rule a case in which it says "replicates" and should not; of the last two, a case that the first gets right."""
-    written(attacks, "attacks")
+    assert isinstance(attacks, dict) and ... not in attacks, (
+        "`attacks` is not written yet: a dict with a case for each rule"
+    )
     for name in names:
         case = written(attacks.get(name), f'attacks["{name}"]')
         assert len(case) == 4, f"{name}: a case is (value, low, high, floor)"
@@ -65,7 +69,9 @@ def luck(by_luck, cases=((1, 18), (3, 18))):
     """The chance that at least k of n claims without any effect replicate."""
     for k, n in cases:
         found, right = number(called(by_luck, k, n), "by_luck"), float(stats.binom.sf(k - 1, n, 0.025))
-        assert abs(found - float(stats.binom.sf(k - 1, n, 0.05))) > 1e-9, "a claim has a direction: only one end of the 95% interval counts, so 0.025"
+        assert abs(found - float(stats.binom.sf(k - 1, n, 0.05))) > 1e-9, (
+            "a claim has a direction: only one end of the 95% interval counts, so 0.025"
+        )
         assert abs(found - float(stats.binom.pmf(k, n, 0.025))) > 1e-9, f"that is exactly {k}; at least {k} is asked"
         assert abs(found - float(stats.binom.sf(k, n, 0.025))) > 1e-9, f"that is more than {k}; at least {k} is asked"
         assert abs(found - right) < 1e-9, f"at least {k} of {n}, each with 0.025: {right:.6f}, not {found:.6f}"

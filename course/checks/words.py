@@ -17,19 +17,26 @@ def called(function, *given, **named):
         line = traceback.extract_tb(sys.exc_info()[2])[-1]
         where = f", at `{line.line}`" if line.line else ""
         raise AssertionError(f"`{name}` stopped with {type(error).__name__}: {str(error)[:300]}{where}") from None
-    assert found is not None and found is not Ellipsis, f"`{name}` gives nothing back yet: write it, and end with `return`"
+    assert found is not None and found is not Ellipsis, (
+        f"`{name}` gives nothing back yet: write it, and end with `return`"
+    )
     return found
 
 
 def written(value, name):
     """A value that is not `...` any more."""
-    assert value is not None and value is not Ellipsis, f"`{name}` is not written yet: put your answer in place of `...`"
+    assert value is not None and value is not Ellipsis, (
+        f"`{name}` is not written yet: put your answer in place of `...`"
+    )
     return value
 
 
 def tensor(found, shape, name):
     """What was found, as a tensor of this shape."""
-    found = torch.as_tensor(found) if not isinstance(found, torch.Tensor) else found
+    try:
+        found = torch.as_tensor(found)
+    except (TypeError, ValueError, RuntimeError):
+        raise AssertionError(f"`{name}` should give a tensor, and gives {type(found).__name__}") from None
     shape = tuple(shape)
     assert tuple(found.shape) == shape, f"`{name}` gives the shape {tuple(found.shape)}, and {shape} is needed"
     return found.detach()

@@ -23,7 +23,7 @@ def execute(source: str, names: dict[str, Any], title: str) -> None:
 
 
 def solved(path: Path) -> tuple[dict[str, Any], dict[str, float]]:
-    """The names of a master after all its code, and the seconds that each exercise's checks took, hidden ones included."""
+    """The names of a master after all its code, and the seconds that the slowest check of each exercise took."""
     names: dict[str, Any] = {"__name__": path.stem}
     seconds: dict[str, float] = {}
     number = "0"

@@ -1,4 +1,4 @@
-"""The editions of the course, made from its masters by Otter Assign: for students, for the teacher, for the autograder."""
+"""The editions of the course, made from its masters by Otter Assign: for students, teachers and the autograder."""
 
 import shutil
 import tempfile
@@ -40,8 +40,8 @@ def make(
         source: folder of the masters; the checkout's unless given.
         only: beginnings of names, such as "03"; all masters unless given.
 
-    Raises `ValueError` for a folder that exists, for no edition at all, for a name that no master has, and for an exercise
-    that lacks a part; `ModuleNotFoundError` where Otter is missing.
+    Raises `ValueError` for a folder that exists, for no edition at all, for a name that no master has, and for an
+    exercise that lacks a part; `RuntimeError` where Otter is missing.
 
         editions.make(student=Path("for-students"), only=["03"])
     """
@@ -50,12 +50,16 @@ def make(
     if not folders:
         raise ValueError("say which edition is wanted, and where: --student DIR, --teacher DIR or --autograder DIR")
     if there := [str(folder) for folder in folders.values() if folder.exists()]:
-        raise ValueError(f"{', '.join(there)} exists: name a folder that does not, so that nothing of yours is overwritten")
+        raise ValueError(
+            f"{', '.join(there)} exists: name a folder that does not, so that nothing of yours is overwritten"
+        )
     source = home() if source is None else source
     found = sorted(source.glob("[0-9]*.py"))
     chosen = [path for path in found if not only or path.name.startswith(tuple(only))]
     if unknown := [word for word in only if not any(path.name.startswith(word) for path in found)]:
-        raise ValueError(f"no chapter of the course begins with {', '.join(unknown)}: there are {', '.join(p.stem for p in found)}")
+        raise ValueError(
+            f"no chapter of the course begins with {', '.join(unknown)}: there are {', '.join(p.stem for p in found)}"
+        )
     read = {path.stem: masters.for_otter(masters.read(path)) for path in chosen}
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
@@ -71,7 +75,7 @@ def _assign(notebook: object, stem: str, work: Path, source: Path, zipped: bool)
     try:
         from otter.assign import main as assign
     except ImportError as error:
-        raise ModuleNotFoundError(masters.MISSING.format("otter-grader")) from error
+        raise RuntimeError(masters.MISSING.format("otter-grader")) from error
     master, out = work / f"{stem}.ipynb", work / "made" / stem
     nbformat.write(notebook, master)
     assign(str(master), str(out), no_run_tests=True, no_pdfs=True)
@@ -88,7 +92,11 @@ def _zip(tests: Path, stem: str, folder: Path, source: Path) -> None:
     folder.mkdir(exist_ok=True)
     beside = [str(path) for name in BESIDE for path in sorted((source / name).glob("*")) if path.is_file()]
     generate(
-        tests_dir=str(tests), output_path=str(folder / f"{stem}.zip"), files=beside, no_environment=True, no_requirements=True
+        tests_dir=str(tests),
+        output_path=str(folder / f"{stem}.zip"),
+        files=beside,
+        no_environment=True,
+        no_requirements=True,
     )
 
 

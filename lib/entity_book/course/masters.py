@@ -1,7 +1,7 @@
 """A master: one notebook a chapter, as text, from which the editions are made; here it becomes what Otter Assign reads.
 
-A master (`course/NN_name.py`, in the `py:percent` form of jupytext) is plain cells and exercises. An exercise begins with a
-text whose cell says `exercise="3.1"`, and has cells with these tags, in this order:
+A master (`course/NN_name.py`, in the `py:percent` form of jupytext) is plain cells and exercises. An exercise begins
+with a text whose cell says `exercise="3.1"`, and has cells with these tags, in this order:
 
     solution   code; what lies between `# BEGIN SOLUTION` and `# END SOLUTION` is taken out for students
     check      one call a line, each of which raises an AssertionError that says in words what is wrong
@@ -37,14 +37,14 @@ class Exercise:
 
 
 def read(path: Path) -> Any:
-    """A master as a notebook. Raises `ModuleNotFoundError` where jupytext is missing, with what to install.
+    """A master as a notebook. Raises `RuntimeError` where jupytext is missing, with what to install.
 
     print(len(masters.read(Path("course/03_finding.py")).cells))
     """
     try:
         import jupytext
     except ImportError as error:
-        raise ModuleNotFoundError(MISSING.format("jupytext")) from error
+        raise RuntimeError(MISSING.format("jupytext")) from error
     return jupytext.read(path, fmt="py:percent")
 
 
@@ -115,9 +115,10 @@ def _raw(*lines: str) -> Any:
 
 
 def _tests(calls: str, hidden: bool) -> Iterator[Any]:
-    """One test a call, carried out among the names of the notebook. Half a point for those that are seen, half hidden."""
+    """One test a call, carried out among the names of the notebook: a point for those seen, one for those hidden."""
     lines = calls.splitlines()
     for number, line in enumerate(lines):
-        config = f'""" # BEGIN TEST CONFIG\nhidden: {str(hidden).lower()}\npoints: {1 / len(lines):.3f}\n""" # END TEST CONFIG'
+        points = f"hidden: {str(hidden).lower()}\npoints: {1 / len(lines):.3f}"
+        config = f'""" # BEGIN TEST CONFIG\n{points}\n""" # END TEST CONFIG'
         name = f"test_{'hidden' if hidden else 'seen'}_{number}"
         yield nbformat.v4.new_code_cell(f"{config}\ndef {name}(env):\n    eval({line!r}, env)")
