@@ -149,7 +149,7 @@ check.share(share, kept=True)
 #
 # Four times larger than found, group A has about thirty heads in many layers, and some of them are in group B, too. Write
 # `parts_of(a, b)`: the parts of A by layer (`"layer 21": [...]`) and by B (`"A and B"`, `"A without B"`), as a dict. Each cut has every head of
-# A exactly once. The next cell shows what each part brings, on 49 prompts.
+# A exactly once. The next cell shows what each part brings, in log p of the right answer on 14 prompts.
 #
 # **Why it matters.** "A brings the gain" and "B brings the gain" are one finding and not two if the same heads do it.
 # <details><summary>Hint 1: signature</summary>
@@ -198,8 +198,8 @@ check.parts(parts_of, other=True)
 
 # %%
 d = stored.load("parts")
-gains = d.correct.double().mean(1) - d.base_correct.double().mean()
-print("gap", round((d.tuned_correct.double().mean() - d.base_correct.double().mean()).item(), 3))
+gains = (d.logprob - d.base_logprob).double().mean(1)
+print("log p of the right answer, gap:", round((d.tuned_logprob - d.base_logprob).double().mean().item(), 3))
 for name, gain in zip(d.about["parts"], gains.tolist()):
     if not name.startswith("random"):
         print(f"{name:14} {len(d.about['parts'][name]):3} heads {gain:+.3f}")
@@ -210,7 +210,7 @@ for name, gain in zip(d.about["parts"], gains.tolist()):
 # *Write · medium · 20 minutes*
 #
 # As a control for B as many other heads of the same layers were drawn at random, and the tuned model's outputs of one draw make the base
-# model *worse*. Stored is what the draw gains (negative), what each of its heads gains alone, and what the draw gains without each.
+# model *worse*. Stored is what the draw gains in log p of the right answer, what each of its heads gains alone, and what the draw gains without each.
 # Write `blame(gain, heads)`: the head without which the draw does best, and by how much better, as `(head, gain)`.
 #
 # **Why it matters.** Random controls are not zero. Whether a draw hurts by one head or by all of them decides if "random heads" is a fair baseline.
@@ -250,7 +250,7 @@ check.blame(blame)
 check.blame(blame, real=True)
 
 # %% [markdown] tags=["question"]
-# **Judge.** You tried eight heads and name the worst. On 49 prompts, how sure are you that it is the worst, and how would you find out without
+# **Judge.** You tried eight heads and name the worst. On 14 prompts, how sure are you that it is the worst, and how would you find out without
 # fooling yourself? (This is the debate of session one.)
 
 # %% [markdown] tags=["answer"]

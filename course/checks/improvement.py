@@ -64,9 +64,8 @@ def cross(cross_patch, subject, twins=False):
 def share(share, kept=False):
     """The share of a gap, and the refusal where there is none."""
     if kept:
-        d = stored.load("parts")
-        row = list(d.about["parts"]).index("A")
-        patched, base, tuned, contexts = d.correct[row], d.base_correct, d.tuned_correct, d.contexts
+        d = stored.load("kept")
+        patched, base, tuned, contexts = d.patched, d.base_correct, d.tuned_correct, d.contexts
     else:
         contexts = torch.arange(70) // 7
         base, tuned = torch.arange(70) % 7 < 2, torch.arange(70) % 7 < 6
@@ -127,7 +126,7 @@ def blame(blame, real=False):
         d = stored.load("parts")
         names, heads = list(d.about["parts"]), d.about["parts"]["random"]
         gain = {
-            name: float(d.correct[i].double().mean() - d.base_correct.double().mean()) for i, name in enumerate(names)
+            name: float((d.logprob[i] - d.base_logprob).double().mean()) for i, name in enumerate(names)
         }
         gain = {name: value for name, value in gain.items() if name.startswith("random")}
     else:

@@ -92,7 +92,6 @@ def rounds(rounds, positions, texts_of, subject, begin=0):
         )
     base, source = _pair(subject, made, where)
     path_patching.discover(subject, base, source, rounds=rounds, metric="logit_difference", statistic="mean", k=1)
-    return found
 
 
 def _pair(subject, made, where):

@@ -18,6 +18,7 @@ from entity_circuits.runs.answers import evaluate
 from entity_circuits.runs.mean_replay import Means
 from entity_circuits.runs.recording import record
 from entity_circuits.tasks import boxes
+from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -28,8 +29,8 @@ MODEL, TUNED = "qwen2.5-coder-0.5b", "code"
 KINDS = (MODEL, "arithmetic", "code", "shuffled")
 """The models whose tracking and format an exercise tells apart."""
 
-FEW, SOME, MORE = 28, 49, 490
-"""Prompts of an exercise: 4 contexts for what is costly, 7 for the rest, and the 70 of chapter 1."""
+FEW, SOME, MORE = 14, 49, 490
+"""Prompts of an exercise: 2 contexts for what is costly, 7 for the means, and the 70 of chapter 1."""
 
 Tensors = dict[str, Tensor]
 
@@ -147,6 +148,15 @@ def _crossed() -> tuple[Tensors, dict[str, object]]:
     return {"z": z, **answers}, {"heads": [str(head) for head in heads], "model": base.fingerprint}
 
 
+def _kept() -> tuple[Tensors, dict[str, object]]:
+    """Who is right with group A of the fine-tuned model in the base model, on 2,002 prompts, as kept in `data/cmap`."""
+    with safe_open(sums.require(places.data("cmap", f"{TUNED}.safetensors")), "pt") as file:
+        names = [words[0] for words in json.loads(file.metadata()["conditions"])]
+        found = {name: file.get_tensor(name) for name in ("base_correct", "tuned_correct")}
+        patched = file.get_tensor("correct")[names.index("A")]
+        return {**found, "patched": patched, "contexts": file.get_tensor("contexts").int()}, {"condition": "A"}
+
+
 def _parts() -> tuple[Tensors, dict[str, object]]:
     """Cross-model patching of parts: of group A by layers and by whether B shares them, and of a random draw for B."""
     base, tuned = models.load_pair(TUNED)
@@ -158,7 +168,7 @@ def _parts() -> tuple[Tensors, dict[str, object]]:
     parts |= {"A without B": [h for h in a if h not in b], "A and B": [h for h in a if h in b], "random": list(drawn)}
     parts |= {f"random, only {head}": [head] for head in drawn}
     parts |= {f"random without {head}": [h for h in drawn if h != head] for head in drawn}
-    p = boxes.prompts(base, SOME, split="evaluation")
+    p = boxes.prompts(base, FEW, split="evaluation")
     found = cmap.sweep(
         base, tuned, [cmap.Condition(name, {"last": some}) for name, some in parts.items()], p, store=results.Store()
     )
@@ -175,6 +185,7 @@ FILES: dict[str, Callable[[], tuple[Tensors, dict[str, object]]]] = {
     "subsets": _subsets,
     "means": _means,
     "crossed": _crossed,
+    "kept": _kept,
     "parts": _parts,
 }
 """What is kept, by the name of its file."""
