@@ -176,7 +176,7 @@ def imported(*folders: str, chapters: tuple[Path, ...] = ()) -> dict[str, set[st
 
 
 def distributions() -> dict[str, list[str]]:
-    """What packages are called on the index, by what one imports: those of the extra `course` even where it is missing."""
+    """What packages are called on the index, by what one imports; the extra `course` even where it is missing."""
     return {"otter": ["otter-grader"], **packages_distributions()}
 
 
