@@ -31,6 +31,7 @@ NOT_IMPORTED = {
     "jupyter-book": "started as a program",
     "sphinx-exercise": "named in _config.yml",
     "sphinx-mathjax-offline": "read as files",
+    "otter-grader": "imported by name, where it is installed",
     "playwright": "imported by name, where it is installed",
     "pytest-timeout": "a plugin of pytest",
     "pytest-xdist": "a plugin of pytest",
@@ -175,11 +176,6 @@ def imported(*folders: str, chapters: tuple[Path, ...] = ()) -> dict[str, set[st
     return found
 
 
-def distributions() -> dict[str, list[str]]:
-    """What packages are called on the index, by what one imports; the extra `course` even where it is missing."""
-    return {"otter": ["otter-grader"], **packages_distributions()}
-
-
 def all_imports() -> dict[str, set[str]]:
     return imported("lib", "tests", "benchmarks", chapters=tuple(CHAPTERS))
 
@@ -193,7 +189,7 @@ def all_imports() -> dict[str, set[str]]:
     ],
 )
 def test_every_imported_package_is_declared(extras, found):
-    named, known = distributions(), declared(*extras.split()).keys()
+    named, known = packages_distributions(), declared(*extras.split()).keys()
     missing = {
         package: files
         for package, files in found().items()
@@ -203,7 +199,7 @@ def test_every_imported_package_is_declared(extras, found):
 
 
 def test_the_core_declares_nothing_that_the_engine_does_not_import():
-    named = distributions()
+    named = packages_distributions()
     used = {
         canonicalize_name(name) for package in imported("lib/entity_circuits") for name in named.get(package, [package])
     }
@@ -216,7 +212,7 @@ def test_the_core_is_declared_by_ranges_and_the_book_is_pinned_by_constraints():
 
 
 def test_every_declared_package_is_used():
-    named = distributions()
+    named = packages_distributions()
     used = {canonicalize_name(name) for package in all_imports() for name in named.get(package, [package])}
     assert declared().keys() - used == NOT_IMPORTED.keys()
 

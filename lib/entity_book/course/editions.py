@@ -2,8 +2,10 @@
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import cast
 
 import nbformat
 from entity_circuits import places, sums
@@ -72,10 +74,7 @@ def make(
 
 def _assign(notebook: object, stem: str, work: Path, source: Path, zipped: bool) -> None:
     """Let Otter split one notebook, and put its parts where they belong."""
-    try:
-        from otter.assign import main as assign
-    except ImportError as error:
-        raise RuntimeError(masters.MISSING.format("otter-grader")) from error
+    assign = _otter("assign")
     master, out = work / f"{stem}.ipynb", work / "made" / stem
     nbformat.write(notebook, master)
     assign(str(master), str(out), no_run_tests=True, no_pdfs=True)
@@ -85,10 +84,17 @@ def _assign(notebook: object, stem: str, work: Path, source: Path, zipped: bool)
         _zip(out / "autograder" / "tests", stem, work / "autograder", source)
 
 
+def _otter(command: str) -> Callable[..., None]:
+    """A command of Otter, imported by name: it is a package of the extra `course`, and not there for everyone."""
+    try:
+        return cast("Callable[..., None]", import_module(f"otter.{command}").main)
+    except ImportError as error:
+        raise RuntimeError(masters.MISSING.format("otter-grader")) from error
+
+
 def _zip(tests: Path, stem: str, folder: Path, source: Path) -> None:
     """What grades one notebook: its tests, hidden ones too, with the checks and the stored answers."""
-    from otter.generate import main as generate
-
+    generate = _otter("generate")
     folder.mkdir(exist_ok=True)
     beside = [str(path) for name in BESIDE for path in sorted((source / name).glob("*")) if path.is_file()]
     generate(
