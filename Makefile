@@ -89,6 +89,7 @@ test: $(READY)
 course: $(READY)
 	$(FETCH)
 	$(PIP) install -qq -c constraints.txt --no-build-isolation -e '.[book,dev,course]'
+	$(BIN)/entity-circuits course --data
 	COURSE_REAL=1 $(BIN)/python -m pytest tests/course --durations 10
 
 faults: $(READY)

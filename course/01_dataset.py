@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 1. The task and how well the model does it: exercises
 #
-# The chapter: [The task and how well the model does it](../chapters/01_dataset.ipynb). No model is needed here: its answers
+# The chapter of the book: *The task and how well the model does it* (`chapters/01_dataset`). No model is needed here: its answers
 # to 490 prompts are stored in `data/behaviour.safetensors`.
 #
 # Each exercise says what to write and why; three hints are folded below it, each of which says more. Run the check whenever

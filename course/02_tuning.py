@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 2. Fine-tuned models: exercises
 #
-# The chapter: [Fine-tuned models](../chapters/02_finetuned_models.ipynb). No model is needed: who was right on 2,002 prompts is
+# The chapter of the book: *Fine-tuned models* (`chapters/02_finetuned_models`). No model is needed: who was right on 2,002 prompts is
 # stored for the base model and for eleven trainings, one matrix for the last exercise.
 
 # %%

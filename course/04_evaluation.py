@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 4. Is it the same circuit? Exercises
 #
-# The chapter: [Is it the same circuit?](../chapters/04_circuit_evaluation.ipynb). The real model is loaded (3 GB of memory); the
+# The chapter of the book: *Is it the same circuit?* (`chapters/04_circuit_evaluation`). The real model is loaded (3 GB of memory); the
 # means over 49 other prompts are stored.
 
 # %%

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 7. What replicates: exercises
 #
-# The chapter: [What replicates](../chapters/07_what_replicates.ipynb). No model is needed. Written in this room, used in the verdict court
+# The chapter of the book: *What replicates* (`chapters/07_what_replicates`). No model is needed. Written in this room, used in the verdict court
 # of session two.
 
 # %%

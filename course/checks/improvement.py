@@ -125,9 +125,7 @@ def blame(blame, real=False):
     if real:
         d = stored.load("parts")
         names, heads = list(d.about["parts"]), d.about["parts"]["random"]
-        gain = {
-            name: float((d.logprob[i] - d.base_logprob).double().mean()) for i, name in enumerate(names)
-        }
+        gain = {name: float((d.logprob[i] - d.base_logprob).double().mean()) for i, name in enumerate(names)}
         gain = {name: value for name, value in gain.items() if name.startswith("random")}
     else:
         heads = ["L1H1", "L2H2", "L3H3"]

@@ -16,7 +16,9 @@ def load(name):
     """The tensors of one file by name, as attributes (`at["code 0"]` where the name is no word), and `about`."""
     path = FOLDER / f"{name}.safetensors"
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: the folder `data` has to lie beside the notebooks")
+        raise FileNotFoundError(
+            f"{path} is missing: `data` has to lie beside the notebooks, whole (`entity-circuits course --data`)"
+        )
     with safe_open(sums.require(path), "pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
         about = json.loads((file.metadata() or {}).get("about", "{}"))

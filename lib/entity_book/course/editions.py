@@ -11,7 +11,7 @@ import nbformat
 from entity_circuits import places, sums
 from tqdm.auto import tqdm
 
-from . import masters
+from . import answers, masters
 
 BESIDE = ("checks", "data")
 """What lies beside the notebooks of every edition."""
@@ -42,8 +42,8 @@ def make(
         source: folder of the masters; the checkout's unless given.
         only: beginnings of names, such as "03"; all masters unless given.
 
-    Raises `ValueError` for a folder that exists, for no edition at all, for a name that no master has, and for an
-    exercise that lacks a part; `RuntimeError` where Otter is missing.
+    Raises `ValueError` for a folder that exists, for no edition at all, for a name that no master has, for stored
+    answers that are missing, and for an exercise that lacks a part; `RuntimeError` where Otter is missing.
 
         editions.make(student=Path("for-students"), only=["03"])
     """
@@ -61,6 +61,11 @@ def make(
     if unknown := [word for word in only if not any(path.name.startswith(word) for path in found)]:
         raise ValueError(
             f"no chapter of the course begins with {', '.join(unknown)}: there are {', '.join(p.stem for p in found)}"
+        )
+    stored = {path.stem for path in (source / "data").glob("*.safetensors")}
+    if lacking := [name for name in answers.FILES if name not in stored]:
+        raise ValueError(
+            f"stored answers are missing ({', '.join(lacking)}): `entity-circuits course --data` makes them"
         )
     read = {path.stem: masters.for_otter(masters.read(path)) for path in chosen}
     with tempfile.TemporaryDirectory() as name:
