@@ -2,7 +2,7 @@
 # # 3. Finding the circuit: exercises
 #
 # The chapter of the book: *Finding the circuit* (`chapters/03_circuit_discovery`). The first exercise needs no model. From the second
-# on the real one is loaded (0.5 GB are fetched the first time; 3 GB of memory).
+# on the real one is loaded (0.5 GB are fetched the first time; 4 GB of memory).
 #
 # Words that are easily confused: the base *prompt* is the one that is run again, the source *prompt* the one that something is
 # taken from; a base *model* is one that was not fine-tuned, and plays no part here.

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 4. Is it the same circuit? Exercises
 #
-# The chapter of the book: *Is it the same circuit?* (`chapters/04_circuit_evaluation`). The real model is loaded (3 GB of memory); the
+# The chapter of the book: *Is it the same circuit?* (`chapters/04_circuit_evaluation`). The real model is loaded (4 GB of memory, as in chapter 1); the
 # means over 49 other prompts are stored.
 
 # %%

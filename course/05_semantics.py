@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 5. What do the heads carry? Exercises
 #
-# The chapter of the book: *What do the heads carry?* (`chapters/05_dcm_semantics`). The real model is loaded (3 GB of memory).
+# The chapter of the book: *What do the heads carry?* (`chapters/05_dcm_semantics`). The real model is loaded (4 GB of memory, as in chapter 1).
 
 # %%
 import torch

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 6. What did fine-tuning improve? Exercises
 #
-# The chapter of the book: *What did fine-tuning improve?* (`chapters/06_cmap`). The base model is loaded (3 GB of memory); of the fine-tuned one
+# The chapter of the book: *What did fine-tuning improve?* (`chapters/06_cmap`). The base model is loaded (4 GB of memory, as in chapter 1); of the fine-tuned one
 # what its heads say on 14 prompts is stored, so that nobody needs two models in memory.
 
 # %%

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 8. Another task: exercises
 #
-# The chapter of the book: *Your own task* (`chapters/a3_own_task`). The real model is loaded (3 GB of memory). Together the three exercises take
+# The chapter of the book: *Your own task* (`chapters/a3_own_task`). The real model is loaded (4 GB of memory, as in chapter 1). Together the three exercises take
 # about 40 minutes: *Then, Mary and John went to the shop. John gave a drink to* ... Mary: who has been named only once.
 
 # %%

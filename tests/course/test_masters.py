@@ -97,3 +97,13 @@ def test_a_stored_file_that_was_changed_is_refused(tmp_path, monkeypatch):
         stored.load.__wrapped__("one")
     with pytest.raises(FileNotFoundError, match="beside the notebooks"):
         stored.load.__wrapped__("other")
+
+
+def test_the_stored_answers_are_small_and_as_they_were_made():
+    from entity_circuits import sums
+
+    files = sorted((editions.home() / "data").glob("*.safetensors"))
+    assert files
+    assert sum(file.stat().st_size for file in files) < 10e6
+    for file in files:
+        sums.require(file)
