@@ -202,10 +202,10 @@ def queries_after(layer, head):
         for number, block in enumerate(lens.model.layers):
             if number > layer:
                 found[number] = block.self_attn.q_proj.output[rows, base.last].unflatten(-1, (-1, size))
-            z = base_z[number].clone()
+            held = base_z[number].clone()
             if number == layer:
-                z[rows, base.last, mine] = source_z[number][rows, source.last, mine]
-            block.self_attn.o_proj.input = z
+                held[rows, base.last, mine] = source_z[number][rows, source.last, mine]
+            block.self_attn.o_proj.input = held
         found = nnsight.save(found)
     return found  # {layer: (7, heads, size)}
 

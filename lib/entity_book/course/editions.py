@@ -1,5 +1,6 @@
 """The editions of the course, made from its masters by Otter Assign: for students, teachers and the autograder."""
 
+import contextlib
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -101,14 +102,11 @@ def _zip(tests: Path, stem: str, folder: Path, source: Path) -> None:
     """What grades one notebook: its tests, hidden ones too, with the checks and the stored answers."""
     generate = _otter("generate")
     folder.mkdir(exist_ok=True)
-    beside = [str(path) for name in BESIDE for path in sorted((source / name).glob("*")) if path.is_file()]
-    generate(
-        tests_dir=str(tests),
-        output_path=str(folder / f"{stem}.zip"),
-        files=beside,
-        no_environment=True,
-        no_requirements=True,
-    )
+    tests, target = tests.resolve(), (folder / f"{stem}.zip").resolve()
+    with contextlib.chdir(source):  # Otter takes files of the working directory alone
+        beside = [str(path) for name in BESIDE for path in sorted(Path(name).glob("*")) if path.is_file()]
+        nothing = {"no_environment": True, "no_requirements": True}
+        generate(tests_dir=str(tests), output_path=str(target), files=beside, **nothing)
 
 
 def _publish(made: Path, folder: Path, beside: Sequence[str], source: Path) -> None:
