@@ -83,7 +83,16 @@ def for_otter(master: Any) -> Any:
     print(masters.for_otter(masters.read(Path("course/03_finding.py"))).cells[0].source)
     """
     exercises(master)
-    cells = [_raw("# ASSIGNMENT CONFIG", "init_cell: true", "export_cell: false", "tests:", "  ok_format: false")]
+    cells = [
+        _raw(
+            "# ASSIGNMENT CONFIG",
+            "init_cell: true",
+            "export_cell: false",
+            "tests:",
+            "  files: true",
+            "  ok_format: false",
+        )
+    ]
     name = ""
     for cell in master.cells:
         kind = part(cell)
