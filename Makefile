@@ -36,7 +36,7 @@ FETCH = $(BIN)/entity-circuits fetch $(DEFAULT_MODEL) \
 	$(if $(filter-out $(DEFAULT_MODEL),$(MODEL)),$(call quoted,$(MODEL)))
 
 .DEFAULT_GOAL = help
-.PHONY: help test book chapters serve lab lint faults bench peers adapters clean pristine
+.PHONY: help test book chapters course serve lab lint faults bench peers adapters clean pristine
 
 help:
 	@echo 'make book      environment, model, execute the chapters that need it, build the site into _build/html'
@@ -46,6 +46,7 @@ help:
 	@echo 'make serve     show the site at http://127.0.0.1:8000/   PORT=8001'
 	@echo 'make lab       the chapters in JupyterLab, to work on      CHAPTERS=01 opens that one'
 	@echo 'make test      environment, test suite                  TESTS="-k boxes"; TESTS="-m fetch" uses the network'
+	@echo 'make course    every notebook of the course on the real model, both editions; typical wrong answers (minutes)'
 	@echo 'make faults    kills, flipped bits and malformed input, by the dozen: minutes   KILLS=50 FLIPS=100 in the environment'
 	@echo 'make lint      ruff, mypy, import-linter, notebooks in their stored form'
 	@echo 'make bench     how fast the replay is against the definition   BENCH="arguments"'
@@ -83,6 +84,13 @@ torch-without-cuda = $(within-15-s) $(PIP) index versions torch $(from-torch-ind
 # A file of tests a process, with one thread each: models so small gain nothing by two.
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(TESTS)
+
+# The packages of the extra `course` come only now: nothing else needs them.
+course: $(READY)
+	$(FETCH)
+	$(PIP) install -qq -c constraints.txt --no-build-isolation -e '.[book,dev,course]'
+	$(BIN)/entity-circuits course --data
+	COURSE_REAL=1 $(BIN)/python -m pytest tests/course --durations 10
 
 faults: $(READY)
 	$(BIN)/python -m pytest tests/faults -m faults -s

@@ -179,6 +179,19 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("one", type=_word, help="a name in data/circuits, or a file")
     compare.add_argument("other", type=_word, help="likewise")
 
+    words = "make the course's notebooks: for students, for the teacher, for the autograder; or its stored answers"
+    course = command("course", commands.course, words)
+    course.add_argument("--student", type=_path, metavar="DIR", help="folder to make: without solutions")
+    course.add_argument(
+        "--teacher", type=_path, metavar="DIR", help="folder to make: with solutions, hidden checks and answers"
+    )
+    course.add_argument(
+        "--autograder", type=_path, metavar="DIR", help="folder to make: a zip a chapter for `otter run`"
+    )
+    words = "this chapter alone (03_finding, or its beginning 03); repeatable"
+    course.add_argument("--only", action="append", default=[], type=_word, metavar="CHAPTER", help=words)
+    course.add_argument("--data", action="store_true", help="make the stored answers that are missing from the model")
+
     words = "write the numbers of the last whole build into the README, and into data/findings.json"
     readme = command("readme", commands.readme, words)
     readme.add_argument(

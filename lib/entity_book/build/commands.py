@@ -103,6 +103,22 @@ def _pair(arguments: argparse.Namespace) -> tuple[str, str] | None:
     return _model(base), _model(finetuned)
 
 
+def course(arguments: argparse.Namespace) -> int:
+    """`entity-circuits course`: editions of the course, and the answers that are stored for it."""
+    from ..course import editions
+
+    if arguments.data:
+        from ..course import answers
+
+        made = answers.make(editions.home() / "data")
+        print(f"stored answers made: {', '.join(made) or 'none, all are there'}")
+    wanted = {name: getattr(arguments, name) for name in ("student", "teacher", "autograder")}
+    if not arguments.data or any(wanted.values()):
+        names = editions.make(**wanted, only=arguments.only)
+        print(f"{', '.join(names)}: in {', '.join(str(folder) for folder in wanted.values() if folder)}")
+    return 0
+
+
 def readme(arguments: argparse.Namespace) -> int:
     """Write the numbers of the last whole build, or tell how they differ: 1 if a claim turns."""
     from . import readme

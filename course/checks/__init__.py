@@ -1,0 +1,1 @@
+"""What tells a student whether an exercise is solved, and in words what is wrong."""
