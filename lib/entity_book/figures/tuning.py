@@ -102,7 +102,7 @@ def doses(each: pd.DataFrame, cells: pd.DataFrame) -> alt.FacetChart:
     names = [f"{row['cell']} ({row['trainings']})" for row in cells.to_dict("records")]
     label = dict(zip(cells["cell"], names, strict=True))
     rows = []
-    for table, shown in ((each, "a training"), (cells, MEAN)):
+    for table, shown in ((each, "a training"), (cells[cells["trainings"] > 1], MEAN)):
         for row in table.to_dict("records"):
             for side in SIDES:
                 rows.append(

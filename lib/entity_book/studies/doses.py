@@ -134,7 +134,8 @@ def told(row: dict[str, Any]) -> str:
         return f"{number} over contexts, one training ({row['n']} prompts)"
     number = spoken(row["tracking"], row["tracking_low"], row["tracking_high"], "+.2f")
     contexts = f"[{row['prompts_low']:+.2f}, {row['prompts_high']:+.2f}] over contexts"
-    return f"{number} over {row['trainings']} trainings, {contexts} ({row['n']} prompts each)"
+    units_ = "draws" if row.get("made") == "random" else "trainings"
+    return f"{number} over {row['trainings']} {units_}, {contexts} ({row['n']} prompts each)"
 
 
 def shipped(kept: Sequence[dict[str, Any]]) -> pd.DataFrame:
