@@ -36,8 +36,8 @@ def scores(found: Measured, task: str = "evaluation") -> pd.DataFrame:
     there = {(row["circuit"], row["ablation"], row["size"]) for row in found.asked[task]}
     rows = []
     for circuit, kind, size in sorted(there, key=lambda one: (str(one[1] or ""), _place(one[0]), one[2] or 0)):
-        if circuit == "own curve":
-            continue
+        if circuit == "own curve" or (circuit == "random" and size == len(found.orders["own"])):
+            continue  # as many random nodes as there are nodes: there was no circuit to draw them for
         said = found.rows(task, circuit=circuit, ablation=kind, size=size)
         row: dict[str, Any] = {"circuit": circuit, "ablation": kind, "nodes": size, "draws": len(said)}
         for name, values in said.scores(whole).items():
