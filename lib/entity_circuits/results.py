@@ -57,11 +57,10 @@ class Store:
         """
         if self.folder is None:
             return _plain_tensors(compute())
-        text = json.dumps(inputs, sort_keys=True)
-        path = self.folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:20]}.safetensors"
-        found = _read(path, text)
+        found = self.find(name, inputs)
         if found is not None:
             return found
+        path, text = self._place(name, inputs)
         places.probe(path.parent, "Name another folder in ENTITY_CIRCUITS_RESULTS, or keep nothing: Store(None).")
         tensors = _plain_tensors(compute())
         try:
@@ -73,6 +72,16 @@ class Store:
                 stacklevel=2,
             )
         return tensors
+
+    def find(self, name: str, inputs: Mapping[str, object]) -> dict[str, Tensor] | None:
+        """The stored tensors of this name and these inputs, if they are there whole; otherwise None."""
+        return None if self.folder is None else _read(*self._place(name, inputs))
+
+    def _place(self, name: str, inputs: Mapping[str, object]) -> tuple[Path, str]:
+        """The file of a result, and its inputs as they are written there."""
+        text = json.dumps(inputs, sort_keys=True)
+        file = f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:20]}.safetensors"
+        return Path(self.folder or "", file), text
 
 
 def _plain_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
