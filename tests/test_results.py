@@ -381,14 +381,21 @@ def test_a_full_disk_is_told_with_the_file_that_was_not_written(tmp_path):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+OF_UNITS = ("unit.compute", "partial(_result, there)")
+
+
 def keeps(tree):
-    """The calls of `Store.keep` in a module, each with the function around it; `findings.keep` is of a module."""
+    """The calls of `Store.keep` in a module, each with the function around it; `findings.keep` is of a module. What
+    `work` keeps are units: where these are made, they have their inputs."""
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom | ast.Import)]
     modules = {alias.asname or alias.name for node in imports for alias in node.names}
     for scope in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
         for call in ast.walk(scope):
             named = isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "keep"
-            if named and ast.unparse(call.func.value) not in modules:
+            unit = isinstance(call, ast.Call) and ast.unparse(call.func) == "work.Unit"
+            if unit or (
+                named and ast.unparse(call.func.value) not in modules and ast.unparse(call.args[-1]) not in OF_UNITS
+            ):
                 yield scope, call
 
 
@@ -396,7 +403,7 @@ def keyed(node, scope, seen=()):
     """Whether an expression is made with `results.key(__name__, ...)`, be it by way of a name of its function."""
     for one in ast.walk(node):
         if isinstance(one, ast.Call) and ast.unparse(one.func) == "results.key":
-            return ast.unparse(one.args[0]) == "__name__"
+            return ast.unparse(one.args[0]) in ("__name__", "module")  # `swept` is told the name of who asks
         if isinstance(one, ast.Name) and one.id not in seen:
             every = (node for node in ast.walk(scope) if isinstance(node, ast.Assign))
             given = [node.value for node in every if ast.unparse(node.targets[0]) == one.id]
@@ -409,7 +416,10 @@ def unkeyed(source):
     """The lines of the calls of `Store.keep` whose inputs do not come from `results.key`."""
     found = keeps(ast.parse(source))
     inputs = ((scope, call, call.args[1] if len(call.args) > 1 else call.keywords[0].value) for scope, call in found)
-    return [call.lineno for scope, call, given in inputs if not keyed(given, scope)]
+    known: dict[int, bool] = {}
+    for scope, call, given in inputs:  # a function in a function has the names of that one, too
+        known[call.lineno] = known.get(call.lineno, False) or keyed(given, scope)
+    return [line for line, good in known.items() if not good]
 
 
 @pytest.mark.parametrize("file", LIB, ids=lambda file: file.stem)

@@ -1,5 +1,6 @@
 """Executors to hand to a method: processes of this machine, or the workers of a Dask cluster. Any other one will do."""
 
+import importlib
 import multiprocessing
 import os
 import threading
@@ -61,7 +62,7 @@ def cluster(scheduler: str | os.PathLike[str]) -> Iterator[Executor]:
         print(workers.cluster("tcp://127.0.0.1:8786"))  # with workers.cluster("scheduler.json") as executor: ...
     """
     try:
-        from distributed import Client
+        client_of = importlib.import_module("distributed").Client  # by name: only the extra `cluster` brings it
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"a cluster needs Dask: {INSTALL}", name=error.name) from error
     named = os.fspath(scheduler)
@@ -69,5 +70,5 @@ def cluster(scheduler: str | os.PathLike[str]) -> Iterator[Executor]:
     if "scheduler_file" in where and not Path(named).is_file():
         told = f"there is no scheduler file {named}: start one with `dask scheduler --scheduler-file {named}`"
         raise FileNotFoundError(told)
-    with Client(**where, set_as_default=False) as client:
+    with client_of(**where, set_as_default=False) as client:
         yield client.get_executor(pure=False, retries=0)
