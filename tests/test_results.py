@@ -462,3 +462,12 @@ def test_what_was_computed_on_a_device_and_what_was_stored_before_can_be_worked_
 def test_the_tensor_that_says_it_is_elsewhere_refuses_to_be_mixed():
     with pytest.raises(RuntimeError, match="same device"):
         torch.ones(3).as_subclass(OnDevice) - torch.ones(3)
+
+
+def test_a_result_of_a_single_prompt_is_kept_whatever_its_strides(tmp_path):
+    column = torch.rand(3, 4)[:, :1]  # as a cut of a larger table
+    compute = {"x": column, "y": torch.rand(4, 4)[:1].T[:1], "z": torch.zeros(0, 3)}
+    kept = results.Store(tmp_path).keep("column", {"n": 1}, lambda: compute)
+    again = results.Store(tmp_path).keep("column", {"n": 1}, lambda: pytest.fail("it was not kept"))
+    assert all(torch.equal(kept[name], value) and torch.equal(again[name], value) for name, value in compute.items())
+    assert results.digest(column) == results.digest(column.clone(memory_format=torch.contiguous_format))

@@ -134,8 +134,16 @@ def digest(*tensors: Tensor) -> str:
     total = hashlib.sha256()
     for tensor in tensors:
         total.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        total.update(content(tensor).numpy().data)
     return total.hexdigest()[:20]
+
+
+def content(tensor: Tensor) -> Tensor:
+    """The bytes of a tensor, as uint8 on the CPU."""
+    plain = tensor.detach().cpu().contiguous()
+    if not plain.numel():
+        return torch.empty(0, dtype=torch.uint8)
+    return plain.as_strided((plain.numel(),), (1,)).view(torch.uint8)  # dimensions of one have any stride, and keep it
 
 
 def key(module: str, subject: Any, **asked: object) -> dict[str, object]:

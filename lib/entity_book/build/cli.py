@@ -41,6 +41,8 @@ def _words(error: Exception) -> str:
         return f"{error.strerror}: {error.filename}"
     if isinstance(error, OSError | ValueError | RuntimeError) and str(error):
         return str(error)
+    if isinstance(error, ImportError) and "pip install" in str(error):
+        return str(error)
     if isinstance(error, LookupError) and error.args and " " in str(error.args[0]):
         return str(error.args[0])
     told = f"{type(error).__name__}: {error}".rstrip(": ")
@@ -174,7 +176,15 @@ def _parser() -> argparse.ArgumentParser:
     discover.add_argument("model", type=_word, help="a name that `models` lists, a folder, a GGUF file or a hub id")
     discover.add_argument("--n", type=_positive, default=70, help="prompts (default %(default)s)")
     discover.add_argument("--seed", type=_seed, default=0)
+    discover.add_argument("--adapter", type=_word, help="merged into the model: a name that `models` lists, or a folder")
     discover.add_argument("--out", type=_path, help="file to write (default: data/circuits/MODEL.json)")
+    where = discover.add_mutually_exclusive_group()
+    words = "processes of this machine that share the work, each with the model in its memory"
+    where.add_argument("--workers", type=_positive, metavar="N", help=words)
+    words = "a Dask cluster that does the work: the file of its scheduler, or tcp://HOST:PORT"
+    where.add_argument("--cluster", type=_word, metavar="scheduler.json", help=words)
+    words = "of each worker (default: the cores of this machine shared out among --workers; 1 on a cluster)"
+    discover.add_argument("--threads", type=_positive, help=words)
     compare = command("compare-circuits", commands.compare_circuits, "overlap of two circuits by group, beside chance")
     compare.add_argument("one", type=_word, help="a name in data/circuits, or a file")
     compare.add_argument("other", type=_word, help="likewise")

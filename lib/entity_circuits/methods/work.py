@@ -187,8 +187,7 @@ class _Packer(pickle.Pickler):
     def reducer_override(self, thing: Any) -> Any:
         if not isinstance(thing, Tensor):
             return NotImplemented
-        plain = thing.detach().cpu().contiguous().reshape(-1)
-        return _tensor, (plain.view(torch.uint8).numpy().tobytes(), plain.dtype, tuple(thing.shape), str(thing.device))
+        return _tensor, (results.content(thing).numpy().tobytes(), thing.dtype, tuple(thing.shape), str(thing.device))
 
 
 class _Unpacker(pickle.Unpickler):

@@ -54,7 +54,7 @@ def _end_with_parent() -> None:
 def cluster(scheduler: str | os.PathLike[str]) -> Iterator[Executor]:
     """Inside the block, the workers of a Dask cluster, by its scheduler file or address; a lost one is made up for.
 
-    Raises `ModuleNotFoundError` that says what to install, `FileNotFoundError` where there is no such file, and
+    Raises `ImportError` that says what to install, `FileNotFoundError` where there is no such file, and
     `OSError` where no scheduler answers.
 
         from entity_circuits.methods import workers
@@ -64,7 +64,7 @@ def cluster(scheduler: str | os.PathLike[str]) -> Iterator[Executor]:
     try:
         client_of = importlib.import_module("distributed").Client  # by name: only the extra `cluster` brings it
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"a cluster needs Dask: {INSTALL}", name=error.name) from error
+        raise ImportError(f"a cluster needs Dask: {INSTALL}") from error
     named = os.fspath(scheduler)
     where: dict[str, Any] = {"address": named} if "://" in named else {"scheduler_file": named}
     if "scheduler_file" in where and not Path(named).is_file():
