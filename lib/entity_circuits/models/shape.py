@@ -66,7 +66,7 @@ def of_config(config: Any) -> Shape:
         "vocabulary": getattr(config, "vocab_size", None),
     }
     if missing := [name for name, value in told.items() if not isinstance(value, int)]:
-        raise ValueError(f"a config of type {type(config).__name__} does not tell {', '.join(missing)}: nothing follows")
+        raise ValueError(f"a {type(config).__name__} does not tell {', '.join(missing)}: nothing can be reckoned")
     kv_heads = getattr(config, "num_key_value_heads", None) or told["heads"]
     size = getattr(config, "head_dim", None) or told["width"] // told["heads"]
     return Shape(**told, kv_heads=kv_heads, head_size=size, tied=bool(getattr(config, "tie_word_embeddings", False)))
