@@ -1,8 +1,8 @@
 """Memory of path patching beside what `entity-circuits plan` reckons: python benchmarks/memory.py [WIDTH ...]
 
-A random model of two layers with Llama-7B's ratios (32 heads, an MLP of 2.69 widths, 32,000 words) is saved, then loaded
-in a process of its own, as any model is, and asked for a frozen and a free sweep of one layer of senders on 70 prompts.
-Told are the peak of that process, what was reckoned, and their ratio. Width 4096, the real one, takes 5 GB.
+A random model of two layers with Llama-7B's ratios (32 heads, an MLP of 2.69 widths, 32,000 words) is saved and then
+loaded in a process of its own, as any model is; there it is asked for a frozen and a free sweep of one layer of senders
+on 70 prompts. Told are its peak, what was reckoned, and their ratio. Width 4096, the real one, takes 5 GB.
 """
 
 import subprocess
