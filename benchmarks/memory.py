@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import tiny
 import torch
@@ -43,9 +44,9 @@ def measure(folder: str) -> None:
     drawn = boxes.experiment(subject, n=70)
     places = tuple(one.position for one in drawn.rounds)
     recordings = path_patching.Runs(subject, drawn.base, drawn.source, places).whole()
-    asked = {"senders": [f"L0H{head}" for head in range(subject.heads)], "recordings": recordings}
+    asked: dict[str, Any] = {"senders": [f"L0H{head}" for head in range(subject.heads)], "recordings": recordings}
     path_patching.sweep(subject, drawn.base, drawn.source, position="last", **asked)
-    through = {"receivers": [f"L1H{head}" for head in range(6)], "composition": "v", "reach": "query"}
+    through: dict[str, Any] = {"receivers": [f"L1H{head}" for head in range(6)], "composition": "v", "reach": "query"}
     path_patching.sweep(subject, drawn.base, drawn.source, position="prev", **through, **asked)
     told = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     took = next(int(line.split()[1]) * 1024 for line in told if line.startswith("VmHWM"))

@@ -117,7 +117,7 @@ def test_workers_of_a_pool_killed_at_any_moment_cost_no_finished_piece(subject, 
         runs += 1
         with workers.pool(2) as executor:
             executor.submit(int).result()  # it is up
-            processes = list(executor._processes)  # type: ignore[attr-defined]
+            processes = list(executor._processes)
             with killing(lambda some=processes: some, draw.uniform(0, 8)) as killed:
                 whole = None
                 with contextlib.suppress(RuntimeError):
@@ -188,7 +188,7 @@ def test_workers_of_a_dask_cluster_killed_at_any_moment_are_made_up_for(subject,
     file, (_, *nannies) = cluster
     draw, kills, sweeps = random.Random(SEED), 0, 0
     with workers.cluster(file) as executor:
-        client = executor._client  # type: ignore[attr-defined]
+        client = executor._client
         client.wait_for_workers(2, timeout=120)
 
         def running() -> list[int]:

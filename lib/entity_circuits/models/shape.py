@@ -58,7 +58,7 @@ def of_config(config: Any) -> Shape:
 
         print(shape.of_config(models.load("qwen2.5-coder-0.5b").model.config).layers)  # 24
     """
-    told = {
+    told: dict[str, Any] = {
         "layers": getattr(config, "num_hidden_layers", None),
         "width": getattr(config, "hidden_size", None),
         "heads": getattr(config, "num_attention_heads", None),
