@@ -135,11 +135,6 @@ def specified(asked: Specification) -> Subject:
     """The model of a specification; loaded once a process, without the checks that it has passed before.
 
     Raises `ValueError` if it is another model here than where the specification was made.
-
-        from entity_circuits import models
-        from entity_circuits.models.loading import specified
-
-        print(specified(models.load("qwen2.5-coder-0.5b").specification).name)
     """
     dtype = getattr(torch, asked.dtype)
     options = {"dtype": dtype, "device": asked.device, "attention": asked.attention, "check": False}
