@@ -1,5 +1,6 @@
 """Work is the same wherever it is done, and what cannot be done elsewhere is refused before anything starts."""
 
+import contextlib
 import errno
 import multiprocessing
 import time
@@ -11,9 +12,11 @@ from functools import partial
 import pytest
 import tiny
 import torch
+from entity_book.build import cli
 from entity_circuits import (
     ablation,
     boxes,
+    circuits,
     cmap,
     dcm,
     desiderata,
@@ -311,3 +314,33 @@ def test_a_cluster_that_is_not_there_is_refused_in_words(tmp_path, monkeypatch):
     for wrong in (0, True, 1.5):
         with pytest.raises(ValueError, match="workers"):
             workers.pool(wrong).__enter__()
+
+
+# The command
+
+
+def test_discover_on_the_command_line_shares_its_work_and_finds_the_same(pair, tmp_path, monkeypatch, capsys):
+    asked, threads = [], torch.get_num_threads()
+
+    @contextlib.contextmanager
+    def pool(count):
+        asked.append(count)
+        with ThreadPoolExecutor(1) as executor:
+            yield executor
+
+    monkeypatch.setattr(workers, "pool", pool)
+    monkeypatch.setattr(workers, "cluster", pool)
+    name, found = pair[0].specification.name, []
+    try:
+        for ways in ([], ["--workers", "2", "--threads", "1"], ["--cluster", "s.json"]):
+            monkeypatch.setenv("ENTITY_CIRCUITS_RESULTS", str(tmp_path / f"results{len(found)}"))
+            out = tmp_path / f"{len(found)}.json"
+            assert cli.main(["discover", name, "--n", "7", "--out", str(out), *ways]) == 0
+            found.append(circuits.load(str(out)).circuit.groups)
+    finally:
+        torch.set_num_threads(threads)
+    assert asked == [2, "s.json"] and found[0] == found[1] == found[2]
+    assert cli.main(["discover", "qwen2.5-coder-0.5b", "--adapter", "code"]) == 1
+    assert "--out" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["discover", name, "--workers", "2", "--cluster", "s.json"])
