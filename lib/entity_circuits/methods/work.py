@@ -72,7 +72,9 @@ def require(executor: Executor | None, *subjects: Subject, given: object = None)
 
 def _require_specification(subject: Subject) -> None:
     if subject.specification is None:
-        raise ValueError(f"{subject.name} cannot be sent to workers: it was wrapped in memory. {WAY_OUT}")
+        raise ValueError(
+            f"{subject.name} cannot be sent to workers: it was wrapped in memory, or spread over devices. {WAY_OUT}"
+        )
 
 
 def done(

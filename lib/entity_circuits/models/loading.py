@@ -112,7 +112,9 @@ def load(
         _check(subject)
     if adapter is None and device_map is None and place.type != "mps":  # where nothing is known of hashing weights
         sharing.remember(key, model)
-    told = (str(dtype).removeprefix("torch."), str(device), attention, subject.fingerprint)
+    if device_map is not None:  # a worker has devices of its own
+        return subject
+    told = (str(dtype).removeprefix("torch."), str(place), attention, subject.fingerprint)
     return replace(subject, specification=Specification(_anywhere(name), adapter and _anywhere(adapter), *told))
 
 
