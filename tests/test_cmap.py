@@ -125,7 +125,7 @@ def test_all_outputs_everywhere_give_the_logits_of_a_model_tuned_in_its_attentio
     (everything,) = (one for one in every_kind(base) if one.name == "everything")
     one, other = runs.record(base, prompts), runs.record(tuned, prompts)
     words = torch.arange(base.model.config.vocab_size).expand(len(prompts), -1)
-    execute = cmap.executor(method)
+    execute = replay.executor(method)
     patched = execute(one, [cmap.edits_of(everything, one, other)], targets=words).logits
     own, plain = (execute(recording, [[]], targets=words).logits for recording in (other, one))
     assert torch.allclose(patched, own, atol=1e-9)

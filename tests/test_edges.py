@@ -11,7 +11,8 @@ import transformers
 from entity_circuits import edges, runs, toy
 from entity_circuits.heads import Head
 from entity_circuits.methods import edges as module
-from entity_circuits.methods import path_patching
+from entity_circuits.methods import path_patching, recorded
+from entity_circuits.methods import swept as swept_by_layers
 from entity_circuits.models.subject import wrap
 from entity_circuits.results import Store
 from entity_circuits.runs import replay
@@ -189,7 +190,8 @@ def test_a_sweep_in_chunks_that_was_interrupted_ends_with_the_same_numbers(tmp_p
     subject, base, source = setting(dtype=torch.float32)
     own = runs.record(subject, base), runs.record(subject, source)
     whole = swept(subject, base, source, position="last", composition="q", recordings=own)
-    monkeypatch.setattr(module, "CHUNK", 2)
+    for cutting in (recorded, swept_by_layers):
+        monkeypatch.setattr(cutting, "CHUNK", 2)
     calls, real = [], module.patched
 
     def dies_at_the_third_call(*given, **asked):

@@ -32,6 +32,7 @@ NOT_IMPORTED = {
     "sphinx-exercise": "named in _config.yml",
     "sphinx-mathjax-offline": "read as files",
     "otter-grader": "imported by name, where it is installed",
+    "distributed": "imported by name, where it is installed",
     "playwright": "imported by name, where it is installed",
     "pytest-timeout": "a plugin of pytest",
     "pytest-xdist": "a plugin of pytest",

@@ -6,6 +6,7 @@ A case is what is wrong, a piece of what the error says of it, and the call. Whi
 
 import math
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -40,8 +41,9 @@ from entity_circuits import agreement as agreements
 from entity_circuits.circuits import curve, nodes
 from entity_circuits.heads import Circuit, Head
 from entity_circuits.methods import chosen as choosing
-from entity_circuits.methods import shares
+from entity_circuits.methods import needs, shares
 from entity_circuits.methods.scores import Scores
+from entity_circuits.models.shape import Shape
 from entity_circuits.runs import answers, mean_replay
 from entity_circuits.runs.mean_replay import Means
 from entity_circuits.tasks import rounds, triples
@@ -145,6 +147,8 @@ def answered() -> Any:
     return ablation.full_model(s(), p())
 
 
+NOBODY = ThreadPoolExecutor(1)
+SHAPE = Shape(2, 8, 2, 2, 4, 16, 10)
 LAST: dict[str, Any] = {"last": ["L3H5"]}
 CIRCUIT = Circuit({"value_fetcher": (Head(3, 5),)})
 RANKING = {"value_fetcher": heads.every(4, 8)}
@@ -543,6 +547,13 @@ KINDS: list[Case] = [
     ("a place that is a number", "int", lambda: cmap.scan(s(), 3)),
     ("a seed of completeness", "'x'", lambda: criteria.completeness(s(), LAST, p(), means(), seed="x")),
     ("values that are words", "'yes'", lambda: statistics.estimate(["yes", "no"])),
+    ("an executor that does nothing", "submit", lambda: patch(executor=4)),
+    ("an executor of masks", "submit", lambda: dcm.sweep(s(), None, pairs(), pairs(), position="last", executor="two")),
+    ("a model in memory for workers", "save_pretrained", lambda: knockout.sweep(s(), p(), executor=NOBODY)),
+    ("masks of no size", "masks", lambda: dcm.sweep(s(), None, pairs(), pairs(), position="last", masks=0)),
+    ("a dtype of a plan", "'int8'", lambda: needs.of(SHAPE, dtype="int8")),
+    ("models of a plan", "3", lambda: needs.of(SHAPE, models=3)),
+    ("tokens of a plan", "2", lambda: needs.of(SHAPE, tokens=2)),
     ("a finding that is a list", "[1]", lambda: findings.report("a/b", [1])),
 ]  # fmt: skip
 

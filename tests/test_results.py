@@ -381,14 +381,21 @@ def test_a_full_disk_is_told_with_the_file_that_was_not_written(tmp_path):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+OF_UNITS = ("unit.compute", "partial(_result, there)")
+
+
 def keeps(tree):
-    """The calls of `Store.keep` in a module, each with the function around it; `findings.keep` is of a module."""
+    """The calls of `Store.keep` in a module, each with the function around it; `findings.keep` is of a module. What
+    `work` keeps are units: where these are made, they have their inputs."""
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom | ast.Import)]
     modules = {alias.asname or alias.name for node in imports for alias in node.names}
     for scope in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
         for call in ast.walk(scope):
             named = isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "keep"
-            if named and ast.unparse(call.func.value) not in modules:
+            unit = isinstance(call, ast.Call) and ast.unparse(call.func) == "work.Unit"
+            if unit or (
+                named and ast.unparse(call.func.value) not in modules and ast.unparse(call.args[-1]) not in OF_UNITS
+            ):
                 yield scope, call
 
 
@@ -396,7 +403,7 @@ def keyed(node, scope, seen=()):
     """Whether an expression is made with `results.key(__name__, ...)`, be it by way of a name of its function."""
     for one in ast.walk(node):
         if isinstance(one, ast.Call) and ast.unparse(one.func) == "results.key":
-            return ast.unparse(one.args[0]) == "__name__"
+            return ast.unparse(one.args[0]) in ("__name__", "module")  # `swept` is told the name of who asks
         if isinstance(one, ast.Name) and one.id not in seen:
             every = (node for node in ast.walk(scope) if isinstance(node, ast.Assign))
             given = [node.value for node in every if ast.unparse(node.targets[0]) == one.id]
@@ -409,7 +416,10 @@ def unkeyed(source):
     """The lines of the calls of `Store.keep` whose inputs do not come from `results.key`."""
     found = keeps(ast.parse(source))
     inputs = ((scope, call, call.args[1] if len(call.args) > 1 else call.keywords[0].value) for scope, call in found)
-    return [call.lineno for scope, call, given in inputs if not keyed(given, scope)]
+    known: dict[int, bool] = {}
+    for scope, call, given in inputs:  # a function in a function has the names of that one, too
+        known[call.lineno] = known.get(call.lineno, False) or keyed(given, scope)
+    return [line for line, good in known.items() if not good]
 
 
 @pytest.mark.parametrize("file", LIB, ids=lambda file: file.stem)
@@ -452,3 +462,12 @@ def test_what_was_computed_on_a_device_and_what_was_stored_before_can_be_worked_
 def test_the_tensor_that_says_it_is_elsewhere_refuses_to_be_mixed():
     with pytest.raises(RuntimeError, match="same device"):
         torch.ones(3).as_subclass(OnDevice) - torch.ones(3)
+
+
+def test_a_result_of_a_single_prompt_is_kept_whatever_its_strides(tmp_path):
+    column = torch.rand(3, 4)[:, :1]  # as a cut of a larger table
+    compute = {"x": column, "y": torch.rand(4, 4)[:1].T[:1], "z": torch.zeros(0, 3)}
+    kept = results.Store(tmp_path).keep("column", {"n": 1}, lambda: compute)
+    again = results.Store(tmp_path).keep("column", {"n": 1}, lambda: pytest.fail("it was not kept"))
+    assert all(torch.equal(kept[name], value) and torch.equal(again[name], value) for name, value in compute.items())
+    assert results.digest(column) == results.digest(column.clone(memory_format=torch.contiguous_format))

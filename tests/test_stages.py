@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 from entity_circuits.heads import GROUPS, Head
-from entity_circuits.methods import path_patching, recorded, stages
+from entity_circuits.methods import path_patching, recorded, stages, swept
 from entity_circuits.methods.scores import Scores
 from entity_circuits.results import Store
 from entity_circuits.tasks import boxes
@@ -95,7 +95,7 @@ def test_more_examples_than_a_chunk_are_swept_in_chunks_with_the_same_scores(mon
     subject = tiny.subject("qwen2", dtype=torch.float64)
     experiment = boxes.experiment(subject, n=12, boxes=3)
     whole = path_patching.discover(subject, experiment, k=2)
-    for module in (path_patching, recorded):
+    for module in (recorded, swept):
         monkeypatch.setattr(module, "CHUNK", 5)
     parts = path_patching.discover(subject, experiment, k=2)
     assert parts.circuit.groups == whole.circuit.groups

@@ -57,11 +57,10 @@ class Store:
         """
         if self.folder is None:
             return _plain_tensors(compute())
-        text = json.dumps(inputs, sort_keys=True)
-        path = self.folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:20]}.safetensors"
-        found = _read(path, text)
+        found = self.find(name, inputs)
         if found is not None:
             return found
+        path, text = self._place(name, inputs)
         places.probe(path.parent, "Name another folder in ENTITY_CIRCUITS_RESULTS, or keep nothing: Store(None).")
         tensors = _plain_tensors(compute())
         try:
@@ -73,6 +72,16 @@ class Store:
                 stacklevel=2,
             )
         return tensors
+
+    def find(self, name: str, inputs: Mapping[str, object]) -> dict[str, Tensor] | None:
+        """The stored tensors of this name and these inputs, if they are there whole; otherwise None."""
+        return None if self.folder is None else _read(*self._place(name, inputs))
+
+    def _place(self, name: str, inputs: Mapping[str, object]) -> tuple[Path, str]:
+        """The file of a result, and its inputs as they are written there."""
+        text = json.dumps(inputs, sort_keys=True)
+        file = f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:20]}.safetensors"
+        return Path(self.folder or "", file), text
 
 
 def _plain_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -125,8 +134,16 @@ def digest(*tensors: Tensor) -> str:
     total = hashlib.sha256()
     for tensor in tensors:
         total.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        total.update(content(tensor).numpy().data)
     return total.hexdigest()[:20]
+
+
+def content(tensor: Tensor) -> Tensor:
+    """The bytes of a tensor, as uint8 on the CPU."""
+    plain = tensor.detach().cpu().contiguous()
+    if not plain.numel():
+        return torch.empty(0, dtype=torch.uint8)
+    return plain.as_strided((plain.numel(),), (1,)).view(torch.uint8)  # dimensions of one have any stride, and keep it
 
 
 def key(module: str, subject: Any, **asked: object) -> dict[str, object]:

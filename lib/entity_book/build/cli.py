@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from entity_circuits.spelling import meant
 
-from . import commands
+from . import commands, needed
 
 INSTALL = "in a clone of the repository, pip install -c constraints.txt -e '.[book]'"
 
@@ -40,6 +40,8 @@ def _words(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.strerror}: {error.filename}"
     if isinstance(error, OSError | ValueError | RuntimeError) and str(error):
+        return str(error)
+    if isinstance(error, ImportError) and "pip install" in str(error):
         return str(error)
     if isinstance(error, LookupError) and error.args and " " in str(error.args[0]):
         return str(error.args[0])
@@ -174,7 +176,28 @@ def _parser() -> argparse.ArgumentParser:
     discover.add_argument("model", type=_word, help="a name that `models` lists, a folder, a GGUF file or a hub id")
     discover.add_argument("--n", type=_positive, default=70, help="prompts (default %(default)s)")
     discover.add_argument("--seed", type=_seed, default=0)
+    discover.add_argument(
+        "--adapter", type=_word, help="merged into the model: a name that `models` lists, or a folder"
+    )
     discover.add_argument("--out", type=_path, help="file to write (default: data/circuits/MODEL.json)")
+    where = discover.add_mutually_exclusive_group()
+    words = "processes of this machine that share the work, each with the model in its memory"
+    where.add_argument("--workers", type=_positive, metavar="N", help=words)
+    words = "a Dask cluster that does the work: the file of its scheduler, or tcp://HOST:PORT"
+    where.add_argument("--cluster", type=_word, metavar="scheduler.json", help=words)
+    words = "of each worker (default: the cores of this machine shared out among --workers; 1 on a cluster)"
+    discover.add_argument("--threads", type=_positive, help=words)
+    words = "say what models need before anything is fetched: disk, memory, minutes; 1 if they cannot fit"
+    plan = command("plan", needed.plan, words)
+    plan.add_argument("model", type=_word, help="a name that `models` lists, or a folder")
+    plan.add_argument("other", type=_word, nargs="?", help="a fine-tuned model, or an adapter on the first")
+    plan.add_argument("--examples", type=_positive, default=300, help="prompts (default %(default)s)")
+    plan.add_argument("--tokens", type=_tokens, default=60, help="of a prompt (default %(default)s)")
+    plan.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="default cpu")
+    plan.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"], help="default float32")
+    plan.add_argument("--workers", type=_positive, default=1, help="of this machine, each with models of its own")
+    plan.add_argument("--memory", type=_amount, metavar="GB", help="of the machine or GPU (default: what is free here)")
+    plan.add_argument("--gflops", type=_amount, help="rate of large products (default: measured here, on all cores)")
     compare = command("compare-circuits", commands.compare_circuits, "overlap of two circuits by group, beside chance")
     compare.add_argument("one", type=_word, help="a name in data/circuits, or a file")
     compare.add_argument("other", type=_word, help="likewise")
@@ -229,6 +252,20 @@ def _number(text: str, low: int, high: int) -> int:
 
 def _positive(text: str) -> int:
     return _number(text, 1, 1_000_000)
+
+
+def _tokens(text: str) -> int:
+    return _number(text, 4, 100_000)
+
+
+def _amount(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
+    if not 0 < number < 1e12:
+        raise argparse.ArgumentTypeError("must be above 0")
+    return number
 
 
 def _seed(text: str) -> int:

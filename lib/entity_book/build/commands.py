@@ -2,7 +2,10 @@
 
 import argparse
 import json
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -255,19 +258,36 @@ def measure_circuit(arguments: argparse.Namespace) -> None:
 
 
 def discover(arguments: argparse.Namespace) -> None:
-    """Find a circuit, store it and print it."""
+    """Find a circuit, here or with workers, store it and print it."""
     from entity_circuits import circuits, models, places, results
     from entity_circuits.methods import path_patching
 
-    name = arguments.model
-    if not arguments.out and (Path(name).name != name or not places.checkout()):
+    name, adapter = arguments.model, arguments.adapter
+    if not arguments.out and (adapter or Path(name).name != name or not places.checkout()):
         raise ValueError(f"say where to write the circuit of {name}: --out FILE.json")
     out = arguments.out or circuits.folder() / f"{name}.json"
     _require_place(out)
-    found = path_patching.discover(models.load(name), n=arguments.n, seed=arguments.seed, store=results.Store())
+    with _workers(arguments) as executor:
+        asked = {"n": arguments.n, "seed": arguments.seed, "store": results.Store(), "executor": executor}
+        found = path_patching.discover(models.load(name, adapter=adapter), **asked)
     command = f"entity-circuits discover {name} --n {arguments.n} --seed {arguments.seed}"
+    command += f" --adapter {adapter}" if adapter else ""
     print(circuits.save(found, out, command=command).circuit)
     print(out)
+
+
+@contextmanager
+def _workers(arguments: argparse.Namespace) -> Iterator[Any]:
+    """The executor that is asked for, or None; work goes on as many threads as asked for, here or there."""
+    import torch
+    from entity_circuits.methods import workers
+
+    there, some = arguments.cluster, arguments.workers
+    threads = arguments.threads or (1 if there else max(1, (os.cpu_count() or 1) // some) if some else None)
+    if threads:
+        torch.set_num_threads(threads)
+    with workers.cluster(there) if there else workers.pool(some) if some else nullcontext() as executor:
+        yield executor
 
 
 def compare_circuits(arguments: argparse.Namespace) -> None:

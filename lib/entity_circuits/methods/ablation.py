@@ -6,17 +6,18 @@ normally on what results. So a circuit is a mapping of places to heads (`kept`),
 asked of such mappings: `circuit_accuracy` answers them, many at a time.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from weakref import WeakSet
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .. import heads, results, runs, statistics, tasks
+from .. import heads, results, runs, tasks
 from ..arguments import finite, integer, several
 from ..heads import Circuit, Head, every
 from ..models import precision
@@ -25,11 +26,12 @@ from ..results import Store
 from ..runs import choices, edits, mean_replay
 from ..runs.answers import evaluate
 from ..runs.mean_replay import Means
-from ..runs.replay import Method, executor
-from ..statistics import Estimate
-from ..tasks.prompts import Prompts, rows_of
+from ..runs.replay import Method
+from ..runs.replay import executor as way
+from ..tasks.prompts import Prompts
 from . import kept as places
-from . import metrics
+from . import metrics, work
+from .answered import Answers as Answers
 from .kept import Kept
 from .metrics import LOG_PROBABILITY, Metric
 
@@ -114,62 +116,6 @@ def all_heads(subject: Subject, places: Sequence[str] = ("prev", "query", "last"
     return dict.fromkeys(several("places", places, least=0), every(subject.layers, subject.heads))
 
 
-@dataclass(frozen=True, eq=False)
-class Answers:
-    """What some circuits answer, prompt by prompt: `correct` (circuits, n) bool, `logprob` (circuits, n) of the right
-    answer (or another metric's number, if one is asked for), and the `contexts` (n,) of the prompts. `chosen`
-    (circuits, n) bool: right among the prompts' choices alone; None where they have none."""
-
-    correct: Tensor
-    logprob: Tensor
-    contexts: Tensor
-    chosen: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.correct)
-
-    def estimate(self, circuit: int = 0) -> Estimate:
-        """A circuit's accuracy with its 95% interval over contexts."""
-        circuit = integer("circuit", circuit, -len(self), len(self) - 1)
-        return statistics.estimate(self.correct[circuit], self.contexts)
-
-    def choice(self, circuits: int | slice = 0) -> Estimate:
-        """How often a circuit, or several on average, is right among the prompts' choices alone, with its 95% interval
-        over contexts; NaN where the prompts have no choices."""
-        if self.chosen is None:
-            return Estimate(np.nan, np.nan, np.nan, len(self.contexts), len(torch.unique(self.contexts)))
-        if not isinstance(circuits, slice):
-            circuits = [integer("circuit", circuits, -len(self), len(self) - 1)]  # type: ignore[assignment]
-        return statistics.estimate(self.chosen[circuits].double().mean(0), self.contexts)
-
-    def average(self, circuit: int = 0) -> Estimate:
-        """The mean of a circuit's `logprob` (or of the metric's number) with its 95% interval over contexts."""
-        circuit = integer("circuit", circuit, -len(self), len(self) - 1)
-        return statistics.estimate(self.logprob[circuit], self.contexts)
-
-    def rows(self, circuits: slice | Sequence[int]) -> "Answers":
-        """The answers of some of the circuits."""
-        circuits = circuits if isinstance(circuits, slice) else rows_of(circuits, len(self)).tolist()
-        return replace(self, **{name: value[circuits] for name, value in self._tables().items()})
-
-    def prompts(self, rows: Tensor) -> "Answers":
-        """The answers to some of the prompts, by their numbers."""
-        cut = {name: value[:, rows] for name, value in self._tables().items()}
-        return replace(self, contexts=self.contexts[rows], **cut)
-
-    @classmethod
-    def joined(cls, parts: Sequence["Answers"]) -> "Answers":
-        """The answers of several circuits, or lists of them, to the same prompts."""
-        names = set.intersection(*(set(part._tables()) for part in parts))
-        cut = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
-        return cls(contexts=parts[0].contexts, **cut)
-
-    def _tables(self) -> dict[str, Tensor]:
-        """What has a row a circuit."""
-        named = {"correct": self.correct, "logprob": self.logprob}
-        return named if self.chosen is None else {**named, "chosen": self.chosen}
-
-
 def circuit_accuracy(
     subject: Subject,
     circuits: Circuit | Kept | Sequence[Circuit | Kept],
@@ -179,6 +125,7 @@ def circuit_accuracy(
     metric: str | Metric = LOG_PROBABILITY,
     method: Method = "replay",
     store: Store | None = None,
+    executor: Executor | None = None,
     memory: float = 1e9,
     name: str = "circuits",
 ) -> Answers:
@@ -192,6 +139,7 @@ def circuit_accuracy(
         metric: what is read, and when it is right; by default top-1 over the whole vocabulary at `last`.
         method: "replay", or "definition": the same numbers from whole runs.
         store: keeps finished parts of 128 circuits.
+        executor: does them in other processes (see `work`); the same numbers.
         memory: bytes that bound a batch.
         name: what the progress bar says.
 
@@ -204,10 +152,11 @@ def circuit_accuracy(
         p, means = tasks.default.prompts(subject, n=14), ablation.means(subject, n=20)
         print(ablation.circuit_accuracy(subject, {"last": ["L3H5", "L2H1"]}, p, means).estimate())
     """
-    executor(method)  # an unknown one is told before anything runs
+    way(method)  # an unknown one is told before anything runs
+    work.require(executor, subject)
     asked = [circuits] if isinstance(circuits, Circuit | Mapping | Head) else several("circuits", circuits)
     read = metrics.named(metric)
-    targets = metrics.wanted(read, prompts)
+    metrics.wanted(read, prompts)  # what it needs of the prompts is there, or this says what is not
     finite("memory", memory, 0, inside=True)
     found = [kept(circuit) for circuit in asked]
     places.check(subject, prompts, found, means)
@@ -215,39 +164,61 @@ def circuit_accuracy(
     for index, circuit in enumerate(found):
         alike.setdefault(tuple(sorted(place for place, some in circuit.items() if some)), []).append(index)
     shards = [part[i : i + SHARD] for part in alike.values() for i in range(0, len(part), SHARD)]
-    about = {"metric": read, "method": method, "memory": memory}
-    inputs = results.key(__name__, subject, prompts=prompts, means=means.z, **about)
+    inputs = results.key(__name__, subject, prompts=prompts, means=means.z, metric=read, method=method, memory=memory)
+    evaluated = _Evaluated(subject, prompts, means)
+
+    def units() -> Iterator[work.Unit]:
+        for shard in shards:
+            part = [{place: some for place, some in found[index].items() if some} for index in shard]
+            words = [{place: [str(head) for head in some] for place, some in sorted(c.items())} for c in part]
+            compute = partial(_answers, evaluated, part, read, method, memory)
+            yield work.Unit("circuits", {**inputs, "circuits": words}, compute, __name__, (subject,))
+
     answers = Answers(
         torch.zeros(len(found), len(prompts), dtype=torch.bool),
         torch.zeros(len(found), len(prompts), dtype=torch.promote_types(subject.dtype, torch.float32)),
         prompts.contexts.cpu(),
         torch.zeros(len(found), len(prompts), dtype=torch.bool) if choices.given(prompts) else None,
     )
-    tables: list[mean_replay.Table] = []
     with tqdm(total=len(found), desc=name, unit="circuit", disable=None, leave=False) as bar:
-        for shard in shards:
-            part = [{place: some for place, some in found[index].items() if some} for index in shard]
-            words = [{place: [str(head) for head in some] for place, some in sorted(c.items())} for c in part]
-
-            def compute(part: Sequence[Kept] = part) -> dict[str, Tensor]:
-                if method == "replay":
-                    if not tables:
-                        _check_once(subject, prompts, means)
-                        tables.append(mean_replay.Table(subject, prompts, means))
-                    outcome = places.ablate(
-                        subject, prompts, part, means, targets=targets, memory=memory, table=tables[0]
-                    )
-                else:
-                    each = (places.edits(subject, prompts, c, means) for c in part)
-                    literal = [runs.run(subject, prompts, one, targets=targets) for one in each]
-                    outcome = edits.Outcome.joined(literal, dim=0)
-                return metrics.answers(read, outcome, prompts)
-
-            stored = (store or Store(None)).keep("circuits", {**inputs, "circuits": words}, compute)
-            for kind, table in answers._tables().items():
-                table[shard] = stored[kind].cpu()
+        for shard, stored in zip(shards, work.done(units(), store, executor), strict=True):
+            for kind, table in answers.tables().items():
+                table[shard] = stored[kind]
             bar.update(len(shard))
     return answers
+
+
+@dataclass(eq=False)
+class _Evaluated:
+    """The prompts on which circuits are evaluated, with the one table of keys and values that serves all of them."""
+
+    subject: Subject
+    prompts: Prompts
+    means: Means
+    made: list[mean_replay.Table] = field(default_factory=list)
+
+    def table(self) -> mean_replay.Table:
+        if not self.made:
+            _check_once(self.subject, self.prompts, self.means)
+            self.made.append(mean_replay.Table(self.subject, self.prompts, self.means))
+        return self.made[0]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return work.once(_Evaluated, self.subject, self.prompts, self.means)
+
+
+def _answers(
+    on: _Evaluated, circuits: Sequence[Kept], read: Metric, method: Method, memory: float
+) -> dict[str, Tensor]:
+    """(circuits, n) each: what each circuit answers."""
+    subject, prompts, means = on.subject, on.prompts, on.means
+    targets = metrics.wanted(read, prompts)
+    if method == "replay":
+        given = {"targets": targets, "memory": memory, "table": on.table()}
+        return metrics.answers(read, places.ablate(subject, prompts, circuits, means, **given), prompts)
+    each = (places.edits(subject, prompts, one, means) for one in circuits)
+    literal = [runs.run(subject, prompts, one, targets=targets) for one in each]
+    return metrics.answers(read, edits.Outcome.joined(literal, dim=0), prompts)
 
 
 def full_model(
@@ -277,6 +248,7 @@ def full_without(
     metric: str | Metric = LOG_PROBABILITY,
     method: Method = "replay",
     store: Store | None = None,
+    executor: Executor | None = None,
     batch: int = 49,
 ) -> Answers:
     """F(M without K) for several K: only the heads of K are at their means, at K's places, in the unmodified model.
@@ -289,6 +261,7 @@ def full_without(
         metric: what is read, and when it is right; by default top-1 over the whole vocabulary at `last`.
         method: "replay", or "definition": the same numbers from whole runs.
         store: keeps finished batches.
+        executor: does them in other processes (see `work`); the same numbers.
         batch: prompts that are recorded at a time, 10 MB each for the default model.
 
     Returns `Answers`, a row for each K. Everything after the heads is recomputed freely, so this costs far more than
@@ -300,29 +273,38 @@ def full_without(
         p, means = tasks.default.prompts(subject, n=14), ablation.means(subject, n=20)
         print(ablation.full_without(subject, [{"last": ["L3H5"]}], p, means).estimate())
     """
-    execute, batch, read = executor(method), integer("batch", batch), metrics.named(metric)
+    way(method)  # an unknown one is told before anything runs
+    batch, read = integer("batch", batch), metrics.named(metric)
+    work.require(executor, subject)
     asked = [kept(some) for some in several("heads to be removed", removed)]
     places.check(subject, prompts, asked, means)
-    metrics.wanted(read, prompts)
-    parts = []
-    for rows in tqdm(torch.arange(len(prompts)).split(batch), desc="full model without", disable=None, leave=False):
-        part = prompts.select(rows)
+    metrics.wanted(read, prompts)  # what it needs of the prompts is there, or this says what is not
+    batches = torch.arange(len(prompts)).split(batch)
 
-        def compute(part: Prompts = part) -> dict[str, Tensor]:
-            for k in asked:
-                places.removal(subject, part, k, means)  # a place that is missing is noticed before the model runs
-            with torch.no_grad():
-                variants = [places.removal(subject, part, k, means) for k in asked]
-                options = {"targets": metrics.wanted(read, part), "vocabulary": read.vocabulary}
-                outcome = execute(runs.record(subject, part, share_context=True), variants, **options)
-            return metrics.answers(read, outcome, part)
+    def units() -> Iterator[work.Unit]:
+        for rows in batches:
+            part = prompts.select(rows)
+            about = {"metric": read, "method": method, "removed": asked}
+            inputs = results.key(__name__, subject, prompts=part, means=means.z, **about)
+            compute = partial(_answers_without, subject, part, asked, means, read, method)
+            yield work.Unit("full-without", inputs, compute, __name__, (subject,))
 
-        about = {"metric": read, "method": method, "removed": asked}
-        inputs = results.key(__name__, subject, prompts=part, means=means.z, **about)
-        parts.append((store or Store(None)).keep("full-without", inputs, compute))
+    done = work.done(units(), store, executor)
+    parts = list(tqdm(done, "full model without", len(batches), disable=None, leave=False))
     names = [name for name in parts[0] if all(name in part for part in parts)]
-    cut = {name: torch.cat([part[name].cpu() for part in parts], dim=1) for name in names}
+    cut = {name: torch.cat([part[name] for part in parts], dim=1) for name in names}
     return Answers(contexts=prompts.contexts.cpu(), **cut)
+
+
+def _answers_without(
+    subject: Subject, prompts: Prompts, removed: Sequence[Kept], means: Means, read: Metric, method: Method
+) -> dict[str, Tensor]:
+    """(sets, n) each: what is answered without each set of heads."""
+    with torch.no_grad():  # a place that is missing is noticed before the model runs
+        variants = [places.removal(subject, prompts, k, means) for k in removed]
+        options = {"targets": metrics.wanted(read, prompts), "vocabulary": read.vocabulary}
+        outcome = way(method)(runs.record(subject, prompts, share_context=True), variants, **options)
+    return metrics.answers(read, outcome, prompts)
 
 
 _CHECKED: WeakSet[Any] = WeakSet()

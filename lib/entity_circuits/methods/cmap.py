@@ -21,7 +21,9 @@ queries and keys that Qwen3 has come later and stay those of the patched model.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,10 +40,11 @@ from ..results import Store
 from ..runs import blocks
 from ..runs.edits import Outcome
 from ..runs.recording import Recording
-from ..runs.replay import Method, executor
+from ..runs.replay import Method
+from ..runs.replay import executor as way
 from ..statistics import Estimate
 from ..tasks.prompts import Prompts, require_answers
-from . import metrics, shares
+from . import metrics, shares, work
 from .cmap_conditions import Condition, Into, Origin, Place, of_circuit, sites_of
 from .cmap_conditions import groups as groups
 from .cmap_conditions import inputs as inputs
@@ -172,6 +175,7 @@ def sweep(
     *,
     method: Method = "replay",
     store: Store | None = None,
+    executor: Executor | None = None,
     batch: int = 49,
     memory: float = 1e9,
 ) -> Patched:
@@ -184,6 +188,7 @@ def sweep(
         prompts: n prompts with right answers.
         method: "replay", or "definition": the same numbers from whole runs.
         store: keeps finished batches.
+        executor: does them in other processes (see `work`); the same numbers.
         batch: prompts that are recorded at a time, in both models: 20 MB a prompt for the default model.
         memory: bytes of patched keys and values that are held at once.
 
@@ -198,30 +203,24 @@ def sweep(
         p = tasks.default.prompts(base, n=14)
         print(cmap.sweep(base, tuned, cmap.scan(base, "last"), p).table()[["final", "accuracy"]])
     """
-    execute, batch = executor(method), integer("batch", batch)
+    way(method)  # an unknown one is told before anything runs
+    batch = integer("batch", batch)
     finite("memory", memory, 0, inside=True)
-    conditions, store = several("conditions", conditions), Store(None) if store is None else store
+    conditions = several("conditions", conditions)
     _check(base, tuned, conditions, prompts)
-    subjects: dict[Into, Subject] = {"base": base, "tuned": tuned}
+    work.require(executor, base, tuned)
     asked = {"conditions": [condition.words for condition in conditions], "method": method, "memory": memory}
-    parts = []
-    for rows in tqdm(torch.arange(len(prompts)).split(batch), desc="CMAP", unit="batch", disable=None, leave=False):
-        part = prompts.select(rows)
+    batches = torch.arange(len(prompts)).split(batch)
 
-        def compute(part: Prompts = part) -> dict[str, Tensor]:
-            shared = method == "replay"  # the definition runs whole prompts
-            recordings = {i: runs.record(one, part, share_context=shared) for i, one in subjects.items()}
-            targets = metrics.wanted(LOG_PROBABILITY, part)
-            with torch.no_grad():
-                own = {into: execute(recordings[into], [[]], targets=targets) for into in recordings}
-                found = _patched(conditions, recordings, targets, method, memory)
-            answers = metrics.answers(LOG_PROBABILITY, found, part)
-            for into, outcome in own.items():
-                kept = metrics.answers(LOG_PROBABILITY, outcome, part)
-                answers |= {f"{into}_{name}": value[0] for name, value in kept.items()}
-            return {name: value.cpu() for name, value in answers.items()}
+    def units() -> Iterator[work.Unit]:
+        for rows in batches:
+            part = prompts.select(rows)
+            compute = partial(_answers, base, tuned, part, conditions, method, memory)
+            inputs = results.key(__name__, (base, tuned), prompts=part, **asked)
+            yield work.Unit("cmap", inputs, compute, __name__, (base, tuned))
 
-        parts.append(store.keep("cmap", results.key(__name__, (base, tuned), prompts=part, **asked), compute))
+    found = work.done(units(), store, executor)
+    parts = list(tqdm(found, "CMAP", len(batches), unit="batch", disable=None, leave=False))
     names = [name for name in parts[0] if all(name in part for part in parts)]
     joined = {name: torch.cat([part[name] for part in parts], dim=-1) for name in names}
     return Patched(conditions, contexts=prompts.contexts.cpu(), **joined)
@@ -260,7 +259,7 @@ def patch(
         p = tasks.default.prompts(base, n=14)
         print(cmap.patch(base, tuned, {"last": ["L3H5"]}, p, site="q").estimate())
     """
-    executor(method)
+    way(method)
     one_of("origin", origin, Origin)
     one_of("model to patch into", into, Into)
     chosen = of_circuit(heads) if isinstance(heads, Circuit) else heads
@@ -285,6 +284,29 @@ def _check(base: Subject, tuned: Subject, conditions: tuple[Condition, ...], pro
         blocks.require(tuned)
 
 
+def _answers(
+    base: Subject,
+    tuned: Subject,
+    prompts: Prompts,
+    conditions: tuple[Condition, ...],
+    method: Method,
+    memory: float,
+) -> dict[str, Tensor]:
+    """What is answered under each condition, and by both models as they are, on some of the prompts."""
+    shared = method == "replay"  # the definition runs whole prompts
+    subjects: dict[Into, Subject] = {"base": base, "tuned": tuned}
+    recordings = {into: runs.record(one, prompts, share_context=shared) for into, one in subjects.items()}
+    targets = metrics.wanted(LOG_PROBABILITY, prompts)
+    with torch.no_grad():
+        own = {into: way(method)(recordings[into], [[]], targets=targets) for into in recordings}
+        found = _patched(conditions, recordings, targets, method, memory)
+    answers = metrics.answers(LOG_PROBABILITY, found, prompts)
+    for into, outcome in own.items():
+        kept = metrics.answers(LOG_PROBABILITY, outcome, prompts)
+        answers |= {f"{into}_{name}": value[0] for name, value in kept.items()}
+    return answers
+
+
 def _patched(
     conditions: tuple[Condition, ...],
     recordings: Mapping[Into, Recording],
@@ -302,7 +324,7 @@ def _patched(
             literal = method == "definition"
             variants = [edits_of(conditions[i], base, tuned, literal=literal, made=made) for i in chosen]
             if variants:
-                outcome = executor(method)(recording, variants, targets=targets)
+                outcome = way(method)(recording, variants, targets=targets)
                 for row, index in enumerate(chosen):
                     found[index] = Outcome(*(getattr(outcome, name)[[row]] for name in Outcome.NUMBERS))
     return Outcome.joined([one for one in found if one is not None], dim=0)

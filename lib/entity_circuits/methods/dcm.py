@@ -5,29 +5,30 @@ and 0 (the source's), follows the gradient of the target's logit and a penalty o
 `patching` patches whole heads. Nothing is frozen: what comes after the patch is computed anew.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
-import pandas as pd
-import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from .. import results
 from ..arguments import finite, integer, several
 from ..heads import Head
 from ..heads import of as heads_of
 from ..models.subject import Subject
-from ..runs.replay import Method, executor
+from ..results import Store
+from ..runs.replay import Method
+from ..runs.replay import executor as way
 from ..tasks.desiderata import Triples
-from . import interchange
+from . import interchange, work
 from .interchange import Pairs, Position
+from .learning import learned
 from .masks import Asked as Asked
 from .masks import Mask as Mask
 from .masks import chosen as chosen
 from .masks import curve as curve
-
-_WINDOW = 10  # steps, at least, over which weights are averaged
-_ROWS = 512  # tokens of all masks together that are replayed at once with gradients
 
 
 def learn(
@@ -43,6 +44,8 @@ def learn(
     steps: int = 150,
     tolerance: float = 0.05,
     method: Method = "replay",
+    store: Store | None = None,
+    executor: Executor | None = None,
 ) -> Mask:
     """Learn which of these heads are enough to turn the answer into the target.
 
@@ -58,6 +61,8 @@ def learn(
         steps: the most that are made, in whole windows.
         tolerance: by how much averages of weights and of the loss may move in a mask that has converged.
         method: "replay" or "definition".
+        store: keeps what was learned.
+        executor: learns in another process (see `work`); the same mask.
 
     Maximises the mean logit of the target minus `penalty` times the sum of 1 - keep, one recorded batch a step, keep
     clamped to [0, 1] after each. Every window (whole rounds of the batches, at least ten steps) the weights are
@@ -73,7 +78,7 @@ def learn(
         t, v = (desiderata.triples(subject, "object", n=7, split=split) for split in ("training", "pruning"))
         print(dcm.learn(subject, ["L3H5", "L2H1"], t, v, position="last", steps=20))
     """
-    executor(method)
+    way(method)
     return sweep(
         subject,
         heads,
@@ -86,6 +91,8 @@ def learn(
         steps=steps,
         tolerance=tolerance,
         method=method,
+        store=store,
+        executor=executor,
     )[0]
 
 
@@ -102,6 +109,9 @@ def sweep(
     steps: int = 150,
     tolerance: float = 0.05,
     method: Method = "replay",
+    store: Store | None = None,
+    executor: Executor | None = None,
+    masks: int | None = None,
 ) -> list[Mask]:
     """`learn` for every penalty and seed, all masks side by side.
 
@@ -117,6 +127,10 @@ def sweep(
         steps: the most that are made, in whole windows.
         tolerance: by how much averages of weights and of the loss may move in a mask that has converged.
         method: "replay" or "definition".
+        store: keeps finished masks.
+        executor: learns them in other processes (see `work`); the same masks.
+        masks: how many of one position are learned together, and by one worker; all of them unless given. They share
+            products, so that another number gives the same masks up to rounding.
 
     Returns a mask for each, seeds within penalties. Raises `ValueError` before any model runs.
 
@@ -127,11 +141,13 @@ def sweep(
         masks = dcm.sweep(subject, ["L3H5"], t, v, position="last", penalties=[0.01], seeds=[None, 0], steps=20)
         print(dcm.curve(masks), dcm.chosen(masks))
     """
-    executor(method)
+    way(method)
     group = None if heads is None else heads_of(heads)
     penalties, seeds = several("penalties", penalties), several("seeds", seeds)
     asked = [Asked(group, position, penalty=penalty, seed=seed) for penalty in penalties for seed in seeds]
-    return together(subject, asked, triples, validation, rate=rate, steps=steps, tolerance=tolerance, method=method)
+    options: dict[str, Any] = {"rate": rate, "steps": steps, "tolerance": tolerance, "method": method}
+    kept: dict[str, Any] = {"store": store, "executor": executor, "masks": masks}
+    return together(subject, asked, triples, validation, **options, **kept)
 
 
 def together(
@@ -144,6 +160,9 @@ def together(
     steps: int = 150,
     tolerance: float = 0.05,
     method: Method = "replay",
+    store: Store | None = None,
+    executor: Executor | None = None,
+    masks: int | None = None,
 ) -> list[Mask]:
     """`learn` for each mask of a list, whatever it is asked: the same masks as one by one, several times faster.
 
@@ -156,6 +175,10 @@ def together(
         steps: the most that are made, in whole windows.
         tolerance: by how much averages of weights and of the loss may move in a mask that has converged.
         method: "replay" or "definition".
+        store: keeps finished masks.
+        executor: learns them in other processes (see `work`); the same masks.
+        masks: how many of one position are learned together, and by one worker; all of them unless given. They share
+            products, so that another number gives the same masks up to rounding.
 
     A step of one mask has few tokens, and most of its time goes into fetching the weights of the model. Masks learned
     side by side on the same pairs share that: those of one position and one lowest layer are rows of one product.
@@ -167,7 +190,7 @@ def together(
         asked = [dcm.Asked(("L3H5", "L2H1"), "last", target) for target in ("position", "object")]
         print(dcm.curve(dcm.together(subject, asked, t, v, steps=20)))
     """
-    executor(method)  # an unknown one is told before anything runs
+    way(method)  # an unknown one is told before anything runs
     steps = integer("steps", steps)
     finite("rate", rate, 0, inside=True)
     finite("tolerance", tolerance, 0)
@@ -178,132 +201,63 @@ def together(
         raise ValueError("no mask is asked for: a mask has a penalty and a seed (or None)")
     for given in (triples, validation):
         for target in {one.target for one in asked if one.target}:
-            (given.triples if isinstance(given, Pairs) else given).towards(target)
-    train, judge = (
-        given if isinstance(given, Pairs) else interchange.record(subject, given) for given in (triples, validation)
-    )
-    learners = [_Learner.start(one, train, judge, rate) for one in asked]
-    window = -(-_WINDOW // len(train.batches)) * len(train.batches)
-    said: dict[tuple[Position, tuple[Head, ...]], Tensor] = {}
-    for step in tqdm(range(-(-steps // window) * window), desc="steps of masks", disable=None, leave=False):
-        active = [learner for learner in learners if not learner.converged]
-        if not active:
-            break
-        if step == 0:
-            _look(active, 1, tolerance, method, said)
-        _step(active, step % len(train.batches), method)
-        if (step + 1) % window == 0:
-            _look(active, window, tolerance, method, said)
-    return [_mask(learner) for learner in learners]
+            _triples(given).towards(target)
+    recorded = next((one for one in (triples, validation) if isinstance(one, Pairs)), None)
+    work.require(executor, subject, given=recorded)
+    size = len(asked) if masks is None else integer("masks of a piece of work", masks)
+    groups = [[i for i, one in enumerate(asked) if one.position == here] for here in {one.position: 0 for one in asked}]
+    parts = [group[i : i + size] for group in groups for i in range(0, len(group), size)]
+    options = {"rate": rate, "steps": steps, "tolerance": tolerance, "method": method}
+    prompts = {"triples": _words(triples), "validation": _words(validation)}
+    inputs = results.key(__name__, subject, **prompts, **options)
+    on = _Recorded(subject, triples, validation)
+
+    def units() -> Iterator[work.Unit]:
+        for part in parts:
+            some = [asked[index] for index in part]
+            compute = partial(_tensors, on, some, **options)
+            yield work.Unit("masks", {**inputs, "asked": list(map(str, some))}, compute, __name__, (subject,))
+
+    found: dict[int, Mask] = {}
+    for part, kept in zip(parts, work.done(units(), store, executor), strict=True):
+        for place, index in enumerate(part):
+            one = asked[index]
+            tensors = {name.partition(" ")[2]: x for name, x in kept.items() if name.startswith(f"{place} ")}
+            told = {"heads": one.heads or (), "position": one.position, "penalty": one.penalty, "seed": one.seed}
+            found[index] = Mask.restored(tensors, desideratum=one.target or _triples(triples).desideratum, **told)
+    return [found[index] for index in range(len(asked))]
 
 
-@dataclass
-class _Learner:
-    """One mask while it is learned; it has a tensor and an optimiser of its own, and does not depend on the others.
-
-    `train` and `judge` are the pairs to learn and to choose on, towards the target that is asked for.
-    """
-
-    asked: Asked
-    train: Pairs
-    judge: Pairs
-    keep: Tensor
-    adam: torch.optim.Adam
-    counts: Tensor
-    trace: list[Tensor]
-    logit: list[float] = field(default_factory=list)
-    looks: list[tuple[int, Tensor, tuple[Head, ...], float]] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-    converged: bool = False
-
-    @property
-    def heads(self) -> tuple[Head, ...]:
-        return self.asked.heads or ()
-
-    @classmethod
-    def start(cls, asked: Asked, train: Pairs, judge: Pairs, rate: float) -> "_Learner":
-        if asked.target:
-            train, judge = (pairs.towards(asked.target) for pairs in (train, judge))
-        n, dtype = len(train), torch.promote_types(train.subject.dtype, torch.float32)
-        keep = torch.ones(len(asked.heads or ()), dtype=dtype, requires_grad=True)
-        counts = torch.ones(n)
-        if asked.seed is not None:
-            draws = torch.randint(n, (n,), generator=torch.Generator().manual_seed(asked.seed))
-            counts = torch.bincount(draws, minlength=n)
-        adam = torch.optim.Adam([keep], lr=rate)
-        return cls(asked, train, judge, keep, adam, counts.to(keep), [keep.detach().clone()])
+def _triples(given: Triples | Pairs) -> Triples:
+    return given.triples if isinstance(given, Pairs) else given
 
 
-def _step(active: list[_Learner], batch: int, method: Method) -> None:
-    """One batch, one step of every mask; as many masks of a position at once as `_ROWS` tokens allow."""
-    train = active[0].train
-    part, rows = train.batches[batch], train.rows[batch]
-    for position in dict.fromkeys(learner.asked.position for learner in active):
-        here = [learner for learner in active if learner.asked.position == position]
-        tokens = len(part) * (int((part.prompts.last - part.prompts.position(position)).max()) + 1)
-        size = max(1, _ROWS // tokens)
-        for some in (here[i : i + size] for i in range(0, len(here), size)):
-            variants = [interchange.edits(one.train, batch, one.heads, position, one.keep) for one in some]
-            targets = torch.stack([one.train.triples.targets[rows] for one in some], dim=1)
-            logits = executor(method)(part, variants, targets=targets, vocabulary=False).logits
-            loss = torch.zeros((), dtype=logits.dtype, device=logits.device)
-            for index, learner in enumerate(some):
-                gain = (logits[index, :, index] * learner.counts[rows]).mean()
-                loss = loss - gain + learner.asked.penalty * (1 - learner.keep).sum()
-                learner.logit.append(gain.item())
-                learner.losses.append(float(learner.asked.penalty * (1 - learner.keep.detach()).sum() - gain.detach()))
-            loss.backward()
-    for learner in active:
-        learner.adam.step()
-        learner.adam.zero_grad()
-        with torch.no_grad():
-            learner.keep.clamp_(0, 1)
-        learner.trace.append(learner.keep.detach().clone())
+def _words(given: Triples | Pairs) -> list[object]:
+    """What masks depend on, of what they are learned or judged on: also how it was cut into batches, if it was."""
+    triples, batches = _triples(given), given.batches if isinstance(given, Pairs) else ()
+    return [triples, triples.targets, triples.desideratum, [len(batch) for batch in batches]]
 
 
-def _look(
-    active: list[_Learner],
-    window: int,
-    tolerance: float,
-    method: Method,
-    said: dict[tuple[Position, tuple[Head, ...]], Tensor],
-) -> None:
-    """Average the last weights, round, measure, and see whether they have settled. `said` keeps what was answered."""
-    averages = [torch.stack(learner.trace[-window:]).mean(0) for learner in active]
-    asked = [
-        (one.asked.position, tuple(h for h, keep in zip(one.heads, average.tolist(), strict=True) if keep < 0.5))
-        for one, average in zip(active, averages, strict=True)
-    ]
-    for position in dict.fromkeys(position for position, _ in asked):
-        if new := [sets for sets in dict.fromkeys(asked) if sets[0] == position and sets not in said]:
-            top = interchange.outcomes(active[0].judge, [heads for _, heads in new], position, method).top
-            said |= dict(zip(new, top, strict=True))
-    for learner, average, (position, patched) in zip(active, averages, asked, strict=True):
-        if len(learner.looks) > 1:  # the first look is at the start
-            _, before, same, _ = learner.looks[-1]
-            still = abs(_mean(learner.losses[-window:]) - _mean(learner.losses[-2 * window : -window])) <= tolerance
-            learner.converged = still and patched == same and bool(((average - before).abs() <= tolerance).all())
-        accuracy = (said[position, patched] == learner.judge.triples.targets).double().mean().item()
-        learner.looks.append((len(learner.logit), average, patched, accuracy))
+@dataclass(eq=False)
+class _Recorded:
+    """The pairs that masks are learned and judged on, recorded when they are asked for, once for all masks."""
+
+    subject: Subject
+    triples: Triples | Pairs
+    validation: Triples | Pairs
+    made: list[Pairs] = field(default_factory=list)
+
+    def pairs(self) -> list[Pairs]:
+        if not self.made:
+            both = (self.triples, self.validation)
+            self.made += [one if isinstance(one, Pairs) else interchange.record(self.subject, one) for one in both]
+        return self.made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return work.once(_Recorded, self.subject, self.triples, self.validation)
 
 
-def _mean(values: list[float]) -> float:
-    return sum(values) / max(len(values), 1)
-
-
-def _mask(learner: _Learner) -> Mask:
-    best = max(learner.looks, key=lambda look: (look[3], -len(look[2])))
-    return Mask(
-        heads=learner.heads,
-        position=learner.asked.position,
-        desideratum=learner.train.triples.desideratum,
-        penalty=learner.asked.penalty,
-        seed=learner.asked.seed,
-        keep=learner.looks[-1][1].cpu(),
-        trace=torch.stack(learner.trace).cpu(),
-        logit=torch.tensor(learner.logit),
-        snapshots=pd.DataFrame([{"step": s, "heads": len(h), "accuracy": a} for s, _, h, a in learner.looks]),
-        selected=best[2],
-        accuracy=best[3],
-        converged=learner.converged,
-    )
+def _tensors(on: _Recorded, asked: list[Asked], **options: Any) -> dict[str, Tensor]:
+    """The masks asked for, as tensors that begin with their number."""
+    made = enumerate(learned(asked, *on.pairs(), **options))
+    return {f"{number} {name}": tensor for number, mask in made for name, tensor in mask.tensors().items()}

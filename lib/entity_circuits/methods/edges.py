@@ -10,6 +10,7 @@ What an attention adds to the stream is what its own family adds: behind a norm,
 """
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -17,9 +18,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from .. import heads, results
+from .. import heads
 from ..arguments import one_of
 from ..heads import Head
 from ..models import forms
@@ -30,20 +30,21 @@ from ..runs import blocks
 from ..runs.edits import Edit
 from ..runs.projected import projected_at, taken_apart
 from ..runs.recording import Recording
-from ..runs.replay import Method, executor
+from ..runs.replay import Method
+from ..runs.replay import executor as way
 from ..runs.tracing import inputs_of, no_logits
 from ..tasks.prompts import Prompts
 from ..tasks.rounds import Composition
-from . import metrics
+from . import metrics, work
 from .checks import Reach as Reach
 from .checks import check
 from .edge_maps import Ceiling as Ceiling
 from .edge_maps import Edges as Edges
 from .edge_maps import ceiling as ceiling
 from .metrics import LOG_PROBABILITY, Metric
-from .path_patching import unchanged, unpatched
-from .recorded import CHUNK, Recorded, Runs
+from .recorded import Recorded, Runs
 from .scores import Scores
+from .swept import Layer, swept, unchanged
 
 
 def sweep(
@@ -59,6 +60,7 @@ def sweep(
     metric: str | Metric = LOG_PROBABILITY,
     method: Method = "replay",
     store: Store | None = None,
+    executor: Executor | None = None,
     recordings: tuple[Recording, Recording] | None = None,
 ) -> Edges:
     """Change one receiver's q, k or v at `position` by what one sender's z from the source prompts changes directly.
@@ -77,6 +79,7 @@ def sweep(
         method: "replay", from recordings; or "definition", the same numbers from whole passes: one a sender in which
             every other head and every MLP is held at what it was, and one a pair.
         store: keeps the pairs of each layer of senders.
+        executor: does them in other processes (see `work`); the same numbers.
         recordings: of base and source; made unless given, of `CHUNK` examples at a time.
 
     Returns `Edges` of (senders, receivers, n), NaN where the receiver is not in a layer above the sender. Raises
@@ -90,17 +93,18 @@ def sweep(
         print(edges.sweep(subject, drawn.base, drawn.source, **asked).table())
     """
     one_of("composition", composition, Composition)
-    executor(method)  # an unknown one is told before anything runs
+    way(method)  # an unknown one is told before anything runs
     read, every = metrics.named(metric), heads.every(subject.layers, subject.heads)
     sending, receiving = (every if given is None else _once(heads.of(given)) for given in (senders, receivers))
     check(subject, base, source, position, receiving, composition, reach)
     heads.require(sending, subject.layers, subject.heads, "as a sender")
     if not sending:
         raise ValueError("the list of senders is empty")
+    work.require(executor, subject, given=recordings)
     runs_ = Runs(subject, base, source, (position,)).given(recordings)
     read.targets(base)  # what it needs of the prompts is there, or this says what is not
     asked = _Asked(position, composition, reach, method, read)
-    return Edges(sending, receiving, _swept(runs_, sending, receiving, asked, Store(None) if store is None else store))
+    return Edges(sending, receiving, _swept(runs_, sending, receiving, asked, store, executor))
 
 
 @dataclass(frozen=True)
@@ -118,44 +122,39 @@ def _once(some: Sequence[Head]) -> tuple[Head, ...]:
     return tuple(dict.fromkeys(some))
 
 
-def _swept(runs_: Runs, senders: tuple[Head, ...], receivers: tuple[Head, ...], asked: _Asked, store: Store) -> Scores:
-    """The changes of all pairs, in chunks of examples, layer by layer of the senders."""
-    subject, position = runs_.subject, asked.position
-    parts, what = torch.arange(len(runs_)).split(CHUNK), f"edges from {position}, by layer"
-    top = max(head.layer for head in receivers)
-    able = {layer: numbers for layer, numbers in heads.by_layer(senders).items() if layer < top}
+def _swept(
+    runs_: Runs,
+    senders: tuple[Head, ...],
+    receivers: tuple[Head, ...],
+    asked: _Asked,
+    store: Store | None,
+    executor: Executor | None,
+) -> Scores:
+    """The changes of all pairs, layer by layer of the senders."""
     row, column = ({head: index for index, head in enumerate(some)} for some in (senders, receivers))
-    changes, clean = [], []
-    with tqdm(total=len(parts) * len(able), desc=what, disable=None, leave=False) as progress:
-        for rows in parts:
-            recorded, base = runs_.part(rows), runs_.base.select(rows)
-            inputs = results.key(__name__, subject, base=base, source=runs_.source.select(rows), **vars(asked))
+    layers, top = [], max(head.layer for head in receivers)
+    for layer, numbers in heads.by_layer(senders).items():
+        if layer >= top:
+            continue
+        above = heads.by_layer(head for head in receivers if head.layer > layer)
+        at = torch.tensor([row[Head(layer, number)] for number in numbers])
+        into = torch.tensor([column[Head(higher, number)] for higher, some in above.items() for number in some])
+        words = {"pairs": [[layer, *numbers], *([at, *some] for at, some in above.items())]}
+        given = partial(_layer, layer=layer, numbers=numbers, above=above, asked=asked)
+        layers.append(Layer(f"edges-{asked.position}-{layer:02d}", words, given, (at[:, None], into)))
+    shape, what, every = (
+        (len(senders), len(receivers)),
+        f"edges from {asked.position}, by layer",
+        torch.arange(len(runs_)),
+    )
+    return swept(__name__, runs_, every, layers, shape, asked=vars(asked), store=store, executor=executor, what=what)
 
-            clean.append(store.keep("clean", inputs, partial(unpatched, recorded, asked.method, asked.metric)))
-            was = clean[-1]["logprob"]
-            change = torch.full((len(senders), len(receivers), len(rows)), torch.nan, dtype=was.dtype)
-            for layer, numbers in able.items():
-                above = heads.by_layer(head for head in receivers if head.layer > layer)
 
-                def after(
-                    recorded: Recorded = recorded,
-                    layer: int = layer,
-                    numbers: tuple[int, ...] = numbers,
-                    above: Mapping[int, tuple[int, ...]] = above,
-                ) -> dict[str, Tensor]:
-                    same = unchanged(*recorded(), layer, numbers, position)
-                    return {"logprob": patched(*recorded(), layer, numbers, above, **vars(asked)), "same": same}
-
-                pairs = [[layer, *numbers], *([at, *some] for at, some in above.items())]
-                shard = store.keep(f"edges-{position}-{layer:02d}", {**inputs, "pairs": pairs}, after)
-                effect = (shard["logprob"] - was).masked_fill(shard["same"][:, None], 0.0)
-                at = torch.tensor([row[Head(layer, number)] for number in numbers])
-                into = torch.tensor([column[Head(higher, number)] for higher, some in above.items() for number in some])
-                change[at[:, None], into] = effect.cpu()
-                progress.update()
-            changes.append(change)
-    logprob, correct = (torch.cat([one[name] for one in clean]) for name in ("logprob", "correct"))
-    return Scores(torch.cat(changes, dim=-1), logprob, correct, runs_.base.contexts.cpu(), asked.metric.log)
+def _layer(
+    recorded: Recorded, layer: int, numbers: tuple[int, ...], above: Mapping[int, tuple[int, ...]], asked: _Asked
+) -> dict[str, Tensor]:
+    same = unchanged(*recorded(), layer, numbers, asked.position)
+    return {"logprob": patched(*recorded(), layer, numbers, above, **vars(asked)), "same": same[:, None]}
 
 
 def patched(
@@ -185,7 +184,7 @@ def patched(
         metric: what is read at the end.
     """
     one_of("composition", composition, Composition)
-    executor(method)
+    way(method)
     received = {"replay": _received, "definition": _received_in_passes}[method]
     values = received(base, source, layer, senders, tuple(receivers), position, composition)
     here, seen_by = base.prompts.position(position), None if reach == "all" else base.prompts.position(reach)
@@ -195,7 +194,7 @@ def patched(
         for at, numbers in receivers.items()
         for head in numbers
     ]
-    outcome = executor(method)(base, variants, targets=metric.targets(base.prompts), vocabulary=metric.vocabulary)
+    outcome = way(method)(base, variants, targets=metric.targets(base.prompts), vocabulary=metric.vocabulary)
     return metric.value(outcome, base.prompts).unflatten(0, (len(senders), -1))
 
 

@@ -6,8 +6,10 @@ ranked, so this is an independent check of the layers in which the groups of a c
 Llama-7B.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -22,8 +24,10 @@ from ..models.subject import Subject
 from ..results import Store
 from ..runs.edits import Edit
 from ..runs.recording import Recording
-from ..runs.replay import Method, executor
+from ..runs.replay import Method
+from ..runs.replay import executor as way
 from ..tasks.prompts import Prompts, require_answers
+from . import work
 
 Condition = str
 """Which position may no longer attend to which: two places of the prompts, "last->object". "last->random" is a control:
@@ -93,6 +97,7 @@ def sweep(
     batch: int = 70,
     method: Method = "replay",
     store: Store | None = None,
+    executor: Executor | None = None,
     recording: Recording | None = None,
 ) -> Curves:
     """Cut each condition's path in all heads of the layers from each start layer to the top, and read the answer.
@@ -106,6 +111,7 @@ def sweep(
         batch: prompts that are recorded at a time.
         method: "replay", or "definition": the same numbers from whole runs.
         store: keeps finished batches.
+        executor: does them in other processes (see `work`); the same numbers.
         recording: of all these prompts; made in batches unless given.
 
     Returns `Curves`. Raises `ValueError`, before the model runs, for an unknown condition or start layer, a prompt
@@ -122,12 +128,14 @@ def sweep(
         p = tasks.default.prompts(subject, n=14)
         print(knockout.recovery(knockout.sweep(subject, p, conditions=["last->object"])))
     """
-    execute, wanted = executor(method), range(subject.layers + 1)
+    way(method)  # an unknown one is told before anything runs
+    work.require(executor, subject, given=recording)
+    wanted = range(subject.layers + 1)
     batch, seed = integer("batch", batch), integer("seed", seed, least=None)
     most = subject.layers
     given = wanted if starts is None else several("start layers", starts)
     starts = tuple(sorted({integer("start layer", start, 0, most) for start in given}))
-    conditions, store = several("conditions", conditions), Store(None) if store is None else store
+    conditions = several("conditions", conditions)
     if unknown := [name for name in conditions if name.count("->") != 1]:
         raise ValueError(f"no condition called {unknown[0]!r}: two places, as in {', '.join(CONDITIONS)}")
     require_answers(prompts)
@@ -136,28 +144,40 @@ def sweep(
     random = any(name.endswith("->random") for name in conditions)
     keys = prompts.random_keys(subject.tokenizer, seed) if random else prompts.last
     paths = torch.stack([torch.stack(_path(prompts, name, keys)) for name in conditions])  # conditions, 2, n
-    parts = []
-    for rows in tqdm(torch.arange(len(prompts)).split(batch), desc="knockout", unit="part", disable=None, leave=False):
-        part, here = prompts.select(rows), paths[:, :, rows.to(paths.device)]
-        inputs = results.key(__name__, subject, prompts=part, paths=here, starts=starts, method=method)
+    batches = torch.arange(len(prompts)).split(batch)
 
-        def compute(rows: Tensor = rows, part: Prompts = part, here: Tensor = here) -> dict[str, Tensor]:
-            if recording is None:
-                recorded = runs.record(subject, part, share_context=True)
-            else:
-                recorded = recording if len(rows) == len(recording) else recording.select(rows)
-            outcomes = [
-                execute(recorded, [cut(subject, position, key, start) for position, key in here])
-                for start in tqdm(starts, desc="start layers", disable=None, leave=False)
-            ]
-            return {
-                "correct": torch.stack([outcome.top == part.answer_ids for outcome in outcomes], dim=1),
-                "logprob": torch.stack([outcome.logprob for outcome in outcomes], dim=1),
-            }
+    def units() -> Iterator[work.Unit]:
+        for rows in batches:
+            part, here = prompts.select(rows), paths[:, :, rows.to(paths.device)]
+            inputs = results.key(__name__, subject, prompts=part, paths=here, starts=starts, method=method)
+            recorded = None if recording is None else recording.select(rows)
+            compute = partial(_answers, subject, part, here, starts, method, recorded)
+            yield work.Unit("knockout", inputs, compute, __name__, (subject,))
 
-        parts.append(store.keep("knockout", inputs, compute))
-    correct, logprob = (torch.cat([part[name].cpu() for part in parts], dim=-1) for name in ("correct", "logprob"))
+    found = work.done(units(), store, executor)
+    parts = list(tqdm(found, "knockout", len(batches), unit="part", disable=None, leave=False))
+    correct, logprob = (torch.cat([part[name] for part in parts], dim=-1) for name in ("correct", "logprob"))
     return Curves(conditions, starts, subject.layers, correct, logprob, prompts.contexts.cpu())
+
+
+def _answers(
+    subject: Subject,
+    prompts: Prompts,
+    paths: Tensor,
+    starts: tuple[int, ...],
+    method: Method,
+    recording: Recording | None,
+) -> dict[str, Tensor]:
+    """(conditions, starts, n) each: what is answered under each cut, from a recording if there is one."""
+    recorded = runs.record(subject, prompts, share_context=True) if recording is None else recording
+    outcomes = [
+        way(method)(recorded, [cut(subject, position, key, start) for position, key in paths])
+        for start in tqdm(starts, desc="start layers", disable=None, leave=False)
+    ]
+    return {
+        "correct": torch.stack([outcome.top == prompts.answer_ids for outcome in outcomes], dim=1),
+        "logprob": torch.stack([outcome.logprob for outcome in outcomes], dim=1),
+    }
 
 
 def cut(subject: Subject, position: Tensor, key: Tensor, start: int) -> list[Edit]:

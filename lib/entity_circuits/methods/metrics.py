@@ -6,6 +6,7 @@ that ties with another token is not right, by any of them: which of the two an i
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,6 +37,12 @@ class Metric:
     correct: Callable[[Outcome, Prompts], Tensor]
     log: bool = False
     vocabulary: bool = True
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """One of those below is sent to workers by its name, as its functions have none."""
+        if METRICS.get(self.name) is self:
+            return named, (self.name,)
+        return Metric, tuple(vars(self).values())
 
 
 def top(outcome: Outcome, prompts: Prompts) -> Tensor:

@@ -7,35 +7,39 @@ everything after it is recomputed (pass 2). A sender's score says how much of th
 """
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from .. import heads, results, tasks
+from .. import heads, tasks
 from ..arguments import integer, one_of
 from ..heads import POSITIONS, Circuit, Group, Head
 from ..models.subject import Subject
 from ..results import Store
 from ..runs.edits import Edit, Read
 from ..runs.recording import Recording
-from ..runs.replay import Method, executor
+from ..runs.replay import Method
+from ..runs.replay import executor as way
 from ..tasks.prompts import Prompts
 from ..tasks.rounds import Composition, Experiment, Round
 from ..tasks.rounds import check as check_rounds
-from . import metrics
+from . import metrics, work
 from . import stages as stages_
 from .checks import Reach as Reach
 from .checks import check
 from .metrics import LOG_PROBABILITY, Metric
-from .recorded import CHUNK, Recorded, Runs
+from .recorded import Recorded, Runs
 from .scores import MEANS
 from .scores import Scores as Scores
 from .scores import Statistic as Statistic
 from .screening import screen as screen
+from .swept import Layer, swept
+from .swept import unchanged as unchanged
+from .swept import unpatched as unpatched
 
 
 def sweep(
@@ -51,6 +55,7 @@ def sweep(
     metric: str | Metric = LOG_PROBABILITY,
     method: Method = "replay",
     store: Store | None = None,
+    executor: Executor | None = None,
     recordings: tuple[Recording, Recording] | None = None,
 ) -> Scores:
     """Replace each sender's z at `position` of the base prompts by its z at that position of the source prompts.
@@ -67,6 +72,7 @@ def sweep(
         metric: what is read at the end, by name or a `metrics.Metric`.
         method: "replay", or "definition": the same numbers from whole runs.
         store: keeps finished layers of senders.
+        executor: does them in other processes (see `work`); the same numbers.
         recordings: of base and source; made unless given, of `CHUNK` examples at a time.
 
     Returns `Scores` of (layers, heads, n), NaN where no path exists. Raises `ValueError` before any model runs, also
@@ -81,10 +87,11 @@ def sweep(
         print(scores.ranking())
     """
     one_of("composition", composition, Composition | None)
-    executor(method)  # an unknown one is told before anything runs
+    way(method)  # an unknown one is told before anything runs
     read = metrics.named(metric)
     receivers = None if receivers is None else heads.of(receivers)
     check(subject, base, source, position, receivers, composition, reach)
+    work.require(executor, subject, given=recordings)
     runs_ = Runs(subject, base, source, (position,)).given(recordings)
     read.targets(base)  # what it needs of the prompts is there, or this says what is not
     wanted = heads.every(subject.layers, subject.heads) if senders is None else heads.of(senders)
@@ -93,9 +100,8 @@ def sweep(
         raise ValueError("the list of senders is empty")
     top = max((head.layer for head in receivers), default=0) if receivers is not None else subject.layers
     able = heads.by_layer(head for head in wanted if head.layer < top)
-    store = Store(None) if store is None else store
     asked = _Path(position, receivers, composition, reach, method, read)
-    return _swept(runs_, torch.arange(len(base)), able, asked, store)
+    return _swept(runs_, torch.arange(len(base)), able, asked, store, executor)
 
 
 @dataclass(frozen=True)
@@ -110,57 +116,33 @@ class _Path:
     metric: Metric
 
 
-def _swept(runs_: Runs, chosen: Tensor, able: Mapping[int, tuple[int, ...]], path: _Path, store: Store) -> Scores:
-    """The scores of senders, by layer, on the chosen examples, in chunks."""
+def _swept(
+    runs_: Runs,
+    chosen: Tensor,
+    able: Mapping[int, tuple[int, ...]],
+    path: _Path,
+    store: Store | None,
+    executor: Executor | None,
+) -> Scores:
+    """The scores of senders, by layer, on the chosen examples."""
     subject, position = runs_.subject, path.position
     words = {**vars(path), "receivers": None if path.receivers is None else sorted(set(path.receivers))}
-    parts, what = chosen.split(CHUNK), f"senders at {position}, by layer"
-    changes, clean = [], []
-    with tqdm(total=len(parts) * len(able), desc=what, disable=None, leave=False) as progress:
-        for rows in parts:
-            recorded, base = runs_.part(rows), runs_.base.select(rows)
-            inputs = results.key(__name__, subject, base=base, source=runs_.source.select(rows), **words)
-
-            clean.append(store.keep("clean", inputs, partial(unpatched, recorded, path.method, path.metric)))
-            change = torch.full((subject.layers, subject.heads, len(rows)), torch.nan, dtype=clean[-1]["logprob"].dtype)
-            for layer, numbers in able.items():
-
-                def after(
-                    recorded: Recorded = recorded, layer: int = layer, numbers: tuple[int, ...] = numbers
-                ) -> dict[str, Tensor]:
-                    same = unchanged(*recorded(), layer, numbers, position)
-                    return {"logprob": patched(*recorded(), layer, numbers, **vars(path)), "same": same}
-
-                shard = store.keep(f"sweep-{position}-{layer:02d}", {**inputs, "senders": [layer, *numbers]}, after)
-                effect = (shard["logprob"] - clean[-1]["logprob"]).masked_fill(shard["same"], 0.0)
-                change[layer, list(numbers)] = effect
-                progress.update()
-            changes.append(change)
-    logprob, correct = (torch.cat([one[name] for one in clean]) for name in ("logprob", "correct"))
-    contexts = runs_.base.contexts.cpu()[chosen]
-    return Scores(torch.cat(changes, dim=-1), logprob, correct, contexts, path.metric.log)
+    layers = [
+        Layer(
+            f"sweep-{position}-{layer:02d}",
+            {"senders": [layer, *numbers]},
+            partial(_layer, layer=layer, numbers=numbers, path=path),
+            (layer, list(numbers)),
+        )
+        for layer, numbers in able.items()
+    ]
+    shape, what = (subject.layers, subject.heads), f"senders at {position}, by layer"
+    return swept(__name__, runs_, chosen, layers, shape, asked=words, store=store, executor=executor, what=what)
 
 
-def unpatched(recorded: Recorded, method: Method, metric: Metric) -> dict[str, Tensor]:
-    """(n,) each: the metric of the base run itself, as `logprob`, and whether the answer is right by it, `correct`."""
-    execute, base = executor(method), recorded()[0]
-    outcome = execute(base, [[]], targets=metric.targets(base.prompts), vocabulary=metric.vocabulary)
-    return {"logprob": metric.value(outcome, base.prompts)[0], "correct": metric.correct(outcome, base.prompts)[0]}
-
-
-def unchanged(base: Recording, source: Recording, layer: int, senders: tuple[int, ...], position: str) -> Tensor:
-    """(senders, n) bool: where the source's z is the base's own. Nothing is replaced there: exactly no effect.
-
-    Args:
-        base: the recording of n prompts.
-        source: that of n others.
-        layer: of the senders.
-        senders: head numbers.
-        position: where z is compared, each prompt's own.
-    """
-    was = base.at("z", layer, base.prompts.position(position))
-    given = source.at("z", layer, source.prompts.position(position))
-    return (was == given).all(-1)[:, list(senders)].T.contiguous().cpu()
+def _layer(recorded: Recorded, layer: int, numbers: tuple[int, ...], path: _Path) -> dict[str, Tensor]:
+    same = unchanged(*recorded(), layer, numbers, path.position)
+    return {"logprob": patched(*recorded(), layer, numbers, **vars(path)), "same": same}
 
 
 def patched(
@@ -190,7 +172,7 @@ def patched(
         metric: what is read at the end.
     """
     one_of("composition", composition, Composition | None)
-    execute, whole = executor(method), metric.vocabulary
+    execute, whole = way(method), metric.vocabulary
     here, there = base.prompts.position(position), source.prompts.position(position)
     given, targets = source.at("z", layer, there), metric.targets(base.prompts)
     changed = [[Edit("z", layer, (head,), here, given[:, [head]])] for head in senders]
@@ -238,6 +220,7 @@ def discover(
     method: Method = "replay",
     stages: Sequence[int] | None = None,
     store: Store | None = None,
+    executor: Executor | None = None,
     **drawn: Any,
 ) -> Discovery:
     """Find a circuit in rounds: the heads of each are the most negative ones, and the receivers of the next.
@@ -255,6 +238,7 @@ def discover(
         stages: how many examples all senders get before those are dropped that cannot be chosen any more, as in (20,);
             after these stages, all examples for the rest (see `stages`). Without: all examples for every sender.
         store: keeps finished layers of senders.
+        executor: does them in other processes (see `work`); the same numbers.
         **drawn: to the default task's `experiment` (`n`, `seed`, ...), where no prompts are given.
 
     Groups keep their order of precedence: nothing is dropped here. Raises `ValueError` before any model runs. Paper:
@@ -266,8 +250,9 @@ def discover(
         found = path_patching.discover(subject, n=7)
         print(found.circuit.groups["value_fetcher"])
     """
-    executor(method)  # an unknown one is told before anything runs
+    way(method)  # an unknown one is told before anything runs
     one_of("statistic", statistic, Statistic)
+    work.require(executor, subject)
     read = metrics.named(metric)
     given = _experiment(subject, base, source, rounds, drawn)
     base, source, rounds = given.base, given.source, given.rounds
@@ -294,7 +279,7 @@ def discover(
             continue
         receivers = found[one.into] if one.into else None
         path = _Path(one.position, receivers, one.through, reach or one.heard_at or "all", method, read)
-        scores[one.name] = _staged(runs_, seen, sizes[one.name], statistic, path, store or Store(None))
+        scores[one.name] = _staged(runs_, seen, sizes[one.name], statistic, path, store, executor)
         examples = scores[one.name].examples
         ranking = scores[one.name].ranking(statistic)
         whole = [head for head in ranking if examples[head.layer, head.head] == len(base)]
@@ -306,7 +291,15 @@ def discover(
     return Discovery(scores, Circuit(found, about, own), runs_)
 
 
-def _staged(runs_: Runs, seen: Sequence[int], k: int, statistic: Statistic, path: _Path, store: Store) -> Scores:
+def _staged(
+    runs_: Runs,
+    seen: Sequence[int],
+    k: int,
+    statistic: Statistic,
+    path: _Path,
+    store: Store | None,
+    executor: Executor | None,
+) -> Scores:
     """The scores of all senders that have a path, after each stage of those that could still be among the k chosen."""
     subject, order, before = runs_.subject, stages_.spread(runs_.base), 0
     top = max((head.layer for head in path.receivers), default=0) if path.receivers is not None else subject.layers
@@ -317,7 +310,7 @@ def _staged(runs_: Runs, seen: Sequence[int], k: int, statistic: Statistic, path
     scores = Scores(none, none[0, 0].clone(), nobody, contexts, path.metric.log)
     for size in seen:
         rows = order[before:size].sort().values
-        scores = scores.filled(rows, _swept(runs_, rows, heads.by_layer(able), path, store))
+        scores = scores.filled(rows, _swept(runs_, rows, heads.by_layer(able), path, store, executor))
         if size < n and able:
             able = stages_.undecided(scores.where(order[:size]), k, of=n, statistic=statistic)
         before = size

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from .. import runs
 from ..models.subject import Subject
 from ..runs.recording import Recording
 from ..tasks.prompts import Prompts
+from . import work
 
 CHUNK = 70
 """Examples that are recorded and patched at a time: what is held does not grow with more of them."""
@@ -55,14 +57,10 @@ class Runs:
 
     def part(self, rows: Tensor) -> Recorded:
         """The recordings of some examples, when they are asked for."""
+        return Part(self, rows)
 
-        def give() -> tuple[Recording, Recording]:
-            if len(self) <= CHUNK or tuple(range(len(self))) in self.made:
-                base, source = self.whole()
-                return base.select(rows), source.select(rows)
-            return self._of(tuple(rows.tolist()))
-
-        return give
+    def __reduce__(self) -> tuple[Any, ...]:
+        return work.once(Runs, self.subject, self.base, self.source, self.positions)
 
     def _of(self, rows: tuple[int, ...]) -> tuple[Recording, Recording]:
         if rows not in self.made:
@@ -74,3 +72,23 @@ class Runs:
                 runs.record(self.subject, source, share_context=True, positions=places),
             )
         return self.made[rows]
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Some examples of runs; called, their recordings."""
+
+    runs: Runs
+    rows: Tensor
+
+    def __call__(self) -> tuple[Recording, Recording]:
+        if len(self.runs) <= CHUNK or tuple(range(len(self.runs))) in self.runs.made:
+            base, source = self.runs.whole()
+            return base.select(self.rows), source.select(self.rows)
+        return self.runs._of(tuple(self.rows.tolist()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if len(self.runs) <= CHUNK:
+            return Part, (self.runs, self.rows)
+        some = (self.runs.base.select(self.rows), self.runs.source.select(self.rows))  # a worker needs no others
+        return Part, (Runs(self.runs.subject, *some, self.runs.positions), torch.arange(len(self.rows)))

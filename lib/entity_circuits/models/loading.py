@@ -5,6 +5,8 @@ a subject by `wrap`. Weights are only ever read from safetensors or GGUF, and no
 A name of the registry means its entry, also where a folder here is called so: write `./NAME` for the folder.
 """
 
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from .adapters import adapted as adapted
 from .identity import combine
 from .naming import CONVERT, HUB_ID
 from .registry import named, registry, shipped
+from .specification import Specification
 from .subject import ATTENTION, Subject, check, wrap
 from .weights import FetchError
 
@@ -109,7 +112,10 @@ def load(
         _check(subject)
     if adapter is None and device_map is None and place.type != "mps":  # where nothing is known of hashing weights
         sharing.remember(key, model)
-    return subject
+    if device_map is not None:  # a worker has devices of its own
+        return subject
+    told = (str(dtype).removeprefix("torch."), str(place), attention, subject.fingerprint)
+    return replace(subject, specification=Specification(_anywhere(name), adapter and _anywhere(adapter), *told))
 
 
 def load_pair(name: str, **options: Any) -> tuple[Subject, Subject]:
@@ -124,6 +130,27 @@ def load_pair(name: str, **options: Any) -> tuple[Subject, Subject]:
     """
     base, finetuned = named(name)
     return load(base, **options), load(finetuned, **options)
+
+
+@lru_cache(maxsize=2)  # a base and its fine-tuned relative
+def specified(asked: Specification) -> Subject:
+    """The model of a specification; loaded once a process, without the checks that it has passed before.
+
+    Raises `ValueError` if it is another model here than where the specification was made.
+    """
+    dtype = getattr(torch, asked.dtype)
+    options = {"dtype": dtype, "device": asked.device, "attention": asked.attention, "check": False}
+    subject = load(asked.name, adapter=asked.adapter, **options)
+    if subject.fingerprint != asked.fingerprint:
+        told = f"{asked.name} with the adapter {asked.adapter}" if asked.adapter else asked.name
+        raise ValueError(f"{told} is another model here than where the work was asked for: its files differ")
+    return subject
+
+
+def _anywhere(name: str) -> str:
+    """A name that means the same in every folder: a path from the root, where it is one."""
+    path = naming.path_of(name)
+    return name if name in registry() or not path.exists() else str(path.absolute())
 
 
 def _locate(name: str) -> tuple[Path, str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .. import places, sums
 from ..spelling import meant
 from . import weights
+from .shape import Shape
 from .weights import FetchError, Source, Wheel
 
 if TYPE_CHECKING:
@@ -19,7 +20,11 @@ ADAPTER_FILES = ["adapter_config.json", "adapter_model.safetensors"]
 
 @dataclass(frozen=True)
 class Entry:
-    """One model of the registry. With `base` it is a LoRA adapter on that entry. `parameters` counts stored numbers."""
+    """One model of the registry. With `base` it is a LoRA adapter on that entry. `parameters` counts stored numbers.
+
+    `shape` is that of a whole model, None where it is not written down; `stored` the bytes that a number takes where it
+    is fetched from the hub; `mirrors` are other repositories there with the same weights.
+    """
 
     name: str
     title: str
@@ -31,6 +36,9 @@ class Entry:
     source: Source
     base: str = ""
     note: str = ""
+    shape: Shape | None = None
+    stored: int = 4
+    mirrors: tuple[str, ...] = ()
 
     @property
     def memory_gb(self) -> float:
@@ -149,7 +157,10 @@ def _toml() -> dict[str, Any]:
 def _entry(name: str, table: dict[str, Any]) -> Entry:
     source = {field.name: table.pop(field.name) for field in fields(Source) if field.name in table}
     source["wheels"] = tuple(Wheel(*pinned) for pinned in source.get("wheels", ()))
+    table["mirrors"] = tuple(table.get("mirrors", ()))
     try:
+        if "shape" in table:
+            table["shape"] = Shape(**table["shape"])
         return Entry(name=name, source=Source(**source), **table)
     except TypeError as error:
         raise TypeError(f"{FILE.name}, {name}: {error}") from error

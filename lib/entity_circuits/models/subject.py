@@ -11,6 +11,7 @@ from transformers.pytorch_utils import Conv1D
 from . import devices, forms, unchanged
 from .forms import Form
 from .identity import fingerprint as _fingerprint
+from .specification import Specification
 
 ATTENTION = ("sdpa", "eager")
 """The implementations of attention that heed an edited mask."""
@@ -38,7 +39,8 @@ class Subject:
 
     `fingerprint` is a hex digest that differs wherever two models could give other numbers: see `identity`. It is of
     the model as it was then: one whose weights, config or tokenizer are changed afterwards has to be wrapped anew.
-    `weights` is what `require_unchanged` compares with; None: nothing is compared.
+    `weights` is what `require_unchanged` compares with; None: nothing is compared. `specification` says how to load it
+    in another process; None for a model that was wrapped in memory.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Subject:
     head_size: int
     fingerprint: str
     weights: unchanged.Weights | None = field(default=None, repr=False, compare=False)
+    specification: Specification | None = field(default=None, repr=False, compare=False)
 
     def require_unchanged(self) -> None:
         """Raise `ValueError` that names a weight which is not what it was when the model was wrapped.
