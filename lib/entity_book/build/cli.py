@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from entity_circuits.spelling import meant
 
-from . import commands, needed
+from . import commands, measuring, needed
 
 INSTALL = "in a clone of the repository, pip install -c constraints.txt -e '.[book]'"
 
@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     book.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help=words)
 
     words = "train an adapter on synthetic data; an interrupted training goes on where it stopped"
-    finetune = command("finetune", commands.finetune, words)
+    finetune = command("finetune", measuring.finetune, words)
     finetune.add_argument(
         "kind",
         type=_word,
@@ -126,14 +126,16 @@ def _parser() -> argparse.ArgumentParser:
     finetune.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"], help="to compute in")
     finetune.add_argument("--device", type=_word, default="cpu", help="cpu (default), or cuda")
     command(
-        "measure-adapters", commands.measure_adapters, "run base and adapters on 2,002 prompts; writes their accuracies"
+        "measure-adapters",
+        measuring.measure_adapters,
+        "run base and adapters on 2,002 prompts; writes their accuracies",
     )
     words = "ask a model of another scale the evaluation prompts at seven and ten boxes; writes data/scale/MODEL.json"
-    scale = command("measure-scale", commands.measure_scale, words)
+    scale = command("measure-scale", measuring.measure_scale, words)
     scale.add_argument("model", type=_word, help="a name that `models` lists, a folder, a GGUF file or a hub id")
     scale.add_argument("--contexts", type=_positive, default=10, help="at each number of boxes (default %(default)s)")
     words = "make the runs of a study in the order of its protocol; an interrupted one goes on where it stopped"
-    study = command("study", commands.study, words)
+    study = command("study", measuring.study, words)
     study.add_argument("study", choices=["arithmetic"], help="arithmetic: data/trainings/README.md")
     study.add_argument(
         "--plan", action="store_true", help="make nothing; list the runs, done and not done, with minutes"
@@ -145,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
         "--keep", action="store_true", help="keep trained adapters in build/adapters, not only their rows"
     )
     cmap = command(
-        "measure-cmap", commands.measure_cmap, "patch a fine-tuned model into its base on 2,002 prompts (half an hour)"
+        "measure-cmap", measuring.measure_cmap, "patch a fine-tuned model into its base on 2,002 prompts (half an hour)"
     )
     cmap.add_argument("pair", type=_word, help="a fine-tuned model of the registry, for example code")
     cmap.add_argument("--contexts", type=_positive, default=286, help="seven prompts each (default %(default)s)")
@@ -153,26 +155,26 @@ def _parser() -> argparse.ArgumentParser:
     cmap.add_argument("--out", type=_path, help="file to write (default: data/cmap/PAIR.safetensors)")
 
     words = "patch parts of a circuit, and a hundred random draws beside them, on 490 prompts"
-    draws = command("measure-draws", commands.measure_draws, words)
+    draws = command("measure-draws", measuring.measure_draws, words)
     draws.add_argument("model", type=_word, help="a fine-tuned model of the registry, or the folder of an adapter")
     draws.add_argument("--contexts", type=_positive, default=70, help="seven prompts each (default %(default)s)")
     draws.add_argument("--draws", type=_positive, default=100, help="for each part (default %(default)s)")
 
     words = "learn masks over heads of two models until they stand still, and judge them (half an hour)"
-    masks = command("measure-masks", commands.measure_masks, words)
+    masks = command("measure-masks", measuring.measure_masks, words)
     masks.add_argument("--base", type=_word, default="qwen2.5-coder-0.5b", help="default %(default)s")
     masks.add_argument("--finetuned", type=_word, default="code", help="default %(default)s")
     masks.add_argument("--contexts", type=_positive, default=50, help="seven pairs each (default %(default)s)")
 
     words = "find the nodes that answer as a model does, and measure them (a quarter of an hour); the base first"
-    circuit = command("measure-circuit", commands.measure_circuit, words)
+    circuit = command("measure-circuit", measuring.measure_circuit, words)
     circuit.add_argument("model", type=_word, help="a model of the registry; or `untrained`, for random weights")
     words = "of a base model, also: other ablations, the same on other prompts, the task of copying"
     circuit.add_argument("--controls", action="store_true", help=words)
     circuit.add_argument("--out", type=_path, help="file to write (default: data/nodes/MODEL.safetensors)")
 
     words = "find a model's circuit by path patching and write it, with all scores, to a file"
-    discover = command("discover", commands.discover, words)
+    discover = command("discover", measuring.discover, words)
     discover.add_argument("model", type=_word, help="a name that `models` lists, a folder, a GGUF file or a hub id")
     discover.add_argument("--n", type=_positive, default=70, help="prompts (default %(default)s)")
     discover.add_argument("--seed", type=_seed, default=0)
@@ -198,7 +200,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--workers", type=_positive, default=1, help="of this machine, each with models of its own")
     plan.add_argument("--memory", type=_amount, metavar="GB", help="of the machine or GPU (default: what is free here)")
     plan.add_argument("--gflops", type=_amount, help="rate of large products (default: measured here, on all cores)")
-    compare = command("compare-circuits", commands.compare_circuits, "overlap of two circuits by group, beside chance")
+    compare = command("compare-circuits", measuring.compare_circuits, "overlap of two circuits by group, beside chance")
     compare.add_argument("one", type=_word, help="a name in data/circuits, or a file")
     compare.add_argument("other", type=_word, help="likewise")
 
