@@ -24,12 +24,12 @@ def explorer(heads: pd.DataFrame, tokens: list[str], group: Group) -> alt.HConca
     drop = alt.binding_select(options=list(known["head"]), name="Head: ")
     how: dict[str, Any] = {"bind": drop, "on": "click", "clear": False, "empty": False}
     chosen = alt.selection_point(f"head_{LETTERS.get(group, group)}", fields=["head"], value=best, **how)
-    data = alt.Data(values=known.to_dict("records"))
+    data = alt.Data(values=_short(known))
     side = alt.VConcatChart(
         vconcat=[
-            _sentence(data, chosen),
-            _strip(alt.Chart(data).transform_filter(chosen), tokens),
-            _effects(data, chosen),
+            _sentence(chosen),
+            _strip(alt.Chart().transform_filter(chosen), tokens, 1000),
+            _effects(chosen),
         ]
     )
     harm = known[known["low"] > 0].nlargest(1, "score")
@@ -41,14 +41,25 @@ def explorer(heads: pd.DataFrame, tokens: list[str], group: Group) -> alt.HConca
         f"strongest, score {first['score']:+.2f}; beside it stand the tokens of a prompt, coloured by its attention, "
         f"and the change that it makes in each of {n} prompts.{rest}"
     )
-    return alt.HConcatChart(hconcat=[_map(data, known, chosen), side], spacing=24, description=words)
+    return alt.HConcatChart(hconcat=[_map(known, chosen), side], data=data, spacing=24, description=words)
 
 
-def _map(data: alt.Data, known: pd.DataFrame, chosen: alt.Parameter) -> alt.LayerChart:
+def _short(known: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows in few characters, since there are hundreds of heads: shares and changes as whole thousandths."""
+    rows = []
+    for row in known.to_dict("records"):
+        told: dict[str, Any] = {name: round(float(row[name]), 3) for name in ("score", "low", "high")}
+        told |= {name: int(row[name]) for name in ("layer", "index", "rank", "n")}
+        told |= {name: [round(1000 * value) for value in row[name]] for name in ("attention", "effects")}
+        rows.append({"head": row["head"], **told})
+    return rows
+
+
+def _map(known: pd.DataFrame, chosen: alt.Parameter) -> alt.LayerChart:
     bound = float(known["score"].abs().max()) or 1.0
     scale = alt.Scale(scheme="redblue", domain=[-bound, bound])
     layers = alt.Scale(domain=sorted(known["layer"].unique().tolist(), reverse=True))
-    base = alt.Chart(data).encode(
+    base = alt.Chart().encode(
         x=alt.X("index:O", title="head", axis=alt.Axis(labelAngle=0)),
         y=alt.Y("layer:O", title="layer", sort="descending", scale=layers),
         tooltip=["head:N", *numbers("score", "low", "high", form=".3f"), "rank:Q", "n:Q"],
@@ -60,20 +71,20 @@ def _map(data: alt.Data, known: pd.DataFrame, chosen: alt.Parameter) -> alt.Laye
     return alt.LayerChart(layer=[cells.add_params(chosen), mark]).properties(width=230, height=height)
 
 
-def _sentence(data: alt.Data, chosen: alt.Parameter) -> alt.Chart:
+def _sentence(chosen: alt.Parameter) -> alt.Chart:
     words = "datum.head + ': score ' + format(datum.score, '+.2f') + ' [' + format(datum.low, '+.2f') + ', ' + "
     words += "format(datum.high, '+.2f') + '], rank ' + datum.rank + (datum.low > 0 ? ', does harm' : '')"
-    text = alt.Chart(data).transform_filter(chosen).transform_calculate(words=words)
+    text = alt.Chart().transform_filter(chosen).transform_calculate(words=words)
     text = text.mark_text(align="left", fontSize=14, fontWeight="bold", color=INK, x=0)
     return text.encode(text="words:N", **QUIET).properties(width=WIDE, height=18)
 
 
-def _strip(shown: alt.Chart, tokens: list[str]) -> alt.LayerChart:
+def _strip(shown: alt.Chart, tokens: list[str], per: int = 1) -> alt.LayerChart:
     places = [
         {"place": place, "token": token, "column": place % ACROSS, "line": place // ACROSS}
         for place, token in enumerate(tokens)
     ]
-    base = shown.transform_flatten(["attention"])
+    base = shown.transform_flatten(["attention"]).transform_calculate(attention=f"datum.attention / {per}")
     base = base.transform_window(number="row_number()").transform_calculate(place="datum.number - 1")
     lookup = alt.LookupData(alt.Data(values=places), "place", ["token", "column", "line"])
     base = base.transform_lookup("place", lookup).encode(
@@ -90,10 +101,11 @@ def _strip(shown: alt.Chart, tokens: list[str]) -> alt.LayerChart:
     return alt.LayerChart(layer=[cells, words], title=title).properties(width=WIDE, height=height)
 
 
-def _effects(data: alt.Data, chosen: alt.Parameter) -> alt.LayerChart:
+def _effects(chosen: alt.Parameter) -> alt.LayerChart:
     title = "relative change of p(right object), a line a prompt"
     x = alt.X("effects:Q", title=title, scale=alt.Scale(domain=[-1, 1], clamp=True))
-    base = alt.Chart(data).transform_filter(chosen).transform_flatten(["effects"])
+    base = alt.Chart().transform_filter(chosen).transform_flatten(["effects"])
+    base = base.transform_calculate(effects="datum.effects / 1000")
     ticks = base.mark_tick(color=BLUE, thickness=1.5, opacity=0.6, size=28)
     ticks = ticks.encode(x=x, tooltip=[alt.Tooltip("effects:Q", format="+.2f", title="change")])
     zero = alt.Chart(alt.Data(values=[{"effects": 0}])).mark_rule(color=NEUTRAL, strokeDash=[4, 3])
@@ -110,7 +122,7 @@ def stepper(steps: pd.DataFrame, tokens: list[str]) -> alt.HConcatChart:
     chosen = alt.param(name="step", value=names[-1], bind=alt.binding_radio(options=names, name="Replaced: "))
     shown = alt.datum.step == chosen
     data = alt.Data(values=steps.to_dict("records"))
-    base = alt.Chart(data).transform_filter(shown)
+    base = alt.Chart().transform_filter(shown)
     said = base.mark_text(align="left", fontSize=13, color=INK, x=0, lineBreak="|", baseline="top")
     said = said.encode(text="words:N", **QUIET).properties(width=WIDE, height=52)
     x = alt.X("p:Q", title="probability among the seven objects", scale=alt.Scale(domain=[0, 1]))
@@ -125,4 +137,4 @@ def stepper(steps: pd.DataFrame, tokens: list[str]) -> alt.HConcatChart:
     right = steps["right"].iloc[0].index(True)
     told = "; ".join(f"{name}: {p[right]:.2f}" for name, p in zip(names, steps["p"], strict=True))
     words = f"The circuit on one prompt, a group replaced at a time. Probability of the right object: {told}."
-    return alt.HConcatChart(hconcat=[left, answer], spacing=24, description=words).add_params(chosen)
+    return alt.HConcatChart(hconcat=[left, answer], data=data, spacing=24, description=words).add_params(chosen)
