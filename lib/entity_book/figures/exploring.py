@@ -12,6 +12,9 @@ from .parts import QUIET, numbers
 ACROSS, WIDE = 7, 330
 """How many tokens of the prompt stand beside each other, a statement a line, and how many pixels they take."""
 
+SHOWN = 100
+"""How many heads have their attention and their prompts shown: those with the largest scores, helpful or harmful."""
+
 
 def explorer(heads: pd.DataFrame, tokens: list[str], group: Group) -> alt.HConcatChart:
     """The heads of a round by score; of the chosen one also the tokens it looks at, and what it does to each prompt.
@@ -45,12 +48,14 @@ def explorer(heads: pd.DataFrame, tokens: list[str], group: Group) -> alt.HConca
 
 
 def _short(known: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows in few characters, since there are hundreds of heads: shares and changes as whole thousandths."""
+    """The rows in few characters: shares and changes as whole thousandths, and only for the heads that do most."""
+    shown = set(known.loc[known["score"].abs().nlargest(SHOWN).index, "head"])
     rows = []
     for row in known.to_dict("records"):
         told: dict[str, Any] = {name: round(float(row[name]), 3) for name in ("score", "low", "high")}
         told |= {name: int(row[name]) for name in ("layer", "index", "rank", "n")}
-        told |= {name: [round(1000 * value) for value in row[name]] for name in ("attention", "effects")}
+        for name in ("attention", "effects"):
+            told[name] = [round(1000 * value) for value in row[name]] if row["head"] in shown else [0]
         rows.append({"head": row["head"], **told})
     return rows
 
@@ -73,7 +78,8 @@ def _map(known: pd.DataFrame, chosen: alt.Parameter) -> alt.LayerChart:
 
 def _sentence(chosen: alt.Parameter) -> alt.Chart:
     words = "datum.head + ': score ' + format(datum.score, '+.2f') + ' [' + format(datum.low, '+.2f') + ', ' + "
-    words += "format(datum.high, '+.2f') + '], rank ' + datum.rank + (datum.low > 0 ? ', does harm' : '')"
+    words += "format(datum.high, '+.2f') + '], rank ' + datum.rank + (datum.low > 0 ? ', does harm' : '') + "
+    words += "(length(datum.effects) < 2 ? ' (too little to show)' : '')"
     text = alt.Chart().transform_filter(chosen).transform_calculate(words=words)
     text = text.mark_text(align="left", fontSize=14, fontWeight="bold", color=INK, x=0)
     return text.encode(text="words:N", **QUIET).properties(width=WIDE, height=18)
