@@ -33,7 +33,7 @@ def test_a_rehearsal_goes_through_all_stages_in_every_precision(quick, tmp_path)
     assert found[-1] == {**found[-1], "stage": "end", "wrong": 0}
     exact = [row for row in found if row["stage"] == "equal" and row["precision"] == "fp32"]
     assert len(exact) == 4
-    assert all(row["apart"] < 1e-4 < row["largest_effect"] for row in exact)
+    assert all(row["apart"] < 1e-5 < row["largest_effect"] for row in exact)
 
 
 def test_a_method_with_other_numbers_is_told_and_fails_the_check(quick, monkeypatch, tmp_path):

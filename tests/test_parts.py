@@ -6,7 +6,7 @@ import families
 import pytest
 import tiny
 import torch
-from entity_circuits import runs, statistics
+from entity_circuits import bootstrap, runs, statistics
 from entity_circuits.methods import metrics
 from entity_circuits.runs import answers, blocks, replay
 from entity_circuits.runs.edits import TIED, Edit, Read
@@ -136,7 +136,7 @@ def test_answers_are_read_a_few_rows_at_a_time_as_together(monkeypatch):
 def test_medians_are_resampled_in_parts_as_together(monkeypatch):
     values, groups = torch.randn(40, generator=torch.Generator().manual_seed(1)), torch.arange(40) // 4
     whole = statistics.estimate(values, groups, statistic="median")
-    monkeypatch.setattr(statistics, "CHUNK", 100)
+    monkeypatch.setattr(bootstrap, "CHUNK", 100)
     assert statistics.estimate(values, groups, statistic="median") == whole
 
 

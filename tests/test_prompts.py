@@ -140,7 +140,7 @@ def test_a_logit_difference_is_that_of_the_two_answers_and_its_change_that_of_on
 
 
 def test_a_choice_is_among_the_choices_alone():
-    outcome = path_patching.executor("definition")(
+    outcome = path_patching.way("definition")(
         runs.record(SUBJECT, made()), [[]], targets=metrics.CHOICE.targets(made())
     )
     value = metrics.CHOICE.value(outcome, made())[0].exp()

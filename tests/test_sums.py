@@ -15,7 +15,7 @@ from entity_book.training import data as training_data
 from entity_circuits import circuits, models, places, sums
 from entity_circuits.models.weights import FetchError
 
-KEPT = ("adapters", "circuits", "cmap", "draws", "masks", "nodes", "scale", "trainings")
+KEPT = ("adapters", "circuits", "cmap", "draws", "nodes", "scale", "trainings")
 FOLDERS = [places.data(), *(places.data(name) for name in KEPT)]
 FOLDERS += [places.data("adapters", kind) for kind in training_data.KINDS]
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from entity_circuits.arguments import one_of
 from entity_circuits.heads import LETTERS
 
 from ..paper import Paper
@@ -49,6 +50,9 @@ class Claim:
     artefacts: tuple[str, ...] = ()
     note: str = ""
     needs_gap: bool = False
+
+    def __post_init__(self) -> None:
+        one_of("by whom a claim is made", self.by, By)
 
 
 def _share(finetuned: str, letter: str, patched: str = "z") -> Callable[[Paper], float | None]:

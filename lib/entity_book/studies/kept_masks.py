@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 from entity_circuits import circuits, models, places, sums
+from entity_circuits.arguments import one_of
 from entity_circuits.heads import GROUPS, POSITIONS, Group, Head
 from entity_circuits.methods.dcm import Asked, Mask
 from entity_circuits.results import Store
@@ -48,6 +49,10 @@ class Kept:
 
     sweeps: dict[Key, tuple[Mask, ...]]
     tried: tuple[Tried, ...]
+
+    def __post_init__(self) -> None:
+        for *_, target in self.sweeps:
+            one_of("hypothesis", target, Hypothesis)
 
     @property
     def masks(self) -> dict[Key, Mask]:
@@ -118,6 +123,8 @@ def swept(
     one: Study, wanted: Mapping[Group, Sequence[Hypothesis]], penalties: Sequence[float] = PENALTIES, steps: int = STEPS
 ) -> dict[Key, tuple[Mask, ...]]:
     """Each mask that is wanted at every price; those of a group and a price are learned side by side."""
+    for target in (target for targets in wanted.values() for target in targets):
+        one_of("hypothesis", target, Hypothesis)
     found: dict[Key, list[Mask]] = {}
     for penalty in penalties[::-1]:  # at a high price masks soon stand still
         for group, targets in wanted.items():

@@ -223,6 +223,7 @@ def trainings(names: Sequence[str], base: Subject, measure: Measure = "chosen") 
 
         print(random_draws.trainings(("code", "code-seed1"), base))
     """
+    one_of("measure", measure, Measure)
     found = {name: answers[0] for name in names if (answers := kept(name, base)) is not None}
     shares = {name: by(one, measure).table().set_index("condition")["share"] for name, one in found.items()}
     made = pd.DataFrame({name: values for name, values in shares.items() if values.notna().all()})

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 from entity_circuits import statistics
-from entity_circuits.arguments import each_of, integer
+from entity_circuits.arguments import each_of, integer, one_of
 from entity_circuits.heads import POSITIONS, Group, Head
 from entity_circuits.methods.dcm import Mask
 from entity_circuits.tasks.desiderata import HYPOTHESES, Hypothesis
@@ -34,6 +34,9 @@ class Tried:
     bystander: np.ndarray
     source_right: np.ndarray
     contexts: np.ndarray
+
+    def __post_init__(self) -> None:
+        one_of("hypothesis", self.target, Hypothesis)
 
 
 def tried(one: Study, masks: Masks, draws: int = 5, seed: int = 0) -> list[Tried]:

@@ -32,13 +32,19 @@ class Shape(Protocol):
     """What an edit is checked against: a `Subject`, or a model that runs elsewhere."""
 
     @property
-    def layers(self) -> int: ...
+    def layers(self) -> int:
+        """How many."""
+        ...
 
     @property
-    def heads(self) -> int: ...
+    def heads(self) -> int:
+        """How many each layer has."""
+        ...
 
     @property
-    def head_size(self) -> int: ...
+    def head_size(self) -> int:
+        """How many numbers a head's output has."""
+        ...
 
 
 @dataclass(frozen=True)
