@@ -135,3 +135,30 @@ def words(found: Measured | None) -> dict[str, str]:
         "success": "passes" if told["success"] else "does not pass",
         "n": str(len(found.answers["evaluation"].contexts)),
     }
+
+
+def sentence(found: Measured | None) -> str:
+    """What became of the search for a circuit, in a sentence or two for a page to `glue`.
+
+    print(node_findings.sentence(node_answers.load("qwen2.5-coder-0.5b")))
+    """
+    if found is None:
+        return "It was not measured."
+    told = words(found)
+    if node_tables.verdict(found)["nodes"]:
+        return (
+            f"The circuit has {told['size']} of {told['all']} nodes. On prompts that it was not chosen on it chooses "
+            f"right for {told['choice']}, the whole model for {told['whole']}, {told['of_whole']} of it; it agrees with "
+            f"the whole model on {told['agreement']} (n = {told['n']}), and {told['success']} the two thresholds."
+        )
+    whole = found.rows(circuit="whole")
+    said = found.rows(circuit="own curve", ablation="mean", size=len(found.orders["own"]))
+    told_all = {
+        name: statistics.spoken(one.value, one.low, one.high, ".2f")
+        for name, one in ((n, statistics.estimate(v[0], said.contexts)) for n, v in said.scores(whole).items())
+    }
+    return (
+        f"No circuit along this order passes the two thresholds. Even all {told['all']} nodes together choose right for "
+        f"{told_all['choice']}, where the whole model does for {told['whole']}, and agree with it on "
+        f"{told_all['agreement']} of {told['n']} prompts: part of what it does happens in heads at other tokens."
+    )
