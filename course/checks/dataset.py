@@ -46,7 +46,8 @@ def interval(interval, clustered=False):
     assert width < 1.25, (
         f"the interval is {width:.2f} times as wide as it should be: the middle 95% of 2,000 means is wanted"
     )
-    near([low, high], [right.low, right.high], 0.025 if clustered else 0.01, "`interval` differs from the library's")
+    # The library's is made by a formula (Wilson), which a bootstrap of 70 contexts meets to about 0.01.
+    near([low, high], [right.low, right.high], 0.025 if clustered else 0.02, "`interval` differs from the library's")
 
 
 def chosen(chosen, ties=False):

@@ -148,8 +148,8 @@ def sentence(found: Measured | None) -> str:
     if node_tables.verdict(found)["nodes"]:
         return (
             f"The circuit has {told['size']} of {told['all']} nodes. On prompts that it was not chosen on it chooses "
-            f"right for {told['choice']}, the whole model for {told['whole']}, {told['of_whole']} of it; it agrees with "
-            f"the whole model on {told['agreement']} (n = {told['n']}), and {told['success']} the two thresholds."
+            f"right for {told['choice']}, the whole model for {told['whole']}, {told['of_whole']} of it; it agrees "
+            f"with the whole model on {told['agreement']} (n = {told['n']}), and {told['success']} the two thresholds."
         )
     whole = found.rows(circuit="whole")
     said = found.rows(circuit="own curve", ablation="mean", size=len(found.orders["own"]))
@@ -158,7 +158,7 @@ def sentence(found: Measured | None) -> str:
         for name, one in ((n, statistics.estimate(v[0], said.contexts)) for n, v in said.scores(whole).items())
     }
     return (
-        f"No circuit along this order passes the two thresholds. Even all {told['all']} nodes together choose right for "
-        f"{told_all['choice']}, where the whole model does for {told['whole']}, and agree with it on "
+        f"No circuit along this order passes the two thresholds. Even all {told['all']} nodes together choose right "
+        f"for {told_all['choice']}, where the whole model does for {told['whole']}, and agree with it on "
         f"{told_all['agreement']} of {told['n']} prompts: part of what it does happens in heads at other tokens."
     )
