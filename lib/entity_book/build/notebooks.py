@@ -22,6 +22,9 @@ from ..claims import findings
 NOTE = "application/vnd.entity-circuits.run+json"
 """The media type of a note, that is of facts which a chapter hands to the status page and does not show itself."""
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
+"""The media type of an interactive element, which needs a running kernel."""
+
 _NO_NOTEBOOK = (ValueError, nbformat.ValidationError, LookupError, AttributeError, TypeError)
 _KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{6,}\b")
@@ -160,6 +163,8 @@ def finished(notebook: NotebookNode, record: Mapping[str, Any]) -> tuple[Noteboo
                     if key in kept_findings:
                         raise ValueError(f"the finding {key!r} is kept twice")
                     kept_findings[key] = row
+            elif WIDGET in output.get("data", {}):
+                continue  # a progress bar, where ipywidgets is installed: nothing of it is left on a page
             elif output["output_type"] == "stream" and output["name"] == "stderr":
                 last = ("".join(output["text"]).strip().splitlines() or [""])[-1]
                 stray.append(f"cell {place + 1} wrote to standard error, at last: {last[:200]}")

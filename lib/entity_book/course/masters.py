@@ -3,11 +3,11 @@
 A master (`course/NN_name.py`, in the `py:percent` form of jupytext) is plain cells and exercises. An exercise begins
 with a text whose cell says `exercise="3.1"`, and has cells with these tags, in this order:
 
-    solution   code; what lies between `# BEGIN SOLUTION` and `# END SOLUTION` is taken out for students
-    check      one call a line, each of which raises an AssertionError that says in words what is wrong
-    hidden     likewise, for the autograder and the teacher alone: the same checks on other data
-    question   a text that asks for a judgement
-    answer     what a good answer says, for the teacher alone
+- `solution`, code; what lies between `# BEGIN SOLUTION` and `# END SOLUTION` is taken out for students;
+- `check`, one call a line, each of which raises an AssertionError that says in words what is wrong;
+- `hidden`, likewise, for the autograder and the teacher alone: the same checks on other data;
+- `question`, a text that asks for a judgement;
+- `answer`, what a good answer says, for the teacher alone.
 """
 
 from collections.abc import Iterator

@@ -32,8 +32,7 @@ class Served:
         heads: of a layer.
         kv_heads: of a layer; query heads may share them.
         head_size: of each.
-        remote: True for the host that nnsight is set to, an address of another, or "local": sent nowhere, but packed
-            and unpacked as if.
+        remote: True for the host that nnsight is set to, the address of another, or "local", which sends nothing.
 
     Made by `served`.
     """
