@@ -30,6 +30,7 @@ LINKED_HOSTS = frozenset(
     {
         "aclanthology.org",
         "arxiv.org",
+        "creativecommons.org",
         "doi.org",
         "github.com",
         "huggingface.co",
@@ -37,6 +38,7 @@ LINKED_HOSTS = frozenset(
         "ndif.us",
         "nnsight.net",
         "openreview.net",
+        "otter-grader.readthedocs.io",
         "papermill.readthedocs.io",
         "pydata-sphinx-theme.readthedocs.io",
         "sphinx-book-theme.readthedocs.io",
