@@ -118,7 +118,7 @@ class Visit:
         self.context.route("**/*", lambda route: self._pass(route, address))
         self.page = self.context.new_page()
         self.page.on("console", self._heard)
-        self.page.on("response", self.answers.append)
+        self.page.on("response", lambda one: self.answers.append(one))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.goto(f"{address}/{name}", wait_until="load")
 
