@@ -189,7 +189,7 @@ def test_what_scrolls_on_a_phone_can_be_reached_with_the_keyboard(browser, addre
     with Visit(browser, address, name) as visit:
         visit.page.set_viewport_size({"width": 390, "height": 844})
         visit.charts()
-        visit.page.wait_for_timeout(100)
+        visit.page.wait_for_timeout(700)  # the theme waits for a resize to end
         assert visit.page.evaluate(UNREACHED) == []
 
 

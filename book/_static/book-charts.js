@@ -48,7 +48,7 @@
       var svg = live.querySelector("svg");
       svg.style.minWidth = Math.round(0.75 * svg.getAttribute("width")) + "px";
       // What draws nothing, a layer without a row, is nothing to tell about.
-      svg.querySelectorAll("g[role='graphics-symbol']:empty").forEach(function (mark) { mark.removeAttribute("role"); });
+      svg.querySelectorAll("g[role='graphics-symbol']:is(:empty, :not([aria-label]))").forEach(function (mark) { mark.removeAttribute("role"); });
       picture.hidden = true;
       box.classList.add("is-live");
     }).catch(function (error) {

@@ -12,7 +12,7 @@ from .parts import QUIET, numbers
 ACROSS, WIDE = 7, 330
 """How many tokens of the prompt stand beside each other, a statement a line, and how many pixels they take."""
 
-SHOWN = 100
+SHOWN = 30
 """How many heads have their attention and their prompts shown: those with the largest scores, helpful or harmful."""
 
 
@@ -27,7 +27,7 @@ def explorer(heads: pd.DataFrame, tokens: list[str], group: Group) -> alt.HConca
     drop = alt.binding_select(options=list(known["head"]), name="Head: ")
     how: dict[str, Any] = {"bind": drop, "on": "click", "clear": False, "empty": False}
     chosen = alt.selection_point(f"head_{LETTERS.get(group, group)}", fields=["head"], value=best, **how)
-    data = alt.Data(values=_short(known))
+    data = pd.DataFrame(_short(known))
     side = alt.VConcatChart(
         vconcat=[
             _sentence(chosen),
