@@ -97,7 +97,7 @@ def _strip(shown: alt.Chart, tokens: list[str], per: int = 1) -> alt.LayerChart:
         x=alt.X("column:O", axis=None), y=alt.Y("line:O", axis=None),
         tooltip=["token:N", alt.Tooltip("attention:Q", format=".1%", title="its attention")],
     )  # fmt: skip
-    scale = alt.Scale(range=[0, 1], domain=[0, 0.5], clamp=True)
+    scale = alt.Scale(range=[0, 0.6], domain=[0, 0.5], clamp=True)  # words stay legible on it
     cells = base.mark_rect(color=BLUE, cornerRadius=3).encode(
         opacity=alt.Opacity("attention:Q", scale=scale, legend=None)
     )
