@@ -225,8 +225,14 @@ def test_constraints_pin_every_declared_dependency_at_a_version_it_allows():
     assert not refused
 
 
-def test_constraints_pin_all_that_the_dependencies_bring():
-    todo, seen = [(name, frozenset(wanted.extras)) for name, wanted in declared().items()], set()
+def followed(
+    wanted: dict[str, Requirement], elsewhere: dict[str, list[str]], pythons: tuple[str | None, ...]
+) -> set[str]:
+    """These packages and all that they ask for, on any of these Pythons (None: this one).
+
+    `elsewhere` tells what packages ask for that are not installed here.
+    """
+    todo, seen = [(name, frozenset(one.extras)) for name, one in wanted.items()], set()
     while todo:
         name, extras = todo.pop()
         if (name, extras) in seen:
@@ -235,19 +241,24 @@ def test_constraints_pin_all_that_the_dependencies_bring():
         try:
             lines = requires(name) or []
         except PackageNotFoundError:
-            lines = BROUGHT_ELSEWHERE.get(name, [])  # of an extra or a Python that is not installed here
-        for wanted in map(Requirement, lines):
+            lines = elsewhere.get(name, [])
+        for one in map(Requirement, lines):
             where = [
-                {"extra": extra, "python_version": python, "python_full_version": f"{python}.5"}
+                {"extra": extra} | ({"python_version": python, "python_full_version": f"{python}.5"} if python else {})
                 for extra in {"", *extras}
-                for python in PYTHONS
+                for python in pythons
             ]
-            if not wanted.marker or any(map(wanted.marker.evaluate, where)):
-                todo.append((canonicalize_name(wanted.name), frozenset(wanted.extras)))
-    assert len({name for name, _ in seen}) > 100, "the dependencies were not followed"
-    assert ("yarl", frozenset()) in seen, "what only another Python needs was not followed"
+            if not one.marker or any(map(one.marker.evaluate, where)):
+                todo.append((canonicalize_name(one.name), frozenset(one.extras)))
+    return {name for name, _ in seen}
+
+
+def test_constraints_pin_all_that_the_dependencies_bring():
+    found = followed(declared(), BROUGHT_ELSEWHERE, PYTHONS)
+    assert len(found) > 100, "the dependencies were not followed"
+    assert "yarl" in found, "what only another Python needs was not followed"
     graphics = re.compile(r"(nvidia|cuda)-|triton$")  # of a torch with CUDA, which the book is not made with
-    assert {name for name, _ in seen if not graphics.match(name)} <= pins().keys()
+    assert {name for name in found if not graphics.match(name)} <= pins().keys()
 
 
 def test_constraints_hold_plain_versions_only():

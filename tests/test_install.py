@@ -4,34 +4,20 @@ import json
 import re
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from importlib.metadata import packages_distributions
 
 import pytest
 from entity_book.build import book, cli
 from entity_circuits import places
-from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from test_house import declared
+from test_house import declared, followed
 
 INSTALL = "pip install -c constraints.txt -e '.[book]'"
 
 
 def brought() -> set[str]:
     """The packages that the install brings here: the engine's and the book's, and what these ask for."""
-    todo, seen = [(name, frozenset(wanted.extras)) for name, wanted in declared("book").items()], set()
-    while todo:
-        name, extras = todo.pop()
-        if (name, extras) in seen:
-            continue
-        seen.add((name, extras))
-        try:
-            lines = requires(name) or []
-        except PackageNotFoundError:
-            continue
-        for wanted in map(Requirement, lines):
-            if not wanted.marker or any(wanted.marker.evaluate({"extra": extra}) for extra in {"", *extras}):
-                todo.append((canonicalize_name(wanted.name), frozenset(wanted.extras)))
-    return {name for name, _ in seen}
+    return followed(declared("book"), {}, (None,))
 
 
 def first_cells() -> dict[str, str]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from ..paper import Paper
-from .comparisons import Answer, Verdict, above, all_of, below, exceeds, over
+from .comparisons import ALPHA, Answer, Verdict, above, all_of, below, exceeds, over
 from .findings import Reported
 
 SMALL = 0.05
@@ -52,15 +52,15 @@ def larger(key: str, *, than: str | float = 0.0, control: str | None = None) -> 
     def rule(found: Found, _: Paper) -> Judgement:
         one, bound = found[key], float(found[than].value) if isinstance(than, str) else than
         what = "0" if bound == 0 else f"{bound:.2f}"
-        if (p := below(one, bound + SMALL)) < 0.05:
-            worse = "; it is surely smaller" if below(one, bound) < 0.05 else ""
+        if (p := below(one, bound + SMALL)) < ALPHA:
+            worse = "; it is surely smaller" if below(one, bound) < ALPHA else ""
             return Judgement("does not", f"surely less than {SMALL:.2f} above {what}{worse}", p)
-        if (p := above(one, bound)) >= 0.05:
+        if (p := above(one, bound)) >= ALPHA:
             return Judgement("open", f"neither surely above {what} nor surely less than {SMALL:.2f} above it")
-        if control is not None and above(found[control], 0.0) >= 0.05:
+        if control is not None and above(found[control], 0.0) >= ALPHA:
             return Judgement("partly", f"more than {what}, but not surely than the control ({found[control].brief})", p)
         p = max(p, above(found[control], 0.0)) if control else p
-        if above(one, bound + SMALL) < 0.05:
+        if above(one, bound + SMALL) < ALPHA:
             return Judgement("replicates", f"surely more than {SMALL:.2f} above {what}", p)
         return Judgement("partly", f"above {what}, but not surely by {SMALL:.2f}", p)
 
@@ -89,9 +89,9 @@ def faithful(who: str) -> Rule:
         rest = "" if larger is None else f"; eight times larger {larger.brief}"
         size = f" with {found['faithful/heads'].brief} heads" if "faithful/heads" in found else ""
         words = f"{ratio.brief}{size}, the paper's smallest {needed:.2f}, random heads {random.brief}{rest}"
-        if (p := max(above(ratio, needed - SMALL), over(ratio, random))) < 0.05:
+        if (p := max(above(ratio, needed - SMALL), over(ratio, random))) < ALPHA:
             return Judgement("replicates", words, p)
-        if (p := below(ratio, needed - SMALL)) < 0.05:
+        if (p := below(ratio, needed - SMALL)) < ALPHA:
             return Judgement("does not", words, p)
         return Judgement("open", words)
 
@@ -106,7 +106,7 @@ def overlapping(found: Found, _: Paper) -> Judgement:
     ceiling = float(found["overlap/ceiling"].value)
     held = ", ".join(letter for letter, answer in answers.items() if answer.word == "yes") or "no group"
     words = f"more than chance in {held}; the base shares {ceiling:.2f} with itself, found again from other prompts"
-    if (q := below(found["overlap/all"], ceiling - SMALL)) < 0.05:
+    if (q := below(found["overlap/all"], ceiling - SMALL)) < ALPHA:
         return Judgement("does not", words, q)
     return Judgement(verdict, words, p)
 
@@ -119,14 +119,14 @@ def carries(letter: str, what: str, prefix: str = "carries") -> Rule:
         own = gains.pop(what)
         rival = max(gains, key=lambda name: float(gains[name].value))
         against = max(over(own, one) for one in gains.values())
-        if (p := below(own, SMALL)) < 0.05:
+        if (p := below(own, SMALL)) < ALPHA:
             return Judgement("does not", f"surely less than {SMALL:.2f} over its floor ({own.brief})", p)
-        if (p := above(own, 0.0)) >= 0.05:
+        if (p := above(own, 0.0)) >= ALPHA:
             return Judgement("open", f"not surely above what happens without a patch ({own.brief})")
-        if against >= 0.05:
+        if against >= ALPHA:
             words = f"{own.brief} over its floor, but not surely more than the {rival} ({gains[rival].brief})"
             return Judgement("partly", words, p)
-        if above(own, SMALL) >= 0.05:
+        if above(own, SMALL) >= ALPHA:
             return Judgement("partly", f"above its floor, but not surely by {SMALL:.2f} ({own.brief})", p)
         return Judgement("replicates", f"{own.brief} over its floor, and more than the other two", max(p, against))
 
@@ -177,10 +177,10 @@ def through(letter: str, site: str) -> Rule:
         parts = {name: found[f"cmap/{letter}/{name}"] for name in "qkv"}
         words = ", ".join(f"{name} {one.brief}" for name, one in parts.items())
         own = parts.pop(site)
-        if (p := max(above(own, 0.0), *(over(own, one) for one in parts.values()))) < 0.05:
+        if (p := max(above(own, 0.0), *(over(own, one) for one in parts.values()))) < ALPHA:
             return Judgement("replicates", f"{site} recovers more than either other input; {words}", p)
         less = min(over(one, own) for one in parts.values())
-        if (p := min(below(own, TRACE), 2 * less)) < 0.05:
+        if (p := min(below(own, TRACE), 2 * less)) < ALPHA:
             return Judgement("does not", words, p)
         return Judgement("open", words)
 
