@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import tiny
 import torch
+from entity_book.claims import handing_over
 from entity_book.figures import charts, exploring
 from entity_book.figures import discovery as figures
 from entity_book.paper import paper
@@ -133,6 +134,18 @@ def test_a_head_can_be_chosen_by_click_and_from_a_list_and_the_strongest_is_at_f
     assert charts.picture(spec, "png")[:4] == bytes([0x89]) + b"PNG"
 
 
+def test_a_round_without_a_path_is_told_and_stops_no_figure_or_table(found):
+    scores = found.scores["value_fetcher"]
+    none = replace(scores, change=torch.full_like(scores.change, torch.nan))
+    heads = looking.by_head(none, found.recordings[0], found.recordings[0].prompts.last)
+    words = charts.description(exploring.explorer(heads, ["word"], "structure_reader").to_dict())
+    assert words == "Group D: no head has a path."
+    assert summaries.harmful({"structure_reader": summaries.score_table(none)}).empty
+    alone = replace(found, circuit=Circuit(dict.fromkeys(GROUPS, ())))
+    assert summaries.elsewhere(alone, 6, Store()) == {}
+    handing_over.reading(found.recordings[0], alone.circuit)
+
+
 def test_a_group_that_is_replaced_moves_the_objects_as_a_whole_run_does(found):
     prompt = looking.running(found)
     steps = looking.step_by_step(found, prompt)
@@ -155,11 +168,12 @@ def test_a_group_that_is_replaced_moves_the_objects_as_a_whole_run_does(found):
 def test_every_figure_says_in_words_what_it_shows_and_can_be_drawn(found):
     tables = {group: summaries.score_table(scores) for group, scores in found.scores.items()}
     first = tables["value_fetcher"]
-    looks = looking.attention_table(found.recordings[0], [Head(2, 1)], found.recordings[0].prompts.last)
+    scores, recording = found.scores["value_fetcher"], found.recordings[0]
+    looks = looking.attention_table(recording, [Head(2, 1)], recording.prompts.last)
+    words = looking.words(recording)
     made = [
         figures.path_drawing(),
-        figures.head_map(first, "value_fetcher"),
-        figures.head_map(first.assign(score=np.nan), "structure_reader"),
+        exploring.explorer(looking.by_head(scores, recording, recording.prompts.last), words, "value_fetcher"),
         figures.attention(looks),
         figures.circuit_graph(found.circuit, 6),
         figures.circuit_graph(Circuit({"value_fetcher": (Head(1, 1),), "position_detector": ()}), 6),

@@ -53,6 +53,8 @@ def reading(recording: Recording, circuit: Circuit) -> None:
     handing_over.reading(found.recordings[0], found.circuit)
     """
     for group, letter in LETTERS.items():
+        if not circuit.groups[group]:
+            continue
         share = looking.selectivity(recording, circuit.groups[group], group)
         about = "of the attention to tokens of its kind"
         findings.keep(f"looks/{letter}", share, unit="share", model=recording.subject.name, about=about)

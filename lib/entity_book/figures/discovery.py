@@ -48,36 +48,6 @@ def path_drawing() -> alt.LayerChart:
     return drawn([*upward, arms, changed.encode(**axes, order="order:Q", **QUIET), point], 300, 250, words)
 
 
-def head_map(table: pd.DataFrame, group: Group) -> alt.LayerChart:
-    """Layer by head, coloured by score; a tooltip gives the interval; heads that have no path are left empty."""
-    known = table.dropna(subset=["score"])
-    bound = float(known["score"].abs().max()) if len(known) else 1.0
-    layers = alt.Scale(domain=sorted(table["layer"].unique(), reverse=True))
-    base = alt.Chart(known).encode(
-        x=alt.X("index:O", title="head", axis=alt.Axis(labelAngle=0)),
-        y=alt.Y("layer:O", title="layer", sort="descending", scale=layers),
-        tooltip=["head", *numbers("score", "low", "high", form=".3f"), "rank", "n"],
-    )
-    scale = alt.Scale(scheme="redblue", domain=[-bound, bound])
-    legend = alt.Legend(title="score", orient="right", gradientLength=160, format=".2f")
-    cells = base.mark_rect().encode(color=alt.Color("score:Q", scale=scale, legend=legend))
-    best = known.nsmallest(3, "score")
-    mark = base.transform_filter(alt.FieldOneOfPredicate("head", list(best["head"])))
-    mark = mark.mark_rect(filled=False, stroke="black", strokeWidth=2)
-    harm = known[known["low"] > 0].nlargest(2, "score")
-    dashed = base.transform_filter(alt.FieldOneOfPredicate("head", list(harm["head"])))
-    dashed = dashed.mark_rect(filled=False, stroke="black", strokeWidth=2, strokeDash=[3, 2])
-    strongest = ", ".join(f"{row.head} {row.score:.3f}" for row in best.itertuples())
-    words = (
-        f"Head map of group {LETTERS[group]}: score of each of {len(known)} heads that have a path; "
-        f"{len(table) - len(known)} have none and are left empty. Most negative: {strongest}."
-    )
-    if len(harm):
-        told = ", ".join(f"{row.head} {row.score:.3f}" for row in harm.itertuples())
-        words += f" Surely above 0, so that they do harm, and with a dashed line: {told}."
-    return drawn([cells, mark, dashed], 250, 14 * table["layer"].nunique(), words)
-
-
 def attention(table: pd.DataFrame) -> alt.Chart:
     """What each head looks at from its position: one bar a head, divided among kinds of tokens."""
     colours = [BLUE, VERMILLION, "#56B4E9", "#E69F00", "#999999", PURPLE, "#CCCCCC"]

@@ -16,13 +16,17 @@ SHOWN = 30
 """How many heads have their attention and their prompts shown: those with the largest scores, helpful or harmful."""
 
 
-def explorer(heads: pd.DataFrame, tokens: list[str], group: Group) -> alt.HConcatChart:
+def explorer(heads: pd.DataFrame, tokens: list[str], group: Group) -> alt.HConcatChart | alt.Chart:
     """The heads of a round by score; of the chosen one also the tokens it looks at, and what it does to each prompt.
 
     `heads` is `looking.by_head`, `tokens` the words of the prompt that its attention is about. The strongest head is
     chosen at first; the list below the figure is for the keyboard. Without JavaScript the picture shows the strongest.
+    Where no head has a path the chart says so.
     """
-    known = heads.dropna(subset=["score"]).sort_values("rank")
+    if heads.empty:
+        words = f"Group {LETTERS.get(group, group)}: no head has a path."
+        return alt.Chart(pd.DataFrame({"x": [0]})).mark_text(text=words).properties(width=WIDE, description=words)
+    known = heads.sort_values("rank")
     best = str(known["head"].iloc[0])
     drop = alt.binding_select(options=list(known["head"]), name="Head: ")
     how: dict[str, Any] = {"bind": drop, "on": "click", "clear": False, "empty": False}

@@ -202,6 +202,8 @@ def harmful(tables: dict[Group, pd.DataFrame], n: int = 4) -> pd.DataFrame:
     """
     rows = []
     for group, table in tables.items():
+        if table["score"].isna().all():
+            continue  # no head has a path
         best = table.nsmallest(1, "score").iloc[0]
         for row in table[table["low"] > 0].nlargest(n, "score").to_dict("records"):
             told = {name: row[name] for name in ("head", "score", "low", "high", "n")}
@@ -228,6 +230,8 @@ def elsewhere(found: Discovery, n: int, store: Store) -> dict[str, pd.DataFrame]
     base, source = (recording.prompts.select(rows) for recording in found.recordings)
     tables = {}
     for name, (position, into, heard) in ELSEWHERE.items():
+        if not found.circuit.groups[into]:
+            continue  # nobody to send to
         scores = path_patching.sweep(
             found.recordings[0].subject,
             base,
