@@ -58,8 +58,10 @@ def test_the_mask_that_is_chosen_patches_nearest_to_a_third_of_its_group_whateve
     assert same.penalty == masks[0].penalty
 
 
-def test_parts_of_the_test_pairs_add_up_to_all_of_them(made):
+@pytest.mark.parametrize("batch", [49, 5])
+def test_parts_of_the_test_pairs_add_up_to_all_of_them_however_many_are_run_at_once(made, monkeypatch, batch):
     one, found = made
+    monkeypatch.setitem(semantics.BATCH, "test", batch)
     parts = [worth.tried(part, found.masks, draws=2) for part in kept_masks.in_parts(one, contexts=1)]
     assert len(parts) == 2
     for whole, some in zip(found.tried, worth.joined(parts), strict=True):
