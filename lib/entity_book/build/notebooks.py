@@ -54,6 +54,21 @@ def note(**facts: str | int | float) -> None:
         display({NOTE: facts}, raw=True)
 
 
+def quote(**values: object) -> None:
+    """Hand numbers to the text of the page, which quotes each by its name: {glue:text}`name`.
+
+    A value is shown as `str` gives it; an estimate so brings its interval. Outside a notebook it does nothing at all.
+
+    >>> quote(accuracy="0.61 [0.55, 0.67]", prompts=490)
+    """
+    from IPython import get_ipython
+    from myst_nb import glue
+
+    if get_ipython() is not None:
+        for name, value in values.items():
+            glue(name, str(value), display=False)
+
+
 def read(path: Path) -> NotebookNode:
     """The notebook in a file. Raises `ValueError` naming the file if it is not a notebook."""
     try:
