@@ -160,7 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     draws.add_argument("--contexts", type=_positive, default=70, help="seven prompts each (default %(default)s)")
     draws.add_argument("--draws", type=_positive, default=100, help="for each part (default %(default)s)")
 
-    words = "learn masks over heads of two models until they stand still, and judge them (half an hour)"
+    words = "learn masks over heads of two models until they stand still, and judge them (a quarter of an hour)"
     masks = command("measure-masks", measuring.measure_masks, words)
     masks.add_argument("--base", type=_word, default="qwen2.5-coder-0.5b", help="default %(default)s")
     masks.add_argument("--finetuned", type=_word, default="code", help="default %(default)s")
