@@ -2,8 +2,8 @@
 
 At a low price a mask keeps most of its group, and random heads of the group do as well: that is said by the price. So
 each mask is learned at several, to convergence, and the one whose final weights patch nearest to a third of the group
-is kept; which one that is, is told by its size alone. `data/masks/README.md` has the protocol. It takes a quarter of an hour,
-so masks and answers are kept, and a chapter learns and patches a part of it again.
+is kept; which one that is, is told by its size alone. `data/masks/README.md` has the protocol. It takes a quarter of
+an hour, so masks and answers are kept, and a chapter learns and patches a part of it again.
 """
 
 import json
