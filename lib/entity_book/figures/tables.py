@@ -39,6 +39,9 @@ WORDS = {
 }
 """What a column is called where its own name, with spaces for underscores, would not say it."""
 
+CSV = "text/csv"
+"""The media type in which a notebook keeps all digits of a table, for those who want its numbers."""
+
 NONE = "–"
 """What stands for a missing value."""
 
@@ -61,7 +64,21 @@ def enable() -> None:
     from IPython import get_ipython
 
     if (shell := get_ipython()) is not None:
-        shell.display_formatter.formatters["text/html"].for_type(pd.DataFrame, html)
+        from IPython.core.formatters import BaseFormatter
+
+        formatters = shell.display_formatter.formatters
+        formatters["text/html"].for_type(pd.DataFrame, html)
+        formatters[CSV] = BaseFormatter(parent=shell.display_formatter, format_type=CSV)
+        formatters[CSV].for_type(pd.DataFrame, as_csv)
+
+
+def as_csv(table: pd.DataFrame) -> str:
+    """A table as the text of a CSV file, with all digits; an index that says nothing is left out.
+
+    >>> as_csv(pd.DataFrame({"share": [0.123456789]}))
+    'share\\n0.123456789\\n'
+    """
+    return str(table.to_csv(index=bool(_row_heads(table)[0]), lineterminator="\n"))
 
 
 def html(table: pd.DataFrame) -> str:
