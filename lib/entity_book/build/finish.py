@@ -20,6 +20,9 @@ _DESIGN = re.compile(r"<link [^>]*sphinx-design\.min\.css[^>]*>|<script [^>]*des
 _DESCRIBED = re.compile(r'<meta content="([^"]*)" name="description" />')
 _TITLE = re.compile(r"<title>(.*?)</title>", re.DOTALL)
 _LIST = re.compile(r"<dl>\n((?:<dd><em class=\"sig-param.*?</dd>\n)+)</dl>", re.DOTALL)
+_CODE = re.compile(r"<pre>.*?</pre>", re.DOTALL)
+_PLAIN = re.compile(r'<span class="[npw]">([^<]*)</span>')
+"""Names, brackets, commas and spaces of code, which have the colour of what surrounds them."""
 
 _WORDS = (
     # The name of a button is then what stands on it, or its label, and not one beside the other.
@@ -64,6 +67,7 @@ def page(text: str) -> str:
     """
     for pattern, instead in _WORDS:
         text = pattern.sub(instead, text)
+    text = _CODE.sub(lambda found: _PLAIN.sub(r"\1", found[0]), text)
     if 'id="search-results"' not in text:
         text = _SEARCH.sub("", text)  # the index of all words, for the page that looks them up
     if not re.search(r'class="(?:[^"]* )?sd-', text):
