@@ -241,9 +241,9 @@ def _shown(running: Running, narrow: bool) -> list[tuple[int | None, str]]:
     """Places and words of the row: the statement, what is left out, the question."""
     before, after = running.boxes
     statement = [place for place in running.statement if not narrow or place >= running.object]
-    left = [(None, _left(count, narrow)) for count in (before, after)]
-    row = [left[0]] * (before > 0) + [(place, running.tokens[place]) for place in statement]
-    row += [left[1]] * (after > 0)
+    row: list[tuple[int | None, str]] = [(None, _left(before, narrow))] * (before > 0)
+    row += [(place, running.tokens[place]) for place in statement]
+    row += [(None, _left(after, narrow))] * (after > 0)
     return row + [(place, running.tokens[place]) for place in range(running.query - 1, running.last + 1)]
 
 
@@ -253,7 +253,7 @@ def _left(count: int, narrow: bool) -> str:
 
 def _places(running: Running, narrow: bool) -> tuple[dict[Any, float], float]:
     """The middle of each word of the row, and where the drawing ends."""
-    x, places = 4.0, {}
+    x, places = 4.0, dict[Any, float]()
     for number, (place, word) in enumerate(_shown(running, narrow)):
         room = drawing.width(word, 14) + (6 if narrow else 12)
         places["row", number] = x + room / 2
@@ -270,15 +270,16 @@ def _tokens(running: Running, places: Mapping[Any, float], narrow: bool) -> str:
     rooms = [drawing.width(word, 14) + (5 if narrow else 11) for _, word in row]
     read = [number for number, (place, _) in enumerate(row) if place in running.statement]
     left, right = (places["row", read[end]] + side * rooms[read[end]] / 2 for end, side in ((0, -1), (-1, 1)))
-    drawn.append(
-        tag("rect", x=left, y=_ROW - 17, width=right - left, height=24, rx=5, fill=_COLOURS["D"], opacity=0.25)
-    )
+    drawn.append(_box((left + right) / 2, right - left, fill=_COLOURS["D"], opacity=0.25))
     for number, ((place, word), room) in enumerate(zip(row, rooms, strict=True)):
         x, bold = places["row", number], "bold" if place in marked else None
         if place in marked:
-            box = {"x": x - room / 2, "y": _ROW - 17, "width": room, "height": 24, "rx": 5, "fill": "none"}
-            drawn.append(tag("rect", **box, stroke=_COLOURS[marked[place]], stroke_width=2))
+            drawn.append(_box(x, room, stroke=_COLOURS[marked[place]], stroke_width=2, fill="none"))
         drawn.append(text(x, _ROW, word, 14, text_anchor="middle", font_weight=bold))
         if place in names and not narrow:
             drawn.append(text(x, _ROW + 24, names[place], 12, text_anchor="middle"))
     return "".join(drawn)
+
+
+def _box(middle: float, wide: float, **look: Any) -> str:
+    return tag("rect", x=middle - wide / 2, y=_ROW - 17, width=wide, height=24, rx=5, **look)

@@ -94,8 +94,8 @@ def _steps(judged: pd.DataFrame) -> list[str]:
     for number, (name, row) in enumerate(rows):
         x = _EDGE + number * (wide + gap)
         colour, _ = SHOWN[row["verdict"]]
-        card = {"width": wide, "height": 235, "rx": 10, "fill": "none", "stroke": colour, "stroke_width": 2.5}
-        drawn.append(tag("rect", x=x, y=top, **card))
+        size: dict[str, Any] = {"x": x, "y": top, "width": wide, "height": 235, "rx": 10}
+        drawn.append(tag("rect", **size, fill="none", stroke=colour, stroke_width=2.5))
         head, y = lines(x + 16, top + 34, f"{number + 1}. {name}", 26, 20, font_weight="bold")
         said, _ = lines(x + 16, y + 2, row["claim"], 36, 15.5)
         drawn += [head, said, text(x + 16, top + 166, _number(row), 21, font_weight="bold")]
