@@ -25,7 +25,7 @@ CHAPTER = "03_circuit_discovery"
 POSTER, PREVIEW = "poster", "preview.png"
 """The names under `_static` of what is made beside the pages; the poster is an SVG and a PDF."""
 
-_NO_ANSWER = "The chapter that sums up has not been executed."
+NO_ANSWER = "The chapter that sums up has not been executed."
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def answer_line(root: Path) -> str:
     """The answer as a line of MyST; a sentence that says so before the chapter that sums up was executed."""
     found = book.found(root).reported
     if not found:
-        return _NO_ANSWER
+        return NO_ANSWER
     central, *rest = answer.sentences(claims.table(found), found)
     begins, colon, goes_on = central.partition(":")
     return f"**{begins}{colon}**{goes_on} {' '.join(rest)}"
