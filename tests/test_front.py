@@ -3,6 +3,8 @@
 import json
 import re
 import struct
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from types import SimpleNamespace
 
@@ -218,3 +220,42 @@ def test_the_first_page_asks_the_question_that_the_poster_asks():
     page = (places.ROOT / "book" / "intro.md").read_text("utf-8")
     assert f"\n# {answer.QUESTION}\n" in page
     assert json.dumps(answer.QUESTION)[1:-1] in page.partition("---\n\n")[0]
+
+
+# In Sphinx
+
+
+PAGE = """# Why?
+
+```{book-circuit}
+```
+
+```{book-answer}
+```
+
+See {poster}`the poster`.
+"""
+
+
+@pytest.mark.parametrize(("address", "executed_before"), [("", False), ("", True), ("https://a.example/book", True)])
+def test_a_page_is_built_with_and_without_findings_and_an_address(house, address, executed_before):
+    (house / "book").mkdir()
+    (house / "book" / "index.md").write_text(PAGE)
+    if executed_before:
+        path = findings.file(house)
+        path.parent.mkdir(parents=True)
+        path.write_text(Gathered(FOUND).to_json())
+    settings = {"extensions": "myst_parser,entity_book.build.front", "root_doc": "book/index"}
+    settings |= {"html_theme": "sphinx_book_theme", "exclude_patterns": "build,chapters", "html_baseurl": address}
+    options = [word for name, value in settings.items() for word in ("-D", f"{name}={value}")]
+    command = [sys.executable, "-m", "sphinx", "-C", "-W", "-q", *options, str(house), str(house / "html")]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    page = (house / "html" / "book" / "index.html").read_text("utf-8")
+    made = house / "html" / "_static"
+    assert circuit.MISSING in page
+    assert ("Of 18 claims" in page) is ('href="../_static/poster.pdf"' in page) is executed_before
+    assert [(made / name).is_file() for name in ("poster.svg", "poster.pdf", "preview.png")] == [executed_before] * 3
+    assert ("og:image" in page) is bool(address)
+    if address:
+        assert f'property="og:image" content="{address}/_static/preview.png"' in page

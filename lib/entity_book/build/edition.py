@@ -66,7 +66,8 @@ def combined(html: Path, root: Path, cover: str, numbers: Mapping[str, int] | No
             first = False
     if solutions:
         entries.append(Entry("Solutions", END))
-        body.append(f'<section class="chapter" id="{END}"><h1>Solutions</h1>{"".join(map(str, solutions))}</section>')
+        told = "".join(map(str, solutions))
+        body.append(f'<section class="chapter" id="{END}" style="page: {END}"><h1>Solutions</h1>{told}</section>')
     head = _head(sources.values(), entries)
     contents = _contents(entries, numbers or {})
     text = f'<!DOCTYPE html><html lang="en" data-theme="light"><head>{head}</head><body><article class="bd-article">'
@@ -182,7 +183,9 @@ def _head(sources: Iterable[BeautifulSoup], entries: Sequence[Entry]) -> str:
         if "MathJax" in (script.string or "") or "mathjax" in str(script.get("src", ""))
     )
     running = "".join(
-        f"@page {entry.id} {{ @top-left {{ content: {_quoted(entry.title)}; }} }}" for entry in entries if entry.page
+        f"@page {entry.id} {{ @top-left {{ content: {_quoted(entry.title)}; }} }}"
+        for entry in entries
+        if entry.page or entry.id == END
     )
     title = f"<title>{escape(entries[0].title)}</title>"
     return f'<meta charset="utf-8">{title}{links}{"".join(formulas)}<style>{running}</style>'
