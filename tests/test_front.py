@@ -188,6 +188,17 @@ def test_the_poster_has_each_verdict_the_counts_and_a_number_with_its_interval_f
     assert drawn.attrib["width"] == "594mm"
 
 
+def test_the_poster_is_printed_on_a2(house):
+    path = findings.file(house)
+    path.parent.mkdir(parents=True)
+    path.write_text(Gathered(FOUND).to_json())
+    made = front.drawn(house)
+    assert made
+    box = re.search(rb"/MediaBox\s*\[\s*0 0 ([\d.]+) ([\d.]+)", made[1])
+    assert box
+    assert [float(side) * 25.4 / 72 for side in box.groups()] == pytest.approx([594, 420], abs=1)
+
+
 def test_the_poster_of_other_findings_is_another(running):
     other = FOUND | {"accuracy/base": Reported("accuracy/base", 0.12, 0.1, 0.14, 490, "accuracy", "a-model")}
     assert "0.12 [0.10, 0.14]" in poster.picture(other, running)

@@ -51,8 +51,9 @@ def drawn(root: Path) -> tuple[bytes, bytes, bytes] | None:
     if not found:
         return None
     prompt = running(root)
-    sheet = poster.picture(found, prompt)
-    return sheet.encode(), vl_convert.svg_to_pdf(sheet), vl_convert.svg_to_png(preview.picture(found, prompt), scale=1)
+    sheet, paper = (poster.picture(found, prompt, points=points) for points in (False, True))
+    card = vl_convert.svg_to_png(preview.picture(found, prompt), scale=1)
+    return sheet.encode(), vl_convert.svg_to_pdf(paper), card
 
 
 def write_pictures(app: Sphinx) -> None:

@@ -39,8 +39,11 @@ SHOWN: dict[Verdict, tuple[str, str]] = {
 _DARK, _EDGE = "#1a1a1a", 60.0
 
 
-def picture(found: Found, running: Running | None) -> str:
+def picture(found: Found, running: Running | None, *, points: bool = False) -> str:
     """The poster as SVG. Without a running prompt it says in words why there is no drawing of the circuit.
+
+    Its size is that of the sheet, in millimetres; with `points` in the points of a PDF, for programs that take the one
+    for the other.
 
     print(poster.picture(book.found().reported, running))
     """
@@ -53,8 +56,8 @@ def picture(found: Found, running: Running | None) -> str:
     rest, _ = lines(_EDGE, y + 8, " ".join(told[1:]), 100, 20)
     body += [first, rest, *_middle(running), *_verdicts(judged), *_steps(judged)]
     words = f"{' '.join(told)} Five steps: {_spoken(judged)}."
-    size = {"width": "594mm", "height": "420mm", "color": _DARK}
-    return drawing.frame((WIDTH, HEIGHT), answer.QUESTION, words, body, **size)
+    size = (WIDTH, HEIGHT) if points else ("594mm", "420mm")
+    return drawing.frame((WIDTH, HEIGHT), answer.QUESTION, words, body, width=size[0], height=size[1], color=_DARK)
 
 
 def _beneath(model: str) -> list[str]:
