@@ -72,7 +72,7 @@ def page(text: str) -> str:
         text = _SEARCH.sub("", text)  # the index of all words, for the page that looks them up
     if not re.search(r'class="(?:[^"]* )?sd-', text):
         text = _DESIGN.sub("", text)  # cards, grids and tabs
-    if 'property="og:' not in text and (words := _DESCRIBED.search(text)) and (title := _TITLE.search(text)):
+    if 'property="og:title"' not in text and (words := _DESCRIBED.search(text)) and (title := _TITLE.search(text)):
         text = text.replace(words[0], f"{words[0]}\n{_preview(title[1], words[1])}", 1)
     return _SIGNATURE.sub(lambda found: _signature(found[0]), text)
 
@@ -100,7 +100,7 @@ def icons(script: str, used: set[str]) -> str:
 
 
 def _preview(title: str, words: str) -> str:
-    """What other sites show of a page that someone passes on. A picture would need the address of this site."""
+    """What other sites show of a page that someone passes on; `front` adds a picture where the site has an address."""
     told = {"og:type": "article", "og:title": " ".join(title.split()), "og:description": words}
     return "\n".join(f'<meta property="{name}" content="{value}" />' for name, value in told.items())
 
