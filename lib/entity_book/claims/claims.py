@@ -170,8 +170,8 @@ def moved(found: Found) -> list[str]:
     """
     names = []
     for key in (key for key in found if key.startswith("official/") and key.endswith("/official")):
-        one, other = found[key], found.get(key.removesuffix("official") + "corrected")
-        ends = [x for side in (one, other) if side for x in (side.low, side.high)]
-        if len(ends) == 4 and None not in ends and max(ends[0], ends[2]) > min(ends[1], ends[3]):
+        sides = [found[key], found.get(key.removesuffix("official") + "corrected")]
+        ends = [(one.low, one.high) for one in sides if one and one.low is not None and one.high is not None]
+        if len(ends) == 2 and max(low for low, _ in ends) > min(high for _, high in ends):
             names.append(key.split("/")[1])
     return sorted(set(names), key=lambda name: int(name[1:]))

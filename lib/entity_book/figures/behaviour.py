@@ -4,7 +4,7 @@ Charts are at most 330 pixels wide, so that they fit a phone. Colours are those 
 dark page; text and axes take the page's own.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import altair as alt
@@ -214,5 +214,6 @@ def _words(row: Any) -> str:
     return spoken(row.value, row.low, row.high, more=f", n = {row.n}")
 
 
-def _told(row: dict[Hashable, Any], name: str) -> str:
-    return f"{name.format(**row)}, {in_brackets(row['value'], row['low'], row['high'])}"
+def _told(row: Mapping[Hashable, Any], name: str) -> str:
+    called = name.format(**{str(key): value for key, value in row.items()})
+    return f"{called}, {in_brackets(row['value'], row['low'], row['high'])}"

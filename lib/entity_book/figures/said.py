@@ -64,6 +64,6 @@ def steps(table: pd.DataFrame) -> dict[str, str]:
     return told | {f"step_{row['step'].lower()}": f"{row['p'][row['right'].index(True)]:.2f}" for row in rows}
 
 
-def _told(row: pd.DataFrame, none: str) -> str:
-    words = [f"{one.head}, {spoken(one.score, one.low, one.high, '+.2f')}" for one in row.itertuples()]
-    return words[0] if words else none
+def _told(table: pd.DataFrame, none: str) -> str:
+    rows = table.to_dict("records")
+    return f"{rows[0]['head']}, {spoken(rows[0]['score'], rows[0]['low'], rows[0]['high'], '+.2f')}" if rows else none
