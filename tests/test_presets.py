@@ -60,7 +60,7 @@ def test_the_presets_of_the_book_fit_its_chapters_and_ask_for_less():
         for chapter, values in table.items():
             assert all(value < made.defaults[chapter][key] for key, value in values.items()), chapter
     small = presets.named(places.ROOT, "class")
-    shared = {"03_circuit_discovery", "a1_cost", "a2_official_protocol"}  # they use the same stored scores
+    shared = {"03_circuit_discovery", "a1_cost", "a2_official_protocol", "a6_robustness"}  # the same stored scores
     assert len({small[chapter]["examples"] for chapter in shared}) == 1
 
 

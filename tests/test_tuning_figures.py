@@ -22,7 +22,6 @@ def drawn():
                           "part": ["batches"] * 3 + ["held out"] * 2})  # fmt: skip
     return {
         "loss": figures.loss_curves(curve),
-        "accuracy": figures.accuracies(summary),
         "gain": figures.differences(summary, trainings.table(trainings.effects(measured))),
         "tracking": figures.tracking(tracking.split(measured[measured["seed"] == 0])),
         "position": figures.by_position(statistics.by(measured[measured["seed"] == 0], ["kind", "position"]), 7),
@@ -34,7 +33,6 @@ def drawn():
     ("name", "words"),
     [
         ("loss", "code from 3.10 to 1.25"),
-        ("accuracy", "code, seed 1: 0."),
         ("gain", "arithmetic, seed 0: 0.0"),
         ("gain", "code, seed 1: 0.2"),
         ("gain", "code, 2 trainings: 0.2"),

@@ -91,6 +91,21 @@ def sentence(judged: pd.DataFrame) -> str:
     )
 
 
+def first(judged: pd.DataFrame, verdict: Verdict) -> str:
+    """The first claim of `table` with a verdict, and its number; "none" if no claim has it.
+
+    Args:
+        judged: rows of `table`.
+        verdict: which one.
+
+    >>> first(pd.DataFrame({"claim": ["A fetches"], "verdict": ["open"], "ours": [float("nan")]}), "open")
+    'A fetches (–)'
+    """
+    one_of("verdict", verdict, Verdict)
+    rows = judged[judged["verdict"] == verdict].head(1).to_dict("records")
+    return f"{rows[0]['claim']} ({number(rows[0])})" if rows else "none"
+
+
 def markdown(judged: pd.DataFrame, *, why: bool = False) -> str:
     """Rows of `table` as Markdown, for a page, the introduction or the README; `why` adds section and reason.
 
@@ -141,3 +156,22 @@ def artefacts(found: Found) -> pd.DataFrame:
             dashes = {"quantity": "not measured", "official": "–", "corrected": "–"}
             rows.append({"artefact": name, "what": what, **dashes, "claims": touched})
     return pd.DataFrame(rows)
+
+
+def moved(found: Found) -> list[str]:
+    """The artefacts that surely move a number here: the intervals of its official and its corrected form lie apart.
+
+    Args:
+        found: the findings of all chapters.
+
+    >>> one, other = Reported("x", 0.5, 0.4, 0.6), Reported("x", 0.1, 0.0, 0.2)
+    >>> moved({"official/B1/1/official": one, "official/B1/1/corrected": other})
+    ['B1']
+    """
+    names = []
+    for key in (key for key in found if key.startswith("official/") and key.endswith("/official")):
+        sides = [found[key], found.get(key.removesuffix("official") + "corrected")]
+        ends = [(one.low, one.high) for one in sides if one and one.low is not None and one.high is not None]
+        if len(ends) == 2 and max(low for low, _ in ends) > min(high for _, high in ends):
+            names.append(key.split("/")[1])
+    return sorted(set(names), key=lambda name: int(name[1:]))

@@ -4,10 +4,12 @@ Charts are at most 330 pixels wide, so that they fit a phone. Colours are those 
 dark page; text and axes take the page's own.
 """
 
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import altair as alt
 import pandas as pd
+from entity_circuits.statistics import spoken as in_brackets
 from entity_circuits.tasks.boxes import Position, Prompts
 
 from .charts import BLUE, GREEN, INK, NEUTRAL, PURPLE, VERMILLION, coloured, marked
@@ -140,6 +142,53 @@ def answer_probability(table: pd.DataFrame) -> alt.Chart:
     return chart.properties(width=WIDTH, height=HEIGHT, description=words)
 
 
+def ends(table: pd.DataFrame, column: str, name: str) -> dict[str, str]:
+    """The accuracies (top-1) at both ends of a column in words, for `notebooks.quote`: `first_boxes`, `last_boxes`.
+
+    Args:
+        table: rows of `behaviour.both`.
+        column: what they are ordered by, such as "boxes".
+        name: what a row is called, by its columns.
+
+    >>> table = pd.DataFrame({"measure": "top-1", "boxes": [2, 7], "value": [0.8, 0.5], "low": 0.4, "high": 0.9})
+    >>> ends(table, "boxes", "{boxes} boxes")["last_boxes"]
+    '7 boxes, 0.50 [0.40, 0.90]'
+    """
+    rows = table[table["measure"] == "top-1"].sort_values(column).iloc[[0, -1]].to_dict("records")
+    return {f"{end}_{column}": _told(row, name) for end, row in zip(("first", "last"), rows, strict=True)}
+
+
+def extremes(table: pd.DataFrame, name: str) -> dict[str, str]:
+    """The highest and the lowest accuracy (top-1) of a table in words, for `notebooks.quote`: `best` and `worst`.
+
+    Args:
+        table: rows of `behaviour.both`.
+        name: what a row is called, by its columns.
+
+    >>> table = pd.DataFrame({"measure": "top-1", "position": [1, 2], "value": [0.8, 0.5], "low": 0.4, "high": 0.9})
+    >>> extremes(table, "box {position}")["best"]
+    'box 1, 0.80 [0.40, 0.90]'
+    """
+    known = table[table["measure"] == "top-1"].sort_values("value", ascending=False, kind="stable")
+    best, worst = known.iloc[[0, -1]].to_dict("records")
+    return {"best": _told(best, name), "worst": _told(worst, name)}
+
+
+def peak(table: pd.DataFrame) -> dict[str, str]:
+    """The most frequent distance of a wrong object in words, for `notebooks.quote`: `peak`, `peak_share`, `peak_guess`.
+
+    Args:
+        table: rows of `behaviour.distances`.
+
+    >>> peak(pd.DataFrame({"distance": [-1, 1], "share": [0.3, 0.7], "guess": [0.5, 0.5]}))
+    {'peak': '1 box after the right one', 'peak_share': '70%', 'peak_guess': '50%'}
+    """
+    (row,) = table.nlargest(1, "share").to_dict("records")
+    far, side = abs(row["distance"]), "after" if row["distance"] > 0 else "before"
+    where = f"{far} box{'es' * (far != 1)} {side} the right one"
+    return {"peak": where, "peak_share": f"{row['share']:.0%}", "peak_guess": f"{row['guess']:.0%}"}
+
+
 def _measures(table: pd.DataFrame) -> dict[str, Any]:
     """The channels that tell the accuracies apart: a colour, a shape and a place beside each other."""
     names = list(table["measure"].unique())
@@ -163,3 +212,8 @@ def _dots(
 
 def _words(row: Any) -> str:
     return spoken(row.value, row.low, row.high, more=f", n = {row.n}")
+
+
+def _told(row: Mapping[Hashable, Any], name: str) -> str:
+    called = name.format(**{str(key): value for key, value in row.items()})
+    return f"{called}, {in_brackets(row['value'], row['low'], row['high'])}"

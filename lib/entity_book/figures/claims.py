@@ -32,6 +32,20 @@ def beside(judged: pd.DataFrame) -> alt.VConcatChart | alt.Chart:
     )
 
 
+def farthest(judged: pd.DataFrame) -> str:
+    """The claim whose number lies farthest from the paper's, in words, for the text under the figure.
+
+    Args:
+        judged: rows of `claims.table`.
+
+    >>> farthest(pd.DataFrame({"name": ["gain"], "unit": "share", "ours": 0.2, "low": 0.1, "high": 0.3, "paper": 0.9}))
+    'gain: 0.20 (from 0.10 to 0.30), paper 0.90'
+    """
+    known = judged[judged["unit"].isin(TITLES)].dropna(subset=["ours", "paper"])
+    far = (known["ours"] - known["paper"]).abs().sort_values(ascending=False)
+    return _words(known.loc[far.index[0]].to_dict()) if len(far) else "no claim has two numbers yet"
+
+
 def _panel(part: pd.DataFrame, title: str) -> alt.LayerChart:
     values = [value for name in ("ours", "low", "high", "paper") for value in part[name].dropna()]
     least, most = min(0.0, *values), max(0.0 if title == TITLES["difference"] else 1.0, *values)

@@ -9,7 +9,7 @@ from entity_circuits.heads import GROUPS, LETTERS, Circuit, Group
 
 from ..studies.looking import ROLES
 from .charts import BLUE, GREEN, INK, NEUTRAL, PURPLE, VERMILLION, coloured, marked
-from .parts import PERCENT, QUIET, diagonal, drawn, heading, numbers, plane, stacked, streams
+from .parts import PERCENT, QUIET, by_name, diagonal, drawn, numbers, plane, stacked, streams, unique
 
 COLOURS: dict[Group, str] = dict(zip(GROUPS, (BLUE, VERMILLION, PURPLE, GREEN), strict=True))
 """The colour of each group, in every figure."""
@@ -101,20 +101,23 @@ def circuit_graph(circuit: Circuit, layers: int) -> alt.LayerChart:
     return drawn([arrows, points], 280, 320, words)
 
 
-def depths(table: pd.DataFrame) -> alt.Chart:
-    """How deep the strongest heads of each group sit, ours beside the paper's."""
+def depths(table: pd.DataFrame) -> alt.LayerChart:
+    """How deep the strongest heads of each group sit, ours beside the paper's, a line a group."""
     middles = table.groupby(["group", "model"], sort=False)["depth"].median().reset_index()
     words = "; ".join(f"{row.group} {row.model} {row.depth:.2f}" for row in middles.itertuples())
-    chart = alt.Chart(table.assign(group=table["group"].map(NAMES))).mark_point(filled=True, size=70, opacity=0.8)
-    chart = chart.encode(
+    models = unique(table["model"])
+    styles = dict(zip(models, ((BLUE, "circle"), (VERMILLION, "diamond")), strict=False))
+    colour, shape = marked("model:N", styles, orient="top")
+    named = table.assign(group=table["group"].map(NAMES))
+    base = alt.Chart(named).encode(
         x=alt.X("depth:Q", title="layer / number of layers", scale=alt.Scale(domain=[0, 1])),
-        y=alt.Y("model:N", title=None),
-        row=alt.Row("group:N", title=None, header=heading()),
-        color=alt.Color("model:N", scale=alt.Scale(range=[BLUE, VERMILLION]), legend=None),
+        y=by_name("group", named["group"]),
+        yOffset=alt.YOffset("model:N", sort=models),
         tooltip=["head", "model", *numbers("depth")],
     )
+    points = base.mark_point(filled=True, size=80, opacity=0.8).encode(color=colour, shape=shape)
     words = f"Depth of the strongest heads as a share of all layers. Medians: {words}."
-    return chart.properties(width=240, height=50, description=words)
+    return drawn([points], 280, 36 * named["group"].nunique(), words)
 
 
 def scatter(table: pd.DataFrame, x: str, y: str, what: str) -> alt.LayerChart:

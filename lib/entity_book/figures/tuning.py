@@ -28,11 +28,6 @@ def loss_curves(table: pd.DataFrame) -> alt.FacetChart:
     return panels([lines, points], table, "kind", 128, 100).properties(description=words)
 
 
-def accuracies(table: pd.DataFrame) -> alt.LayerChart:
-    """Accuracy of every model: seed 0 with its interval, the other seeds as hollow dots. Rows of `tuning.summary`."""
-    return _rows(table, ("value", "low", "high"), "accuracy (top-1)")
-
-
 def differences(table: pd.DataFrame, kinds: pd.DataFrame) -> alt.LayerChart:
     """Paired difference of every training to the base, a dot a seed with its interval over contexts, and below them the
     mean of a kind's trainings with the interval over these. Rows of `tuning.summary` and of `trainings.table`.
@@ -164,20 +159,3 @@ def _compared(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str], alt.Color, 
     kinds = [kind for kind in COLOURS if kind in set(table["kind"])]
     look = marked("kind:N", {kind: (COLOURS[kind], SHAPES[kind]) for kind in kinds}, orient="top", columns=2)
     return table[table["kind"].isin(kinds)], kinds, *look
-
-
-def _rows(table: pd.DataFrame, names: tuple[str, str, str], title: str) -> alt.LayerChart:
-    """A row a model: the columns `names` of seed 0 as an estimate, of the other seeds as a dot."""
-    value, low, high = names
-    y = by_name("kind", table["kind"])
-    base = alt.Chart(table).encode(y=y, tooltip=["kind", "seed", *numbers(*names, form=".3f"), "n", "contexts"])
-    x = alt.X(f"{value}:Q", title=title, axis=PERCENT)
-    first, others = base.transform_filter("datum.seed == 0"), base.transform_filter("datum.seed != 0")
-    points = estimates(first, x, 70, ends=(low, high), mark={"color": BLUE})
-    dots = others.mark_point(filled=False, size=60, opacity=1, color=PURPLE).encode(x=x)
-    words = "; ".join(
-        f"{row['kind']}, seed {row['seed']}: {spoken(*(row[name] for name in names))}"
-        for row in table.to_dict("records")
-    )
-    height = 30 * table["kind"].nunique()
-    return drawn([*points, dots], WIDTH, height, f"{title.capitalize()}, with 95% intervals: {words}.")
