@@ -102,12 +102,14 @@ def faithfulness(table: pd.DataFrame) -> alt.LayerChart:
     colour = coloured("model:N", palette(models), orient="top")
     styles = {"circuit": "circle", "own circuit": "diamond", "same layers": "cross"}
     shapes = alt.Scale(domain=list(styles), range=list(styles.values()))
-    x = alt.X("heads:Q", title="heads kept", scale=alt.Scale(type="log", nice=False, padding=15))
+    axis = alt.Axis(values=[10, 20, 50, 100, 200, 500, 1000, 2000])
+    x = alt.X("heads:Q", title="heads kept", axis=axis, scale=alt.Scale(type="log", nice=False, padding=15))
     y = alt.Y("ratio:Q", title="share of the model's own accuracy", axis=PERCENT)
     tips = ["model", "circuit", "heads", *numbers("ratio", "ratio_low", "ratio_high", "accuracy", "full"), "n"]
     base = alt.Chart(rows).encode(x=x, tooltip=tips)
     line = base.transform_filter("datum.kind == 'circuit'").mark_line(strokeWidth=1.5).encode(y=y, color=colour)
-    shape = alt.Shape("kind:N", scale=shapes, legend=alt.Legend(title=None, orient="top"))
+    legend = alt.Legend(title=None, orient="top", symbolFillColor=NEUTRAL, symbolStrokeColor=NEUTRAL)
+    shape = alt.Shape("kind:N", scale=shapes, legend=legend)
     ends = ("ratio_low", "ratio_high")
     layers = [level("the whole model", 1.0), line, *estimates(base, y, 50, ends=ends, color=colour, shape=shape)]
     told = "; ".join(

@@ -153,8 +153,9 @@ def layered(found: Patched) -> alt.LayerChart:
     bound = float(table["gain"].abs().max()) or 1.0
     scale = alt.Scale(scheme="redblue", domain=[-bound, bound])
     legend = alt.Legend(title="gain of log p", orient="right", gradientLength=80, format="+.1f")
+    layers = alt.Scale(domain=list(range(int(table["layer"].min()), int(table["layer"].max()) + 1)))
     base = alt.Chart(table).encode(
-        x=alt.X("layer:O", title="layer", axis=alt.Axis(labelAngle=0)),
+        x=alt.X("layer:O", title="layer", axis=alt.Axis(labelAngle=0), scale=layers),
         y=by_name("group", LETTER_NAMES.values()),
         tooltip=["group:N", "layer:O", "heads:Q", *numbers("gain", "gain_low", "gain_high", form="+.2f"), "n:Q"],
     )
