@@ -85,10 +85,10 @@ def control_words(names: Sequence[str], table: pd.DataFrame, random: pd.DataFram
     circuit, keys = "eight times larger", ("control_circuit", "control_full", "control_random")
     if not names:
         return dict.fromkeys(keys, "(no control)")
-    row = table.set_index(["model", "circuit"]).loc[(names[0], circuit)]
-    other = random.set_index(["model", "circuit"]).loc[(names[0], f"{circuit}: same layers")]
-    said = [statistics.spoken(*one[["accuracy", "low", "high"]]) for one in (row, other)]
-    return dict(zip(keys, (said[0], f"{row['full']:.2f}", said[1]), strict=True))
+    asked = ((table, circuit), (random, f"{circuit}: same layers"))
+    rows = [one[(one["model"] == names[0]) & (one["circuit"] == label)].to_dict("records")[0] for one, label in asked]
+    said = [statistics.spoken(row["accuracy"], row["low"], row["high"]) for row in rows]
+    return dict(zip(keys, (said[0], f"{rows[0]['full']:.2f}", said[1]), strict=True))
 
 
 def faithfulness(table: pd.DataFrame) -> alt.LayerChart:
