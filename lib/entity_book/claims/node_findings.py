@@ -162,3 +162,22 @@ def sentence(found: Measured | None) -> str:
         f"for {told_all['choice']}, where the whole model does for {told['whole']}, and agree with it on "
         f"{told_all['agreement']} of {told['n']} prompts: part of what it does happens in heads at other tokens."
     )
+
+
+def curve_words(curves: pd.DataFrame) -> dict[str, str]:
+    """How many nodes have half of the whole model's logit difference, `nodes_half`, and what all have, `nodes_last`.
+
+    `curves` has rows of `node_tables.curves`; under mean ablation.
+
+        print(node_findings.curve_words(node_tables.curves(node_answers.load("qwen2.5-coder-0.5b")))["nodes_last"])
+    """
+    asked = (curves["score"] == "logit difference") & (curves["ablation"] == "mean") & curves["nodes"].notna()
+    rows = curves[asked].sort_values("nodes").to_dict("records")
+    if not rows:
+        return dict.fromkeys(("nodes_half", "nodes_last"), "not measured")
+    last = rows[-1]
+    half = next((row["nodes"] for row in rows if row["f"] >= 0.5), None)
+    words = "none has half of it"
+    if half:
+        words = f"the smallest that has half of it has {half:,} of {last['nodes']:,} nodes"
+    return {"nodes_half": words, "nodes_last": statistics.spoken(last["f"], last["low"], last["high"], ".0%")}

@@ -1,21 +1,27 @@
 """The figures of mean ablation: a tidy table in, an Altair chart with its description in words out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
 import pandas as pd
+from entity_circuits import statistics
 from entity_circuits.heads import GROUPS, LETTERS, Circuit
 from entity_circuits.methods.knockout import READS
 
-from .charts import BLUE, GREEN, INK, NEUTRAL, PURPLE, VERMILLION, coloured, marked
+from .charts import BLUE, GREEN, INK, NEUTRAL, PURPLE, VERMILLION, coloured, marked, palette
 from .discovery import COLOURS, NAMES
-from .parts import PERCENT, QUIET, bands, bars, by_name, diagonal, drawn, estimates, numbers, spoken
+from .parts import PERCENT, QUIET, bands, bars, by_name, diagonal, drawn, estimates, level, numbers, spoken
 
 WIDTH, HEIGHT = 290, 250
 LINE = 0.07  # of the accuracy axis: the height of a line of letters below the knockout curves
-KINDS = {"ranking": (BLUE, "circle"), "same layers": (VERMILLION, "square"), "random": (NEUTRAL, "triangle-up")}
-"""Circuits off the top of the rankings, and their two baselines of equal size: colour and shape."""
+KINDS = {
+    "ranking": (BLUE, "circle"),
+    "ranking, two more places": (GREEN, "diamond"),
+    "same layers": (VERMILLION, "square"),
+    "random": (NEUTRAL, "triangle-up"),
+}
+"""Circuits off the top of the rankings, without and with further places, and their two baselines: colour and shape."""
 
 GROUP_COLOURS = {"A": BLUE, "B": VERMILLION, "C": GREEN, "D": PURPLE}
 
@@ -58,6 +64,59 @@ def growth(table: pd.DataFrame, lines: Mapping[str, float]) -> alt.LayerChart:
     levels_said = ", ".join(f"{name} {value:.2f}" for name, value in lines.items())
     words = f"Accuracy against the number of heads kept. From the rankings: {said}. Lines: {levels_said}."
     return drawn([rules, names, curve, *points], WIDTH, HEIGHT, words)
+
+
+def widened(grown: pd.DataFrame, wide: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `criteria.growth` for `growth`, and below them those with heads kept at further places.
+
+    `wide` has the same scales; its heads at the further places are not counted, so that both stand at the same number.
+    """
+    own = grown[grown["kind"] == "ranking"].set_index("scale")["heads"]
+    more = wide.assign(kind="ranking, two more places", heads=wide["scale"].map(own))
+    return pd.concat([grown, more], ignore_index=True)
+
+
+def control_words(names: Sequence[str], table: pd.DataFrame, random: pd.DataFrame) -> dict[str, str]:
+    """What the larger circuit answers in the first of these models, for a page to quote; "(no control)" without one.
+
+    `control_circuit`, `control_full`, the whole model, and `control_random`, random heads of the same layers; from two
+    tables of `evaluation.table`.
+    """
+    circuit, keys = "eight times larger", ("control_circuit", "control_full", "control_random")
+    if not names:
+        return dict.fromkeys(keys, "(no control)")
+    asked = ((table, circuit), (random, f"{circuit}: same layers"))
+    rows = [one[(one["model"] == names[0]) & (one["circuit"] == label)].to_dict("records")[0] for one, label in asked]
+    said = [statistics.spoken(row["accuracy"], row["low"], row["high"]) for row in rows]
+    return dict(zip(keys, (said[0], f"{rows[0]['full']:.2f}", said[1]), strict=True))
+
+
+def faithfulness(table: pd.DataFrame) -> alt.LayerChart:
+    """The share of its own model's accuracy that circuits of each size have, a line a model, random circuits below.
+
+    Rows of `evaluation.table` of circuits that grow, with a column `kind`: those of the kind "circuit" are joined by a
+    line, "own circuit" and "same layers" are marks beside it. Rows without a ratio (a model at chance) are left out.
+    """
+    rows = table.dropna(subset=["ratio"])
+    models = list(dict.fromkeys(rows["model"]))
+    colour = coloured("model:N", palette(models), orient="top")
+    styles = {"circuit": "circle", "own circuit": "diamond", "same layers": "cross"}
+    shapes = alt.Scale(domain=list(styles), range=list(styles.values()))
+    axis = alt.Axis(values=[10, 20, 50, 100, 200, 500, 1000, 2000])
+    x = alt.X("heads:Q", title="heads kept", axis=axis, scale=alt.Scale(type="log", nice=False, padding=15))
+    y = alt.Y("ratio:Q", title="share of the model's own accuracy", axis=PERCENT)
+    tips = ["model", "circuit", "heads", *numbers("ratio", "ratio_low", "ratio_high", "accuracy", "full"), "n"]
+    base = alt.Chart(rows).encode(x=x, tooltip=tips)
+    line = base.transform_filter("datum.kind == 'circuit'").mark_line(strokeWidth=1.5).encode(y=y, color=colour)
+    legend = alt.Legend(title=None, orient="top", symbolFillColor=NEUTRAL, symbolStrokeColor=NEUTRAL)
+    shape = alt.Shape("kind:N", scale=shapes, legend=legend)
+    ends = ("ratio_low", "ratio_high")
+    layers = [level("the whole model", 1.0), line, *estimates(base, y, 50, ends=ends, color=colour, shape=shape)]
+    told = "; ".join(
+        f"{model}: " + ", ".join(f"{row['ratio']:.0%} with {row['heads']} heads" for row in part.to_dict("records"))
+        for model, part in rows[rows["kind"] == "circuit"].groupby("model", sort=False)
+    )
+    return drawn(layers, WIDTH, HEIGHT, f"Share of each model's own accuracy by the number of heads kept. {told}.")
 
 
 def completeness(table: pd.DataFrame) -> alt.LayerChart:

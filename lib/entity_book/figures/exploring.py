@@ -16,39 +16,48 @@ SHOWN = 30
 """How many heads have their attention and their prompts shown: those with the largest scores, helpful or harmful."""
 
 
-def explorer(heads: pd.DataFrame, tokens: list[str], group: Group) -> alt.HConcatChart | alt.Chart:
+def explorer(
+    heads: pd.DataFrame,
+    tokens: list[str],
+    group: Group | str,
+    *,
+    legend: str = "score: red helps, blue harms",
+    above: str = "does harm",
+) -> alt.HConcatChart | alt.Chart:
     """The heads of a round by score; of the chosen one also the tokens it looks at, and what it does to each prompt.
 
-    `heads` is `looking.by_head`, `tokens` the words of the prompt that its attention is about. The strongest head is
-    chosen at first; the list below the figure is for the keyboard. Without JavaScript the picture shows the strongest.
-    Where no head has a path the chart says so.
+    `heads` is `looking.by_head`, or `one_by_one.rows` for heads that are no round's; `tokens` the words of the prompt
+    that its attention is about; `group` a group, or another name for these heads. `legend` says what the colours mean,
+    and `above` what a head does whose interval lies above 0. The strongest head is chosen at first; the list below the
+    figure is for the keyboard. Without JavaScript the picture shows the strongest. Where no head has a path the chart
+    says so.
     """
+    name = f"Group {LETTERS[group]}" if group in LETTERS else f"Heads {group}"
     if heads.empty:
-        words = f"Group {LETTERS.get(group, group)}: no head has a path."
+        words = f"{name}: no head has a path."
         return alt.Chart(pd.DataFrame({"x": [0]})).mark_text(text=words).properties(width=WIDE, description=words)
     known = heads.sort_values("rank")
     best = str(known["head"].iloc[0])
     drop = alt.binding_select(options=list(known["head"]), name="Head: ")
     how: dict[str, Any] = {"bind": drop, "on": "click", "clear": False, "empty": False}
-    chosen = alt.selection_point(f"head_{LETTERS.get(group, group)}", fields=["head"], value=best, **how)
+    chosen = alt.selection_point(f"head_{name.split()[-1]}", fields=["head"], value=best, **how)
     data = pd.DataFrame(_short(known))
     side = alt.VConcatChart(
         vconcat=[
-            _sentence(chosen),
+            _sentence(chosen, above),
             _strip(alt.Chart().transform_filter(chosen), tokens, 1000),
             _effects(chosen),
         ]
     )
     harm = known[known["low"] > 0].nlargest(1, "score")
-    rest = "".join(f" Strongest of those that do harm: {row.head} {row.score:+.2f}." for row in harm.itertuples())
+    rest = "".join(f" Largest that surely {above}: {row.head} {row.score:+.2f}." for row in harm.itertuples())
     first, n = known.iloc[0], len(known["effects"].iloc[0])
-    group = LETTERS.get(group, group)
     words = (
-        f"Group {group}: a map of {len(known)} heads by score, in which one can be chosen. At first it is {best}, the "
+        f"{name}: a map of {len(known)} heads by score, in which one can be chosen. At first it is {best}, the "
         f"strongest, score {first['score']:+.2f}; beside it stand the tokens of a prompt, coloured by its attention, "
         f"and the change that it makes in each of {n} prompts.{rest}"
     )
-    return alt.HConcatChart(hconcat=[_map(known, chosen), side], data=data, spacing=24, description=words)
+    return alt.HConcatChart(hconcat=[_map(known, chosen, legend), side], data=data, spacing=24, description=words)
 
 
 def _short(known: pd.DataFrame) -> list[dict[str, Any]]:
@@ -64,7 +73,7 @@ def _short(known: pd.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
-def _map(known: pd.DataFrame, chosen: alt.Parameter) -> alt.LayerChart:
+def _map(known: pd.DataFrame, chosen: alt.Parameter, words: str) -> alt.LayerChart:
     bound = float(known["score"].abs().max()) or 1.0
     scale = alt.Scale(scheme="redblue", domain=[-bound, bound])
     layers = alt.Scale(domain=sorted(known["layer"].unique().tolist(), reverse=True))
@@ -73,16 +82,16 @@ def _map(known: pd.DataFrame, chosen: alt.Parameter) -> alt.LayerChart:
         y=alt.Y("layer:O", title="layer", sort="descending", scale=layers),
         tooltip=["head:N", *numbers("score", "low", "high", form=".3f"), "rank:Q", "n:Q"],
     )
-    legend = alt.Legend(title="score: red helps, blue harms", orient="top", gradientLength=180, format=".2f")
+    legend = alt.Legend(title=words, orient="top", gradientLength=180, format=".2f")
     cells = base.mark_rect(cursor="pointer").encode(color=alt.Color("score:Q", scale=scale, legend=legend))
     mark = base.transform_filter(chosen).mark_rect(filled=False, stroke="black", strokeWidth=2.5)
     height = 13 * known["layer"].nunique()
     return alt.LayerChart(layer=[cells.add_params(chosen), mark]).properties(width=230, height=height)
 
 
-def _sentence(chosen: alt.Parameter) -> alt.Chart:
+def _sentence(chosen: alt.Parameter, above: str) -> alt.Chart:
     words = "datum.head + ': score ' + format(datum.score, '+.2f') + ' [' + format(datum.low, '+.2f') + ', ' + "
-    words += "format(datum.high, '+.2f') + '], rank ' + datum.rank + (datum.low > 0 ? ', does harm' : '') + "
+    words += "format(datum.high, '+.2f') + '], rank ' + datum.rank + (datum.low > 0 ? ', " + above + "' : '') + "
     words += "(length(datum.effects) < 2 ? ' (too little to show)' : '')"
     text = alt.Chart().transform_filter(chosen).transform_calculate(words=words)
     text = text.mark_text(align="left", fontSize=14, fontWeight="bold", color=INK, x=0)

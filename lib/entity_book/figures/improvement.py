@@ -4,7 +4,9 @@ from typing import Any
 
 import altair as alt
 import pandas as pd
+from entity_circuits import statistics
 from entity_circuits.heads import LETTERS
+from entity_circuits.methods.cmap import Patched
 
 from .charts import BLUE, GREEN, INK, NEUTRAL, PURPLE, VERMILLION, coloured, marked, palette
 from .parts import (
@@ -19,6 +21,7 @@ from .parts import (
     level,
     numbers,
     plane,
+    spoken,
     streams,
     unique,
 )
@@ -140,6 +143,46 @@ def inputs(table: pd.DataFrame, into: str = "base") -> alt.FacetChart:
     )
 
 
+def layered(found: Patched) -> alt.LayerChart:
+    """How much the right answer gains from each layer's heads of each group, a cell a condition named "A, layer 15".
+
+    The gain is the mean change of the answer's log-probability in the base model. A framed cell has an interval that
+    does not hold zero.
+    """
+    table = gains_by_layer(found)
+    bound = float(table["gain"].abs().max()) or 1.0
+    scale = alt.Scale(scheme="redblue", domain=[-bound, bound])
+    legend = alt.Legend(title="gain of log p", orient="right", gradientLength=80, format="+.1f")
+    layers = alt.Scale(domain=list(range(int(table["layer"].min()), int(table["layer"].max()) + 1)))
+    base = alt.Chart(table).encode(
+        x=alt.X("layer:O", title="layer", axis=alt.Axis(labelAngle=0), scale=layers),
+        y=by_name("group", LETTER_NAMES.values()),
+        tooltip=["group:N", "layer:O", "heads:Q", *numbers("gain", "gain_low", "gain_high", form="+.2f"), "n:Q"],
+    )
+    cells = base.mark_rect().encode(color=alt.Color("gain:Q", scale=scale, legend=legend))
+    sure = base.transform_filter("datum.gain_low > 0 || datum.gain_high < 0")
+    best = ", ".join(
+        f"{row['condition']} {spoken(row['gain'], row['gain_low'], row['gain_high'], '+.2f')}"
+        for row in table.nlargest(3, "gain").to_dict("records")
+    )
+    n = int(table["n"].iloc[0])
+    words = f"Gain of log p(right answer) by group and layer, {len(table)} cells. Most: {best}. n = {n}."
+    return drawn([cells, sure.mark_rect(filled=False, stroke="black", strokeWidth=2)], WIDTH + 110, 110, words)
+
+
+def gains_by_layer(found: Patched) -> pd.DataFrame:
+    """The rows behind `layered`: `condition`, `group`, `layer`, `heads`, `gain` with bounds over contexts, `n`.
+
+    print(improvement.gains_by_layer(found).nlargest(3, "gain"))
+    """
+    rows = []
+    for one, after in zip(found.conditions, found.logprob, strict=True):
+        gain = statistics.difference(after, found.base_logprob, found.contexts)
+        about = {"condition": one.name, "group": LETTER_NAMES[one.name[0]], "layer": one.layers[0]}
+        rows.append({**about, "heads": one.size, **gain.cells("gain"), "n": gain.n})
+    return pd.DataFrame(rows)
+
+
 def scan(table: pd.DataFrame, layer: str = "final", title: str | None = None) -> alt.LayerChart:
     """Accuracy over the layers whose heads are patched, a line a `series`, with its interval as a band.
 
@@ -175,6 +218,27 @@ def scan(table: pd.DataFrame, layer: str = "final", title: str | None = None) ->
         f"Accuracy over layers whose heads are patched ({title}), with 95% bands. Base model "
         f"{own[0][1]:.2f}, fine-tuned {own[1][1]:.2f}. {'; '.join(words)}. n = {int(table['n'].iloc[0])}.",
     )
+
+
+def turning(table: pd.DataFrame) -> dict[str, str]:
+    """Where a scan's gain surely begins and ends, as text: `scan_up`, `scan_from` and, at most, `scan_query`.
+
+    `table` is that of `improvement.scan` conditions. `scan_up` is the lowest layer up to which patching the last token
+    surely raises accuracy, `scan_from` the highest one from which on it does; "(nowhere)" where none does.
+
+        print(improvement.turning(found.table())["scan_from"])
+    """
+    up, last = table["condition"].str.startswith("up to"), table["condition"].str.endswith("last")
+    sure = table[(table["change_low"] > 0) & last]
+    first, final = sure[up[sure.index]].sort_values("final").head(1), sure[~up[sure.index]].sort_values("first").tail(1)
+    ends = {"scan_up": ("final", "up to", first), "scan_from": ("first", "from", final)}
+    ends["scan_query"] = ("final", "up to", table[up & ~last].nlargest(1, "change"))
+    told = dict.fromkeys(ends, "(nowhere)")
+    for name, (column, words, rows) in ends.items():
+        for row in rows.to_dict("records"):
+            gain = statistics.spoken(row["change"], row["change_low"], row["change_high"], "+.2f")
+            told[name] = f"{words} layer {row[column]}, {gain}"
+    return told
 
 
 def shares(table: pd.DataFrame) -> alt.LayerChart:
