@@ -32,7 +32,7 @@ FOUND = answers(
 
 
 def test_a_share_has_its_floor_and_other_heads_beside_it_and_a_kind_that_never_comes_is_0():
-    told = carrying.shares(FOUND, {"m": "base"}, {"A": "object", "B": "position"})
+    told = carrying.shares(FOUND, {"base": "m"}, {"A": "object", "B": "position"})
     assert told["base_a"] == "0.25 (floor 0.00, other heads 0.02)"
     assert told["base_b"] == "0.70 (floor 0.10, other heads 0.10)"
     assert (told["base_a_other"], told["base_b_other"], told["base_floor_other"]) == ("0.30", "0.00", "0.10")
@@ -63,6 +63,6 @@ def test_the_cheapest_mask_stands_beside_random_heads_of_its_own_number():
 def test_a_model_in_which_nothing_was_patched_is_said_to_be_not_measured():
     row = {"selection": "A", "model": "code", "more": 0.1, "more_low": 0.02, "more_high": 0.18}
     table = pd.DataFrame([row | {"alone": -0.05, "alone_low": -0.1, "alone_high": 0.0}])
-    told = carrying.elsewhere(table, "A", {"code": "tuned", "shuffled": "control"})
+    told = carrying.elsewhere(table, "A", {"tuned": "code", "control": "shuffled"})
     assert told["cross_tuned"] == "+0.10 [+0.02, +0.18]" and told["plain_tuned"] == "-0.05 [-0.10, +0.00]"
     assert told["cross_control"] == told["plain_control"] == "not measured"

@@ -313,7 +313,7 @@ def test_a_chapter_says_what_it_took_where_that_is_known_and_an_estimate_where_i
     assert "15 minutes to read; some minutes to run" in text(None)
 
 
-OLD_WAY = {"02_finetuned_models", "05_dcm_semantics", "06_cmap"}  # in a directive, which JupyterLab shows as unknown
+OLD_WAY = {"02_finetuned_models", "06_cmap"}  # in a directive, which JupyterLab shows as unknown
 
 
 def test_every_page_has_one_description_where_a_notebook_keeps_it():

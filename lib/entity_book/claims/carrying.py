@@ -12,14 +12,14 @@ from entity_circuits.tasks.desiderata import HYPOTHESES
 def shares(answers: pd.DataFrame, models: Mapping[str, str], carried: Mapping[str, str]) -> dict[str, str]:
     """How often each whole group brings the word of what it is said to carry, and how often none of the words.
 
-    `answers` are rows of `semantics.answers`, `models` maps names of models to those of the page ("base"), and
+    `answers` are rows of `semantics.answers`, `models` maps what a model is on the page ("base") to its name, and
     `carried` letters of groups to a hypothesis. `base_a` is the share with floor and other heads beside it,
     `base_a_other` that of answers of no kind, `base_floor_other` the same with no patch.
 
-        notebooks.quote(**carrying.shares(answers, {"qwen2.5-coder-0.5b": "base"}, patched.CARRIED))
+        notebooks.quote(**carrying.shares(answers, {"base": "qwen2.5-coder-0.5b"}, patched.CARRIED))
     """
     share, told = answers.set_index(["model", "group", "patched", "answer"])["share"], {}
-    for model, short in models.items():
+    for short, model in models.items():
         for group in _groups(answers, model):
             at, letter = (model, group), LETTERS[group]
             floor, whole, other = (
@@ -76,11 +76,11 @@ def elsewhere(crossed: pd.DataFrame, selection: str, models: Mapping[str, str]) 
     """How much more often heads of one selection bring the target in other models, rows of `crossing.crossed`:
     `cross_tuned` for a model called `tuned`, and `plain_tuned` for its source prompts alone.
 
-        carrying.elsewhere(crossed, "A, object: heads of qwen2.5-coder-0.5b", {"code": "tuned"})
+        carrying.elsewhere(crossed, "A, object: heads of qwen2.5-coder-0.5b", {"tuned": "code"})
     """
     rows = crossed[crossed["selection"] == selection].set_index("model").to_dict("index")
     told = {}
-    for model, short in models.items():
+    for short, model in models.items():
         for start, column in (("cross", "more"), ("plain", "alone")):
             told[f"{start}_{short}"] = "not measured"
             if row := rows.get(model):
