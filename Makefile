@@ -12,6 +12,7 @@ PRESET =
 CHAPTERS =
 JOBS = 1
 PORT = 8000
+BROWSER =
 TESTS = -m "not fetch and not faults"
 BENCH =
 PEERS =
@@ -36,13 +37,14 @@ FETCH = $(BIN)/entity-circuits fetch $(DEFAULT_MODEL) \
 	$(if $(filter-out $(DEFAULT_MODEL),$(MODEL)),$(call quoted,$(MODEL)))
 
 .DEFAULT_GOAL = help
-.PHONY: help test book chapters course serve lab lint faults bench peers adapters clean pristine
+.PHONY: help test book pdf chapters course serve lab lint faults bench peers adapters clean pristine
 
 help:
 	@echo 'make book      environment, model, execute the chapters that need it, build the site into _build/html'
 	@echo '               MODEL=NAME  PARAMETERS="-p seed 7 -p contexts 20"  CHAPTERS="01 02"  JOBS=2'
 	@echo '               PAIR=NAME, or BASE=MODEL FINETUNED=MODEL: all chapters on another pair of models'
 	@echo 'make chapters  the same without building the site'
+	@echo 'make pdf       the built site as one file, _build/book.pdf; needs Chromium or Chrome   BROWSER=/path/of/it'
 	@echo 'make serve     show the site at http://127.0.0.1:8000/   PORT=8001'
 	@echo 'make lab       the chapters in JupyterLab, to work on      CHAPTERS=01 opens that one'
 	@echo 'make test      environment, test suite                  TESTS="-k boxes"; TESTS="-m fetch" uses the network'
@@ -103,6 +105,9 @@ chapters: $(READY)
 book: $(READY)
 	$(FETCH)
 	$(BOOK)
+
+pdf: $(READY)
+	$(BIN)/entity-circuits pdf $(if $(BROWSER),--browser $(call quoted,$(BROWSER)))
 
 serve: $(READY)
 	$(BIN)/entity-circuits serve --port $(call quoted,$(PORT))

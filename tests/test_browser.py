@@ -292,3 +292,58 @@ def test_the_front_door_leads_to_the_book(browser, address):
 
 def test_nothing_is_broken_in_the_built_pages(address):
     assert site.check(Path(HTML)).problems == ()
+
+
+# What stands behind a number, and tables on a phone
+
+
+BEHIND = [name for name in PAGES if name != "none" and 'class="book-behind"' in (HTML / name).read_text("utf-8")]
+QUOTING = [name for name in BEHIND if 'class="book-quoted' in (HTML / name).read_text("utf-8")]
+TABLES = [name for name in BEHIND if 'class="book-table"' in (HTML / name).read_text("utf-8")]
+
+
+@pytest.mark.parametrize("name", BEHIND)
+def test_the_data_behind_every_figure_and_table_can_be_had(browser, address, name):
+    with Visit(browser, address, name) as visit:
+        files = visit.page.eval_on_selector_all(".book-behind a[download]", "all => all.map(a => a.href)")
+        assert files
+        for file in files:
+            answer = visit.context.request.get(file)
+            assert answer.ok, file
+            assert len(answer.text().splitlines()) > 1, file
+        places = visit.page.eval_on_selector_all(
+            ".book-behind a:not([download])", "all => all.filter(a => !document.getElementById(a.hash.slice(1))).length"
+        )
+        assert places == 0
+        assert visit.complaints == []
+
+
+@pytest.mark.parametrize("name", QUOTING)
+def test_a_quoted_number_leads_to_its_cell_and_opens_it(browser, address, name):
+    with Visit(browser, address, name) as visit:
+        visit.charts()
+        for number in visit.page.query_selector_all("a.book-quoted[href^='#cell-']")[:5]:
+            number.evaluate("a => a.click()")
+            place = number.get_attribute("href")
+            visit.page.wait_for_function("place => location.hash === place", arg=place)
+            visit.page.wait_for_function(
+                "place => [...document.querySelectorAll(`${place} details.above-input`)].every(one => one.open)",
+                arg=place,
+            )
+            top = visit.page.evaluate("place => document.querySelector(place).getBoundingClientRect().top", place)
+            assert -5 <= top <= 900
+        assert visit.complaints == []
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_on_a_phone_every_row_of_a_table_is_a_card_that_names_each_of_its_cells(browser, address, name):
+    with Visit(browser, address, name) as visit:
+        visit.page.set_viewport_size({"width": 390, "height": 844})
+        visit.page.wait_for_timeout(200)
+        wrong = visit.page.evaluate("""() => [...document.querySelectorAll(".book-table")].flatMap(table => [
+          ...[...table.querySelectorAll("tbody td")].filter(cell =>
+            !getComputedStyle(cell, "::before").content.includes(cell.dataset.label)),
+          ...(table.querySelector("thead").getBoundingClientRect().height > 2 ? [table] : []),
+          ...(table.scrollWidth > table.clientWidth + 1 ? [table] : []),
+        ].map(one => one.outerHTML.slice(0, 100)))""")
+        assert wrong == []

@@ -14,7 +14,13 @@ from small_book import PARAMETERS, add, executed, notebook, outputs, ran, result
 
 
 def test_a_chapter_is_executed_noted_and_then_left_alone(house, capfd):
-    add(house, "02_two", "import os\nfrom entity_book.build import book", "book.note(model='tiny', fingerprint='ab12')")
+    add(
+        house,
+        "02_two",
+        "import os\nfrom entity_book.build import book",
+        "book.note(model='tiny', fingerprint='ab12')",
+        "import time\ntime.sleep(0.3)",
+    )
     assert ran(house) == ["01_one", "02_two"]
     assert outputs(house) == "7\n"
     run = book.runs(house)["02_two"]
@@ -24,6 +30,8 @@ def test_a_chapter_is_executed_noted_and_then_left_alone(house, capfd):
     assert run.machine["cores"] >= 1
     assert run.work == pytest.approx(run.seconds * run.machine["gflops"] / 1000) and run.work > 0
     assert "torch" in run.versions
+    last = notebooks.read(executed(house, "02_two")).cells[-1]
+    assert run.cells[last.id] >= 0.3 and f"{run.cells[last.id]:.1f}" == str(run.cells[last.id])
     told = capfd.readouterr().err
     assert "01_one: code cell 2 of 2 (print(boxes + seed))" in told
     assert "02_two: done in" in told

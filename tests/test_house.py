@@ -34,6 +34,7 @@ NOT_IMPORTED = {
     "otter-grader": "imported by name, where it is installed",
     "distributed": "imported by name, where it is installed",
     "playwright": "imported by name, where it is installed",
+    "pypdf": "imported by name, where it is installed",
     "pytest-timeout": "a plugin of pytest",
     "pytest-xdist": "a plugin of pytest",
     "ruff": "started as a program",

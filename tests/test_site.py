@@ -371,6 +371,10 @@ def test_a_page_is_in_sound_markup_and_without_what_it_does_not_use():
     )
     listed = "<dl>\n<dd>words</dd>\n</dl>"
     assert finish.page(listed) == listed
+    assert (
+        finish.page('<pre><span class="n">x</span><span class="k">if</span></pre>')
+        == '<pre>x<span class="k">if</span></pre>'
+    )
     search = '<script src="../searchindex.js"></script>'
     assert finish.page(search) == "" and finish.page('<div id="search-results"></div>' + search).endswith(search)
     head = '<title>A &amp; B</title><meta content="What it is." name="description" />'

@@ -30,12 +30,35 @@
     return spec;
   }
 
+  // The views that stand side by side in a specification, with the width of all of them; `whole` is that of the chart.
+  function across(spec, whole) {
+    var parts = (spec.hconcat || spec.vconcat || spec.layer || (spec.spec ? [spec.spec] : [])).map(function (part) { return across(part, whole); });
+    var widths = parts.map(function (part) { return part.width; });
+    var width = typeof spec.width === "number" ? spec.width : 0;
+    if (spec.hconcat) width = widths.reduce(function (sum, one) { return sum + one; }, 0);
+    else if (parts.length) width = Math.max.apply(null, widths.concat(width));
+    if (spec.spec) width *= spec.columns || (spec.facet && spec.facet.column ? Math.max(1, Math.floor(whole / width)) : 1);
+    var views = typeof spec.width === "number" ? [spec] : [];
+    return { width: width, views: parts.reduce(function (all, part) { return all.concat(part.views); }, views) };
+  }
+
+  // Charts are made for a phone; where there is more room their views grow, and the text in them does not.
+  function grown(spec, whole, room) {
+    var all = across(spec, whole);
+    var times = Math.min(2.2, (Math.min(room, 760) - (whole - all.width)) / all.width);
+    if (!(times > 1.05)) return spec;
+    all.views.forEach(function (view) { view.width = Math.floor(view.width * times); });
+    if (all.views.length === 1 && !spec.spec && spec.height >= 150 && spec.height <= 300) spec.height = Math.round(spec.height * Math.min(times, 1.25));
+    return spec;
+  }
+
   function draw(box) {
     var dark = root.dataset.theme === "dark";
     if (box.dataset.drawn === String(dark)) return;
     box.dataset.drawn = String(dark);
     var picture = box.querySelector("img");
     var spec = unpacked(JSON.parse(box.querySelector('script[type="application/json"]').textContent));
+    spec = grown(spec, parseFloat(picture.style.width), box.clientWidth);
     var live = document.createElement("div");
     live.className = "book-chart-live";
     box.appendChild(live);

@@ -16,6 +16,21 @@
     });
   }
 
+  // Who follows a link to a cell wants to see its code.
+  function open() {
+    var cell = location.hash.startsWith("#cell-") && document.getElementById(location.hash.slice(1));
+    var folded = cell && cell.querySelector("details.above-input");
+    if (folded) folded.open = true;
+    if (cell) cell.scrollIntoView();
+  }
+
+  window.addEventListener("hashchange", open);
+  document.addEventListener("click", function (event) {
+    var link = event.target.closest && event.target.closest("a[href^='#cell-']");
+    if (link && link.hash === location.hash) open();
+  });
+  open();
+
   new ResizeObserver(reach).observe(document.body);
   window.addEventListener("load", reach);
 })();

@@ -64,7 +64,7 @@ def run(job: Job, environment: dict[str, str]) -> Run:
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
     partial = executed.path(root, job.chapter).with_suffix(".partial.ipynb")
     try:
-        _run(job, own, partial)
+        spent = _run(job, own, partial)
         files = opened.files(noted, root)
     finally:
         shutil.rmtree(own, ignore_errors=True)
@@ -86,7 +86,7 @@ def run(job: Job, environment: dict[str, str]) -> Run:
             raise BookError(too_much)
         say(f"{too_much}; with these parameters that is no failure")
     where = machine() | ({"gflops": job.gflops} if job.gflops else {})
-    made = Run(job.chapter, started, seconds, peak, job.parameters, notes, where, _versions())
+    made = Run(job.chapter, started, seconds, peak, job.parameters, notes, where, _versions(), spent)
     if notebooks.digest(notebooks.plain(_source(job))) != job.record["source"]:
         raise BookError(f"{job.chapter}: its notebook was changed while it was executed; run it again")
     done["metadata"]["book"]["run"] = asdict(made)
@@ -96,8 +96,11 @@ def run(job: Job, environment: dict[str, str]) -> Run:
     return made
 
 
-def _run(job: Job, own: Path, partial: Path) -> None:
-    """Execute the normal form of the notebook into `partial`; `own` is a folder for what that needs meanwhile."""
+def _run(job: Job, own: Path, partial: Path) -> dict[str, float]:
+    """Execute the normal form of the notebook into `partial`, and tell the seconds of its cells by their ids.
+
+    `own` is a folder for what that needs meanwhile.
+    """
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
@@ -105,7 +108,8 @@ def _run(job: Job, own: Path, partial: Path) -> None:
     source = own / f"{job.chapter}.ipynb"
     source.write_text(notebooks.plain(_source(job)), encoding="utf-8")
     code_cells = sum(cell.cell_type == "code" for cell in notebooks.read(source).cells) + bool(job.parameters)
-    show, hooks = _progress(job, code_cells)
+    spent: dict[str, float] = {}
+    show, hooks = _progress(job, code_cells, spent)
     try:
         papermill.execute_notebook(
             str(source),
@@ -130,14 +134,20 @@ def _run(job: Job, own: Path, partial: Path) -> None:
         raise BookError(f"{job.chapter}: {show()} ran for more than {CELL_SECONDS} s and was stopped") from None
     except DeadKernelError:
         raise BookError(f"{job.chapter}: its process died in {show()}; most often memory ran out") from None
+    return spent
 
 
 def _source(job: Job) -> str:
     return (Path(job.root) / "chapters" / f"{job.chapter}.ipynb").read_text(encoding="utf-8")
 
 
-def _progress(job: Job, code_cells: int) -> tuple[Callable[[], str], dict[str, Callable[..., None]]]:
-    """A function that names the cell at work, and the hooks that keep it and report the start and end of each cell."""
+def _progress(
+    job: Job, code_cells: int, spent: dict[str, float]
+) -> tuple[Callable[[], str], dict[str, Callable[..., None]]]:
+    """A function that names the cell at work, and the hooks that keep it and report the start and end of each cell.
+
+    The seconds of a cell are put into `spent` by its id.
+    """
     number, first, clock = 0, "", 0.0
 
     def show() -> str:
@@ -158,6 +168,8 @@ def _progress(job: Job, code_cells: int) -> tuple[Callable[[], str], dict[str, C
         if cell.cell_type != "code":
             return
         seconds = time.perf_counter() - clock
+        if seconds >= 0.1:
+            spent[cell.id] = round(seconds, 1)
         if job.terminal:
             line = f"{job.chapter}: {show()} took {seconds:.1f} s\n" if seconds >= 1 else ""
             print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)

@@ -223,6 +223,9 @@ def _parser() -> argparse.ArgumentParser:
         "--check", action="store_true", help="change nothing; tell what lies outside the stored intervals"
     )
     command("check-site", commands.check_site, "check the built site: links, pictures, charts, other hosts")
+    pdf = command("pdf", commands.pdf, "print the built site into one PDF, with Chromium or Chrome")
+    pdf.add_argument("--browser", type=_word, metavar="PATH", help="the program (default: one that is on the PATH)")
+    pdf.add_argument("--out", type=_path, help="file to write (default: _build/book.pdf)")
     serve = command("serve", commands.serve, "show the built site on this machine")
     serve.add_argument("--port", type=_port, default=8000, help="default 8000; 0 takes any free port")
     strip = command("strip", commands.strip, "bring notebooks to their normal form: no outputs, no counts, fixed ids")

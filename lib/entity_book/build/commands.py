@@ -146,6 +146,13 @@ def check_site(_: argparse.Namespace) -> int:
     return 1 if report.problems else 0
 
 
+def pdf(arguments: argparse.Namespace) -> None:
+    """Print the built site into one PDF."""
+    from . import pdf
+
+    pdf.make(arguments.out, arguments.browser or "")
+
+
 def serve(arguments: argparse.Namespace) -> None:
     """Show the built site until it is stopped."""
     import threading

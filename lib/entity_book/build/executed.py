@@ -29,6 +29,8 @@ class Run:
     notes: dict[str, Any] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    cells: dict[str, float] = field(default_factory=dict)
+    """The seconds of each cell that took a tenth of one or more, by its id."""
 
     @property
     def work(self) -> float | None:

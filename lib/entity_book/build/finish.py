@@ -20,11 +20,15 @@ _DESIGN = re.compile(r"<link [^>]*sphinx-design\.min\.css[^>]*>|<script [^>]*des
 _DESCRIBED = re.compile(r'<meta content="([^"]*)" name="description" />')
 _TITLE = re.compile(r"<title>(.*?)</title>", re.DOTALL)
 _LIST = re.compile(r"<dl>\n((?:<dd><em class=\"sig-param.*?</dd>\n)+)</dl>", re.DOTALL)
+_CODE = re.compile(r"<pre>.*?</pre>", re.DOTALL)
+_PLAIN = re.compile(r'<span class="[npw]">([^<]*)</span>')
+"""Names, brackets, commas and spaces of code, which have the colour of what surrounds them."""
 
 _WORDS = (
     # The name of a button is then what stands on it, or its label, and not one beside the other.
     (re.compile(r'(<button class="[^"]*search-button-field[^>]*?) aria-label="Search"'), r"\1"),
     (re.compile(r'(<i class="theme-switch [^>]*?) title="[^"]*"'), r"\1"),
+    (re.compile(r'<summary aria-label="Toggle hidden content">'), "<summary>"),
     # These roles have been given up, or ask for children that a bibliography does not have.
     (re.compile(r'(<div class="citation"[^>]*?) role="doc-biblioentry"'), r"\1"),
     (re.compile(r'<div role="list" class="citation-list">'), '<div class="citation-list">'),
@@ -63,11 +67,12 @@ def page(text: str) -> str:
     """
     for pattern, instead in _WORDS:
         text = pattern.sub(instead, text)
+    text = _CODE.sub(lambda found: _PLAIN.sub(r"\1", found[0]), text)
     if 'id="search-results"' not in text:
         text = _SEARCH.sub("", text)  # the index of all words, for the page that looks them up
     if not re.search(r'class="(?:[^"]* )?sd-', text):
         text = _DESIGN.sub("", text)  # cards, grids and tabs
-    if 'property="og:' not in text and (words := _DESCRIBED.search(text)) and (title := _TITLE.search(text)):
+    if 'property="og:title"' not in text and (words := _DESCRIBED.search(text)) and (title := _TITLE.search(text)):
         text = text.replace(words[0], f"{words[0]}\n{_preview(title[1], words[1])}", 1)
     return _SIGNATURE.sub(lambda found: _signature(found[0]), text)
 
@@ -95,7 +100,7 @@ def icons(script: str, used: set[str]) -> str:
 
 
 def _preview(title: str, words: str) -> str:
-    """What other sites show of a page that someone passes on. A picture would need the address of this site."""
+    """What other sites show of a page that someone passes on; `front` adds a picture where the site has an address."""
     told = {"og:type": "article", "og:title": " ".join(title.split()), "og:description": words}
     return "\n".join(f'<meta property="{name}" content="{value}" />' for name, value in told.items())
 

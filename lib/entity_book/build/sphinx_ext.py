@@ -13,14 +13,15 @@ from typing import Any, ClassVar
 
 from docutils import nodes
 from docutils.statemachine import StringList
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.ext.napoleon import Config, GoogleDocstring
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from ..claims import claims, findings
-from ..figures import charts
-from . import book, executed, notebooks, used
+from ..figures import charts, tables
+from . import behind, book, executed, notebooks, used
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("source-read", use_executed)
     app.connect("doctree-resolved", drop_repeated_ids)
     app.connect("html-page-context", choose_scripts)
+    behind.setup(app)
     app.connect("autodoc-process-docstring", list_parameters)
     app.connect("autodoc-process-docstring", show_examples)
     app.connect("autodoc-process-docstring", name_chapters)
@@ -48,6 +50,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 def use_executed(app: Sphinx, docname: str, source: list[str]) -> None:
     """Read a chapter's executed copy in place of the stripped notebook. Warns if there is none or it is out of date."""
+    behind.begin(app, None)
     if not docname.startswith("chapters/"):
         return
     copy = executed.path(Path(app.srcdir), docname.removeprefix("chapters/"))
@@ -62,6 +65,7 @@ def use_executed(app: Sphinx, docname: str, source: list[str]) -> None:
     if json.loads(text)["metadata"]["book"]["source"] != notebooks.digest(notebooks.plain(source[0])):
         log.warning("this chapter has changed since it was executed", location=docname)
     source[0] = text
+    behind.begin(app, json.loads(text))
 
 
 def write_scripts(app: Sphinx) -> None:
@@ -146,13 +150,17 @@ class VegaLiteMime:
     @staticmethod
     def handle_mime(renderer: Any, data: Any, inline: bool) -> list[nodes.Node] | None:
         """The nodes of a chart's output; None for every other output, which myst-nb then renders itself."""
+        if data.mime_type == tables.CSV:
+            return []  # `behind` puts it beside the page
         if inline or data.mime_type != charts.MIME:
             return None
         spec = json.dumps(data.content, sort_keys=True, separators=(",", ":"))
         name = f"chart-{hashlib.sha256(spec.encode()).hexdigest()[:16]}.svg"
         spec = json.dumps(packed(data.content), sort_keys=True, separators=(",", ":"))
-        uri = renderer.write_file([name], charts.picture(data.content, "svg"), overwrite=True)
-        picture = nodes.image(uri=uri, alt=charts.description(data.content), classes=["book-chart-static"])
+        drawn = charts.picture(data.content, "svg")
+        uri = renderer.write_file([name], drawn, overwrite=True)
+        words = {"alt": charts.description(data.content), "classes": ["book-chart-static"]}
+        picture = nodes.image(uri=uri, **words, **_width(drawn))
         spec = spec.replace("<", "\\u003c")  # no text of a chart ends its script, or opens a comment or a script in it
         before, after = '<div class="book-chart">', f'<script type="application/json">{spec}</script></div>'
         return [nodes.raw("", before, format="html"), picture, nodes.raw("", after, format="html")]
@@ -170,6 +178,12 @@ def packed(spec: dict[str, Any]) -> dict[str, Any]:
         whole = columns and all(isinstance(row, dict) and list(row) == columns for row in rows)
         data[name] = {"columns": columns, "rows": [_short(row) for row in rows]} if whole else rows
     return {**spec, "datasets": data} if data else spec
+
+
+def _width(svg: bytes) -> dict[str, str]:
+    """How wide a picture is, said on the page: `book-charts.js` knows from it by how much a chart can grow."""
+    found = re.search(rb'<svg[^>]*? width="([\d.]+)', svg)
+    return {"width": f"{float(found[1]):.0f}px"} if found else {}
 
 
 def _short(row: dict[str, Any]) -> list[Any]:
@@ -212,14 +226,19 @@ class ClaimsTable(SphinxDirective):
 
 
 class Quoted(SphinxRole):
-    """The role `finding`, around a key such as `accuracy/base`: a number of another chapter, as it was handed over."""
+    """The role `finding`, around a key such as `accuracy/base`: a number of another chapter, with a link to it."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         """The number with its interval; where there is none, because nothing was tested, the words that say so."""
         path = findings.file(Path(self.env.srcdir))
         self.env.note_dependency(str(path))
         found = book.found(Path(self.env.srcdir)).reported.get(self.text)
-        return [nodes.Text("not tested here" if found is None else str(found))], []
+        words = "not tested here" if found is None else str(found)
+        if found is None or f"chapters/{found.chapter}" not in self.env.found_docs:
+            return [nodes.Text(words)], []
+        to = {"refdomain": "std", "reftype": "doc", "reftarget": f"/chapters/{found.chapter}", "refexplicit": True}
+        link = addnodes.pending_xref("", nodes.inline("", words), refdoc=self.env.docname, refwarn=True, **to)
+        return [nodes.inline("", "", link, classes=["book-quoted"])], []
 
 
 class Took(SphinxRole):

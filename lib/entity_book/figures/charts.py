@@ -15,6 +15,8 @@ import altair as alt
 import vl_convert
 from entity_circuits.arguments import one_of
 
+from . import tables
+
 MIME = "application/vnd.vegalite.v6+json"
 """The media type of the specification. The suffix `+json` is what makes it legal in a notebook file."""
 
@@ -97,7 +99,9 @@ def marked(field: str, styles: Mapping[str, tuple[str, str]], **legend: Any) -> 
 
 
 def enable() -> None:
-    """Show every Altair chart of this session with our theme and renderer. Call it in a chapter's first code cell.
+    """Show every Altair chart of this session with our theme and renderer, and every DataFrame as `tables` says.
+
+    Call it in a chapter's first code cell.
 
     From then on displaying a chart that has no description raises `ValueError`.
 
@@ -109,6 +113,7 @@ def enable() -> None:
     alt.theme.register(_NAME, enable=True)(lambda: alt.theme.ThemeConfig(theme()))  # type: ignore[misc]
     alt.renderers.register(_NAME, render)
     alt.renderers.enable(_NAME)
+    tables.enable()
 
 
 def render(spec: Mapping[str, Any], **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
