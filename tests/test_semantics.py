@@ -354,6 +354,9 @@ def test_the_three_drawings_predict_three_other_words_of_the_pair(study):
     for row in (0, 5, 11):
         words = str(figures.hypotheses(triples, row).description).split("the answer is ")[1:]
         found = [sentence.split(".")[0] for sentence in words]
+        said = figures.predicted(triples, row)
+        assert [said[f"says_{name}"] for name in ("position", "object", "label")] == found[:3]
+        assert said["says_base"] == triples.base.worlds[row].objects[triples.base.queries[row]]
         base, source = triples.base.worlds[row], triples.source.worlds[row]
         wanted = triples.source.queries[row]
         assert found[0] == base.objects[wanted] and found[1] == source.objects[wanted]

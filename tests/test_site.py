@@ -313,15 +313,12 @@ def test_a_chapter_says_what_it_took_where_that_is_known_and_an_estimate_where_i
     assert "15 minutes to read; some minutes to run" in text(None)
 
 
-OLD_WAY = {"05_dcm_semantics"}  # in a directive, which JupyterLab shows as unknown
-
-
 def test_every_page_has_one_description_where_a_notebook_keeps_it():
     for name in book.chapters():
         text = (places.ROOT / "chapters" / f"{name}.ipynb").read_text("utf-8")
         kept = json.loads(text)["metadata"].get("myst", {}).get("html_meta", {}).get("description", "")
-        assert len(kept) > 40 or name in OLD_WAY
-        assert ("eval-rst" in text) <= (name in OLD_WAY)
+        assert len(kept) > 40
+        assert "eval-rst" not in text  # a directive, which JupyterLab shows as unknown
     for page in (places.ROOT / "book").glob("*.md"):
         assert "description: " in page.read_text("utf-8").partition("\n---\n")[0], page.name
 
