@@ -374,3 +374,17 @@ def test_void_numbers_of_the_paper_are_marked_and_its_floor_stands_at_position_a
     assert (theirs["floor"].notna() == (theirs["desideratum"] == "position")).all()
     words = chart.to_dict()["description"]
     assert "A label:" in words and "paper void" in words and "B position:" in words and "Llama-7B 0.36" in words
+
+
+def test_what_the_same_heads_bring_in_another_model_is_handed_over_for_that_selection_and_model_alone(monkeypatch):
+    kept = {}
+    monkeypatch.setattr(handing_over.findings, "keep", lambda key, value, **more: kept.update({key: (value, more)}))
+    rows = [("heads of one", "two", 0.1), ("heads of one", "three", 0.2), ("heads of two", "two", 0.3)]
+    crossed = pd.DataFrame(rows, columns=["selection", "model", "more"]).assign(n=98)
+    crossed["more_low"], crossed["more_high"] = crossed["more"] - 0.05, crossed["more"] + 0.05
+    handing_over.improved(crossed, "heads of one", "nobody")
+    assert not kept
+    handing_over.improved(crossed, "heads of one", "two")
+    (value, more) = kept.pop("carries/A/object/improved")
+    assert (value, more["low"], more["high"], more["n"], more["model"]) == (0.1, 0.05, pytest.approx(0.15), 98, "two")
+    assert not kept

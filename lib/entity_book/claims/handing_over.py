@@ -103,6 +103,19 @@ def semantics(table: pd.DataFrame, model: str, prefix: str = "carries") -> None:
             findings.keep(name, row[column], **ends, unit=unit, model=model, about=about)
 
 
+def improved(crossed: pd.DataFrame, selection: str, model: str) -> None:
+    """Keep how much more often the same heads of A bring the object in a fine-tuned model than in the base.
+
+    `crossed` has rows of `crossing.crossed`; nothing is kept of a selection or a model that it lacks.
+
+        handing_over.improved(crossed, "A, object: heads of qwen2.5-coder-0.5b", "code")
+    """
+    about = "heads that were selected in the base model, patched in both; paired"
+    for row in crossed[(crossed["selection"] == selection) & (crossed["model"] == model)].to_dict("records"):
+        ends = {"low": row["more_low"], "high": row["more_high"], "n": row["n"]}
+        findings.keep("carries/A/object/improved", row["more"], **ends, unit="difference", model=model, about=about)
+
+
 def draws(against: pd.DataFrame, model: str) -> None:
     """Keep the share of the gap of each part of the circuit, and that of its random draws, as findings.
 
