@@ -19,6 +19,8 @@ def prompt(subject: Subject, boxes_: int = 7, seed: int = 0) -> Prompts:
         boxes_: how many boxes a context has.
         seed: of the contexts, as in `path_patching.discover`.
 
+    For example:
+
         print(running.prompt(models.load("qwen2.5-coder-0.5b")).texts[0])
     """
     asked = boxes.prompts(subject, LOOKED_AT * boxes_, boxes_, seed, split="discovery")

@@ -2,8 +2,13 @@
 
 from typing import Any
 
+import pandas as pd
 from entity_circuits import circuits
 from entity_circuits.circuits import Finding
+from entity_circuits.heads import Group
+from entity_circuits.methods import path_patching
+from entity_circuits.methods.path_patching import Discovery
+from entity_circuits.results import Store
 
 
 def whole(one: Finding, other: Finding) -> dict[str, Any]:
@@ -22,6 +27,36 @@ def again(model: str) -> Finding | None:
     """
     file = circuits.folder() / "again" / f"{model}.json"
     return circuits.load(file) if file.is_file() else None
+
+
+def found_again(found: Discovery, examples: int, store: Store) -> Finding:
+    """The circuit of the same model from other prompts: as the book has it, or else searched for on so many examples.
+
+    What the book has counts only if it is of these weights and this number of boxes, and of another seed.
+
+        print(overlaps.found_again(found, 14, Store()).circuit.groups)
+    """
+    about = found.circuit.about
+    kept = again(str(about["model"]))
+    if kept is not None:
+        same = all(kept.circuit.about.get(name) == about.get(name) for name in ("fingerprint", "boxes"))
+        if same and kept.circuit.about["seed"] != about["seed"]:
+            return kept
+    drawn: dict[str, Any] = {"n": examples, "boxes": about["boxes"], "seed": int(str(about["seed"])) + 1}
+    return circuits.finding(path_patching.discover(found.runs.subject, store=store, **drawn), command="this page")
+
+
+def tables(found: Finding) -> dict[Group, pd.DataFrame]:
+    """The `head` and `score` of all heads with a path, round by round, by the statistic that ranked them.
+
+    print(overlaps.tables(overlaps.again("qwen2.5-coder-0.5b"))["value_fetcher"].nsmallest(3, "score"))
+    """
+    return {
+        group: pd.DataFrame([{"head": str(head), "score": scores[head.layer, head.head]} for head in ranked])
+        for (group, scores), ranked in zip(
+            found.scores[found.statistic].items(), found.rankings().values(), strict=True
+        )
+    }
 
 
 def shared_in_words(one: Finding, other: Finding, again: Finding | None) -> dict[str, str]:
