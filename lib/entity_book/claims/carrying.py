@@ -34,7 +34,7 @@ def shares(answers: pd.DataFrame, models: Mapping[str, str], carried: Mapping[st
 def leading(answers: pd.DataFrame, model: str) -> dict[str, str]:
     """Which of the three words each whole group brings most often beyond the floor: `lead_a` and so on.
 
-    notebooks.quote(**carrying.leading(answers, "qwen2.5-coder-0.5b"))
+    >>> notebooks.quote(**carrying.leading(answers, "qwen2.5-coder-0.5b"))
     """
     share, told = answers.set_index(["model", "group", "patched", "answer"])["share"], {}
     for group in _groups(answers, model):

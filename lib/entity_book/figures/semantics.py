@@ -38,7 +38,7 @@ def hypotheses(triples: Triples, row: int = 0) -> alt.VConcatChart:
 def predicted(triples: Triples, row: int = 0) -> dict[str, str]:
     """The words of a pair for a page to quote: `says_base`, the base's own answer, and `says_position` and so on.
 
-    notebooks.quote(**semantics.predicted(study.triples["test"], row=3))
+    >>> notebooks.quote(**semantics.predicted(study.triples["test"], row=3))
     """
     return {f"says_{name}": _word(triples, row, name) for name in ("base", *HYPOTHESES)}
 
