@@ -137,6 +137,7 @@ class Visit:
         """The charts of the page, once each of them is drawn."""
         boxes = self.page.query_selector_all(".book-chart")
         self.page.wait_for_function("!document.querySelector('.book-chart:not(.is-live)')", timeout=20_000)
+        self.page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
         return boxes
 
     def __enter__(self) -> "Visit":

@@ -147,3 +147,18 @@ def test_a_notebook_shows_every_frame_so_and_keeps_its_plain_text(monkeypatch):
     data, _ = Shell.display_formatter.format(HEADS)
     assert data["text/html"] == tables.html(HEADS)
     assert data["text/plain"] == repr(HEADS)
+
+
+def test_a_notebook_keeps_the_digits_of_tables_and_of_nothing_else(monkeypatch):
+    import IPython
+    from IPython.core.formatters import DisplayFormatter
+
+    class Shell:
+        display_formatter = DisplayFormatter()
+
+    monkeypatch.setattr(IPython, "get_ipython", lambda: Shell)
+    tables.enable()
+    kept, _ = Shell.display_formatter.format(pd.DataFrame({"share": [0.123456789]}))
+    assert kept[tables.CSV] == "share\n0.123456789\n"
+    for other in (3, "words", [1.0], object()):
+        assert tables.CSV not in Shell.display_formatter.format(other)[0]

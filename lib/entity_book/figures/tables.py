@@ -68,7 +68,8 @@ def enable() -> None:
 
         formatters = shell.display_formatter.formatters
         formatters["text/html"].for_type(pd.DataFrame, html)
-        formatters[CSV] = BaseFormatter(parent=shell.display_formatter, format_type=CSV)
+        # Without a method of its own to look for, it would give the `repr` of everything else.
+        formatters[CSV] = BaseFormatter(parent=shell.display_formatter, format_type=CSV, print_method="_repr_csv_")
         formatters[CSV].for_type(pd.DataFrame, as_csv)
 
 
