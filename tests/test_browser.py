@@ -138,6 +138,9 @@ class Visit:
         boxes = self.page.query_selector_all(".book-chart")
         self.page.wait_for_function("!document.querySelector('.book-chart:not(.is-live)')", timeout=20_000)
         self.page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+        self.page.wait_for_function(
+            "document.getAnimations().every(one => one.playState !== 'running')"
+        )  # they fade in
         return boxes
 
     def __enter__(self) -> "Visit":
