@@ -235,10 +235,16 @@ def test_every_artefact_that_a_claim_names_exists():
     assert {name for claim in claims.CLAIMS for name in claim.artefacts} < set(official.ARTEFACTS)
 
 
+def test_the_counts_are_told_in_grammar_and_what_counts_nothing_is_not():
+    verdicts = ["replicates"] * 2 + ["partly"] + ["open"]
+    judged = pd.DataFrame({"by": "paper", "verdict": verdicts})
+    assert claims.sentence(judged) == "Of 4 claims of the paper, 2 replicate, 1 does so in part and 1 stays open."
+
+
 def test_the_table_is_the_same_from_an_empty_book_and_says_so():
     table = claims.table({})
     assert claims.counts(table) == dict(zip(comparisons.VERDICTS, (0, 0, 0, 0, len(NAMES)), strict=True))
-    assert claims.sentence(table).endswith(f"and {len(OWN)} could not be tested.")
+    assert claims.sentence(table) == f"Of {len(OWN)} claims of the paper, {len(OWN)} could not be tested."
     assert table["ours"].isna().all()
 
 

@@ -49,9 +49,13 @@ def steps(groups: str = "DCBA", heads: str = "L1H1, L1H2") -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def cells(frame: pd.DataFrame, printed: str = "") -> list[dict]:
+def cells(frame: pd.DataFrame, handed: dict[str, str] | None = None) -> list[dict]:
     spec = exploring.stepper(frame, WORDS).to_dict()
-    return [{"outputs": [{"text": printed}, {"data": {charts.MIME: spec}}]}, {"source": "words"}]
+    told = [
+        {"metadata": {"scrapbook": {"name": name}}, "data": {"text/plain": repr(words)}}
+        for name, words in (handed or {}).items()
+    ]
+    return [{"outputs": [*told, {"data": {charts.MIME: spec}}]}, {"source": "words"}]
 
 
 @pytest.fixture
@@ -113,9 +117,8 @@ def test_the_prompt_and_its_places_are_read_from_the_stepper(running):
 
 def test_how_many_heads_a_group_has_is_counted_or_said_to_be_more():
     many = steps(heads="L1H1, L1H2, L1H3, L1H4 and others")
-    groups = ("value_fetcher", "position_transmitter", "position_detector", "structure_reader")
-    printed = f"words\n{ {group: ['L0H0'] * (number + 1) for number, group in enumerate(groups)} }\n"
-    some, all_ = circuit.read(cells(many)), circuit.read(cells(many, printed))
+    handed = {f"heads_{letter}": ", ".join(["L0H10"] * number) for number, letter in enumerate("abcd", 1)}
+    some, all_ = circuit.read(cells(many)), circuit.read(cells(many, {"layers_a": "L1H1", **handed}))
     assert some and all_
     assert some.groups["A"].heads == "4 heads and more"
     assert {name: group.heads for name, group in all_.groups.items()} == {

@@ -51,7 +51,7 @@ def _central(row: Mapping[Hashable, Any], found: Found) -> str:
     one = found["circuit/over-base"]
     how = "more" if float(one.value) > 0 else "less"
     return (
-        f"{begins}: with nothing but the circuit found in the base model, the fine-tuned model is right {how} often "
+        f"{begins}: with nothing but the base model's circuit, enlarged, the fine-tuned model is right {how} often "
         f"than the whole base model (accuracy {one.brief})."
     )
 

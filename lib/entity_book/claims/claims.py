@@ -85,10 +85,16 @@ def counts(judged: pd.DataFrame) -> dict[Verdict, int]:
 def sentence(judged: pd.DataFrame) -> str:
     """The counts of the paper's claims in words; then how many claims of others were judged."""
     n = counts(own := of(judged, "paper"))
-    return (
-        f"Of {len(own)} claims of the paper, {n['replicates']} replicate, {n['partly']} do so in part, {n['does not']} "
-        f"do not, {n['open']} stay open, and {n['not tested here']} could not be tested."
-    )
+    one = {key: number == 1 for key, number in n.items()}
+    told = {
+        "replicates": "replicates" if one["replicates"] else "replicate",
+        "partly": "does so in part" if one["partly"] else "do so in part",
+        "does not": "does not" if one["does not"] else "do not",
+        "open": "stays open" if one["open"] else "stay open",
+        "not tested here": "could not be tested",
+    }
+    *rest, last = [f"{n[key]} {words}" for key, words in told.items() if n[key]] or ["none was judged"]
+    return f"Of {len(own)} claims of the paper, {', '.join(rest) + ' and ' if rest else ''}{last}."
 
 
 def first(judged: pd.DataFrame, verdict: Verdict) -> str:

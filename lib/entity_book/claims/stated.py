@@ -130,7 +130,7 @@ CLAIMS: tuple[Claim, ...] = (
         ("B2", "B8", "B16", "B17"),
     ),
     Claim(
-        "paper", "enhanced", "In the fine-tuned model this circuit does better than the whole base model",
+        "paper", "enhanced", "In the fine-tuned model the larger circuit does better than the whole base model",
         "section 4, Table 1", ("circuit/over-base",), verdicts.larger("circuit/over-base"),
         _circuit_over_base, ("B2", "B16"), needs_gap=True,
     ),

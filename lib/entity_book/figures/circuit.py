@@ -1,12 +1,9 @@
 """The circuit on one prompt, as the executed chapter that finds it shows it: what is read, and the drawing of it."""
 
-import ast
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
-
-from entity_circuits.heads import LETTERS
 
 from . import charts, drawing
 from .drawing import curve, tag, text
@@ -21,6 +18,7 @@ MISSING = (
 
 _COLOURS = dict(zip("ABCD", charts.PALETTE, strict=True))
 _NAMED = re.compile(r"L\d+H\d+")
+_HANDED = {f"heads_{letter.lower()}": letter for letter in "ABCD"}
 
 
 @dataclass(frozen=True)
@@ -117,20 +115,13 @@ def _lists(part: Any) -> Iterator[list[str]]:
 
 
 def _counts(outputs: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """The size of each group, where the chapter prints the groups with their heads."""
+    """The size of each group, where the chapter hands the names of its heads to the text (`said.groups`)."""
+    counts = {}
     for output in outputs:
-        for line in "".join(output.get("text", "")).splitlines():
-            if line.startswith("{") and LETTERS.keys() == (found := _literal(line)).keys():
-                return {LETTERS[group]: len(heads) for group, heads in found.items()}
-    return {}
-
-
-def _literal(line: str) -> dict[Any, Any]:
-    try:
-        found = ast.literal_eval(line)
-    except (ValueError, SyntaxError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        name = str(output.get("metadata", {}).get("scrapbook", {}).get("name", ""))
+        if name in _HANDED:
+            counts[_HANDED[name]] = len(_NAMED.findall("".join(output["data"]["text/plain"])))
+    return counts
 
 
 def _heads(words: str, count: int | None) -> str:
