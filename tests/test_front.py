@@ -52,7 +52,7 @@ def steps(groups: str = "DCBA", heads: str = "L1H1, L1H2") -> pd.DataFrame:
 def cells(frame: pd.DataFrame, handed: dict[str, str] | None = None) -> list[dict]:
     spec = exploring.stepper(frame, WORDS).to_dict()
     told = [
-        {"metadata": {"scrapbook": {"name": name}}, "data": {"text/plain": repr(words)}}
+        {"metadata": {"scrapbook": {"name": name}}, "data": {"application/papermill.record/text/plain": repr(words)}}
         for name, words in (handed or {}).items()
     ]
     return [{"outputs": [*told, {"data": {charts.MIME: spec}}]}, {"source": "words"}]

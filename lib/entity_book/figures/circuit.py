@@ -120,7 +120,8 @@ def _counts(outputs: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     for output in outputs:
         name = str(output.get("metadata", {}).get("scrapbook", {}).get("name", ""))
         if name in _HANDED:
-            counts[_HANDED[name]] = len(_NAMED.findall("".join(output["data"]["text/plain"])))
+            told = next(iter(output.get("data", {}).values()), "")  # under a media type of its own, text/plain in it
+            counts[_HANDED[name]] = len(_NAMED.findall("".join(told)))
     return counts
 
 
