@@ -86,7 +86,7 @@ def sentence(judged: pd.DataFrame) -> str:
     """The counts of the paper's claims in words; then how many claims of others were judged."""
     n = counts(own := of(judged, "paper"))
     one = {key: number == 1 for key, number in n.items()}
-    told = {
+    told: dict[Verdict, str] = {
         "replicates": "replicates" if one["replicates"] else "replicate",
         "partly": "does so in part" if one["partly"] else "do so in part",
         "does not": "does not" if one["does not"] else "do not",
