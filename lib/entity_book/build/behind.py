@@ -7,7 +7,6 @@ over. All of it is read from the executed copy.
 import csv
 import html
 import io
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from myst_nb.ext.glue.roles import PasteTextRole
 from sphinx.application import Sphinx
 
 from ..figures import charts, tables
+from . import executed
 
 DATA = "_static/data"
 """The folder of the site in which the data of figures and tables lie."""
@@ -182,15 +182,9 @@ def line(code: str, parameters: str, seconds: float | None, files: list[str]) ->
     return f'<p class="book-behind">{" · ".join(parts)}</p>' if parts else ""
 
 
-def read(root: Path, docname: str) -> Any:
+def read(root: Path, docname: str) -> dict[str, Any] | None:
     """The executed copy that a page shows; None if it is no chapter or has none."""
-    from . import executed
-
-    copy = executed.path(root, docname.removeprefix("chapters/"))
-    if not docname.startswith("chapters/") or not copy.is_file():
-        return None
-    text = copy.read_bytes().decode(errors="replace")
-    return json.loads(text) if executed.whole(text) else None
+    return executed.copy(root, docname.removeprefix("chapters/")) if docname.startswith("chapters/") else None
 
 
 def _cells(doctree: nodes.document) -> list[Any]:

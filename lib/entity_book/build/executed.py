@@ -60,12 +60,19 @@ def whole(text: str) -> bool:
     return notebooks.digest(_with(text, seal, _OPEN)) == seal
 
 
+def copy(root: Path, name: str) -> dict[str, Any] | None:
+    """A chapter's executed copy; None if there is none, or it was altered or damaged."""
+    try:
+        text = path(root, name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+    return dict(json.loads(text)) if whole(text) else None
+
+
 def record(root: Path, name: str) -> dict[str, Any]:
     """What a chapter's executed copy says of itself; empty if there is none, or it was altered or damaged."""
-    try:
-        return said(path(root, name).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
-        return {}
+    found = copy(root, name)
+    return dict(found["metadata"]["book"]) if found else {}
 
 
 def said(text: str) -> dict[str, Any]:

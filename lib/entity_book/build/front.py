@@ -4,7 +4,6 @@ Sphinx loads it by name (`_config.yml`). All of it is drawn from findings and fr
 are missing it says so in words, and the build goes on.
 """
 
-import json
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -40,9 +39,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 def running(root: Path) -> circuit.Running | None:
     """The running prompt of the executed chapter 3; None where there is none, or it does not show all four groups."""
-    copy = executed.path(root, CHAPTER)
-    text = copy.read_bytes().decode(errors="replace") if copy.is_file() else ""
-    return circuit.read(json.loads(text)["cells"]) if text and executed.whole(text) else None
+    copy = executed.copy(root, CHAPTER)
+    return circuit.read(copy["cells"]) if copy else None
 
 
 def drawn(root: Path) -> tuple[bytes, bytes, bytes] | None:

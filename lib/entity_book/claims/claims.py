@@ -19,6 +19,15 @@ from .findings import Reported
 from .stated import CLAIMS, GAP, By, Claim
 from .verdicts import Found, Judgement
 
+_VERBS: dict[Verdict, tuple[str, str]] = {
+    "replicates": ("replicates", "replicate"),
+    "partly": ("does so in part", "do so in part"),
+    "does not": ("does not", "do not"),
+    "open": ("stays open", "stay open"),
+    "not tested here": ("could not be tested", "could not be tested"),
+}
+"""What is said of one claim with a verdict, and of several."""
+
 
 def judge(claim: Claim, found: Found, published: Paper) -> Judgement:
     """The verdict on a claim by its rule alone, with the reason in a few words and the p that decided it.
@@ -53,7 +62,7 @@ def table(found: Found) -> pd.DataFrame:
         verdict, why, _, decisive = judged[claim.name]
         p = adjusted.get(claim.name)
         if p is not None and p >= ALPHA:
-            verdict, why = "open", f"{why}; alone it {_verb(verdict)}, but not surely among {len(decided)} verdicts"
+            verdict, why = "open", f"{why}; alone it {_VERBS[verdict][0]}, but not surely among {len(decided)} verdicts"
         key = decisive or claim.keys[0]
         one = found.get(key, Reported(key, "none"))
         spoken = isinstance(one.value, str)
@@ -72,10 +81,6 @@ def of(judged: pd.DataFrame, by: By) -> pd.DataFrame:
     return judged[judged["by"] == by]
 
 
-def _verb(verdict: Verdict) -> str:
-    return {"replicates": "replicates", "partly": "does so in part", "does not": "does not"}[verdict]
-
-
 def counts(judged: pd.DataFrame) -> dict[Verdict, int]:
     """How many claims have each verdict, all five named."""
     times = Counter(judged["verdict"])
@@ -85,15 +90,7 @@ def counts(judged: pd.DataFrame) -> dict[Verdict, int]:
 def sentence(judged: pd.DataFrame) -> str:
     """The counts of the paper's claims in words; then how many claims of others were judged."""
     n = counts(own := of(judged, "paper"))
-    one = {key: number == 1 for key, number in n.items()}
-    told: dict[Verdict, str] = {
-        "replicates": "replicates" if one["replicates"] else "replicate",
-        "partly": "does so in part" if one["partly"] else "do so in part",
-        "does not": "does not" if one["does not"] else "do not",
-        "open": "stays open" if one["open"] else "stay open",
-        "not tested here": "could not be tested",
-    }
-    *rest, last = [f"{n[key]} {words}" for key, words in told.items() if n[key]] or ["none was judged"]
+    *rest, last = [f"{n[key]} {verbs[n[key] != 1]}" for key, verbs in _VERBS.items() if n[key]] or ["none was judged"]
     return f"Of {len(own)} claims of the paper, {', '.join(rest) + ' and ' if rest else ''}{last}."
 
 
