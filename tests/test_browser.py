@@ -114,7 +114,8 @@ class Visit:
         self.complaints: list[str] = []
         self.strangers: list[str] = []
         self.answers: list = []
-        self.context = browser.new_context(viewport={"width": 1300, "height": 900}, **options)
+        self.name = name
+        self.context = browser.new_context(**{"viewport": {"width": 1300, "height": 900}, **options})
         self.context.route("**/*", lambda route: self._pass(route, address))
         self.page = self.context.new_page()
         self.page.on("console", self._heard)
@@ -150,51 +151,70 @@ class Visit:
         self.context.close()
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_a_page_loads_without_a_complaint_and_without_asking_another_host(browser, address, name):
-    with Visit(browser, address, name) as visit:
-        charts = visit.charts()
-        visit.page.wait_for_timeout(200)
-        assert visit.strangers == []
-        assert visit.complaints == []
-        assert bool(charts) == (name in CHART_PAGES)
+def _of(pages: list[str]) -> list:
+    """Pages as parameters; all tests of a page go to one process, which opens it once for each way of looking at it."""
+    return [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in pages]
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_a_page_weighs_at_most_3_megabytes_with_all_that_a_first_visit_loads(browser, address, name):
-    with Visit(browser, address, name) as visit:
+@pytest.fixture(scope="module", params=_of(PAGES))
+def light(request, browser, address) -> Iterator[Visit]:
+    with Visit(browser, address, request.param) as visit:
         visit.charts()
         visit.page.wait_for_load_state("networkidle")
-        sizes = {answer.url: len(answer.body()) for answer in visit.answers if answer.ok}
-        assert sum(sizes.values()) <= 3e6, sorted(((size, url) for url, size in sizes.items()), reverse=True)[:5]
+        yield visit
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", PAGES)
-def test_axe_finds_nothing_serious_on_a_page(browser, address, name, scheme):
-    with Visit(browser, address, name, color_scheme=scheme) as visit:
+@pytest.fixture(scope="module", params=_of(PAGES))
+def dark(request, browser, address) -> Iterator[Visit]:
+    with Visit(browser, address, request.param, color_scheme="dark") as visit:
         visit.charts()
         visit.page.wait_for_load_state("networkidle")
-        visit.page.evaluate(AXE.read_text("utf-8"))
-        found = visit.page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
-        assert len(found["passes"]) > 10
-        told = [
-            f"{wrong['id']} ({wrong['impact']}): {node['target']} {node['html'][:120]}"
-            for wrong in found["violations"]
-            if wrong["impact"] in ("serious", "critical")
-            for node in wrong["nodes"]
-        ]
-        assert told == []
+        yield visit
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_what_scrolls_on_a_phone_can_be_reached_with_the_keyboard(browser, address, name):
-    """Apart from axe, which skips what is not in sight: the tables of a page, narrow."""
-    with Visit(browser, address, name) as visit:
-        visit.page.set_viewport_size({"width": 390, "height": 844})
+@pytest.fixture(scope="module", params=_of(PAGES))
+def phone(request, browser, address) -> Iterator[Visit]:
+    with Visit(browser, address, request.param, viewport={"width": 390, "height": 844}) as visit:
         visit.charts()
         visit.page.wait_for_timeout(700)  # the theme waits for a resize to end
-        assert visit.page.evaluate(UNREACHED) == []
+        yield visit
+
+
+def test_a_page_loads_without_a_complaint_and_without_asking_another_host(light):
+    light.page.wait_for_timeout(200)
+    assert light.strangers == []
+    assert light.complaints == []
+    assert bool(light.charts()) == (light.name in CHART_PAGES)
+
+
+def test_a_page_weighs_at_most_3_megabytes_with_all_that_a_first_visit_loads(light):
+    sizes = {answer.url: len(answer.body()) for answer in light.answers if answer.ok}
+    assert sum(sizes.values()) <= 3e6, sorted(((size, url) for url, size in sizes.items()), reverse=True)[:5]
+
+
+def seen_by_axe(visit: Visit) -> list[str]:
+    visit.page.evaluate(AXE.read_text("utf-8"))
+    found = visit.page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
+    assert len(found["passes"]) > 10
+    return [
+        f"{wrong['id']} ({wrong['impact']}): {node['target']} {node['html'][:120]}"
+        for wrong in found["violations"]
+        if wrong["impact"] in ("serious", "critical")
+        for node in wrong["nodes"]
+    ]
+
+
+def test_axe_finds_nothing_serious_on_a_light_page(light):
+    assert seen_by_axe(light) == []
+
+
+def test_axe_finds_nothing_serious_on_a_dark_page(dark):
+    assert seen_by_axe(dark) == []
+
+
+def test_what_scrolls_on_a_phone_can_be_reached_with_the_keyboard(phone):
+    """Apart from axe, which skips what is not in sight: the tables of a page, narrow."""
+    assert phone.page.evaluate(UNREACHED) == []
 
 
 def test_axe_sees_a_picture_without_words(browser, address):
@@ -205,22 +225,21 @@ def test_axe_sees_a_picture_without_words(browser, address):
         assert "image-alt" in [wrong["id"] for wrong in found["violations"]]
 
 
-@pytest.mark.parametrize("name", CHART_PAGES)
-def test_every_chart_is_drawn_over_its_picture_and_shows_a_tooltip(browser, address, name):
-    with Visit(browser, address, name) as visit:
-        for number, chart in enumerate(visit.charts(), 1):
-            assert chart.query_selector(".book-chart-live svg [aria-label]"), f"chart {number} is not labelled"
-            assert not chart.query_selector("img").is_visible(), f"chart {number} shows its picture too"
-            points = chart.evaluate(MARKS)
-            assert points, f"chart {number} has no mark that the pointer can reach"
-            for x, y in points:
-                visit.page.mouse.move(0, 0)
-                visit.page.mouse.move(x, y)
-                if visit.page.query_selector("#vg-tooltip-element.visible"):
-                    break
-            tooltip = visit.page.query_selector("#vg-tooltip-element.visible")
-            assert tooltip, f"chart {number} shows no tooltip"
-            assert tooltip.inner_text().strip()
+def test_every_chart_is_drawn_over_its_picture_and_shows_a_tooltip(light):
+    for number, chart in enumerate(light.charts(), 1):
+        assert chart.query_selector(".book-chart-live svg [aria-label]"), f"chart {number} is not labelled"
+        assert not chart.query_selector("img").is_visible(), f"chart {number} shows its picture too"
+        points = chart.evaluate(MARKS)
+        assert points, f"chart {number} has no mark that the pointer can reach"
+        for x, y in points:
+            light.page.mouse.move(0, 0)
+            light.page.mouse.move(x, y)
+            if light.page.query_selector("#vg-tooltip-element.visible"):
+                break
+        tooltip = light.page.query_selector("#vg-tooltip-element.visible")
+        assert tooltip, f"chart {number} shows no tooltip"
+        assert tooltip.inner_text().strip()
+    light.page.mouse.move(0, 0)  # the next test sees the page as it is
 
 
 @pytest.mark.parametrize("name", CHART_PAGES)
@@ -237,28 +256,27 @@ def test_without_javascript_every_chart_is_a_picture_with_words(browser, address
             assert "none" not in picture.evaluate("p => getComputedStyle(p).display")
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_a_phone_never_scrolls_sideways(browser, address, name):
-    with Visit(browser, address, name) as visit:
-        visit.page.set_viewport_size({"width": 390, "height": 844})
-        visit.charts()
-        visit.page.wait_for_timeout(100)
-        assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390
+def test_a_phone_never_scrolls_sideways(phone):
+    assert phone.page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", PAGES)
-def test_text_stands_out_from_what_lies_behind_it(browser, address, name, scheme):
-    with Visit(browser, address, name, color_scheme=scheme) as visit:
-        charts = visit.charts()
-        assert visit.page.evaluate("document.documentElement.dataset.theme") == scheme
-        prose = visit.page.evaluate(CONTRAST, PROSE)
-        assert prose["count"] > 3
-        assert prose["worst"][0] >= 4.5, prose["worst"]
-        if charts:
-            guides = visit.page.evaluate(CONTRAST, GUIDES)
-            assert guides["count"] > 0
-            assert guides["worst"][0] >= 4.5, guides["worst"]
+def require_contrast(visit: Visit, scheme: str) -> None:
+    assert visit.page.evaluate("document.documentElement.dataset.theme") == scheme
+    prose = visit.page.evaluate(CONTRAST, PROSE)
+    assert prose["count"] > 3
+    assert prose["worst"][0] >= 4.5, prose["worst"]
+    if visit.charts():
+        guides = visit.page.evaluate(CONTRAST, GUIDES)
+        assert guides["count"] > 0
+        assert guides["worst"][0] >= 4.5, guides["worst"]
+
+
+def test_text_stands_out_from_what_lies_behind_it_when_light(light):
+    require_contrast(light, "light")
+
+
+def test_text_stands_out_from_what_lies_behind_it_when_dark(dark):
+    require_contrast(dark, "dark")
 
 
 @pytest.mark.parametrize("name", CHART_PAGES[:1])
@@ -301,53 +319,50 @@ def test_nothing_is_broken_in_the_built_pages(address):
 # What stands behind a number, and tables on a phone
 
 
-BEHIND = [name for name in PAGES if name != "none" and 'class="book-behind"' in (HTML / name).read_text("utf-8")]
-QUOTING = [name for name in BEHIND if 'class="book-quoted' in (HTML / name).read_text("utf-8")]
-TABLES = [name for name in BEHIND if 'class="book-table"' in (HTML / name).read_text("utf-8")]
+def having(mark: str) -> list[str]:
+    return [name for name in PAGES if name != "none" and mark in (HTML / name).read_text("utf-8")]
 
 
-@pytest.mark.parametrize("name", BEHIND)
-def test_the_data_behind_every_figure_and_table_can_be_had(browser, address, name):
-    with Visit(browser, address, name) as visit:
-        files = visit.page.eval_on_selector_all(".book-behind a[download]", "all => all.map(a => a.href)")
-        assert files
-        for file in files:
-            answer = visit.context.request.get(file)
-            assert answer.ok, file
-            assert len(answer.text().splitlines()) > 1, file
-        places = visit.page.eval_on_selector_all(
-            ".book-behind a:not([download])", "all => all.filter(a => !document.getElementById(a.hash.slice(1))).length"
+BEHIND, TABLES = having('class="book-behind"'), having('class="book-table"')
+QUOTING = [name for name in having('class="book-quoted') if name in BEHIND]
+
+
+def test_the_data_behind_every_figure_and_table_can_be_had(light):
+    files = light.page.eval_on_selector_all(".book-behind a[download]", "all => all.map(a => a.href)")
+    assert bool(files) == (light.name in BEHIND)
+    for file in files:
+        answer = light.context.request.get(file)
+        assert answer.ok, file
+        assert len(answer.text().splitlines()) > 1, file
+    places = light.page.eval_on_selector_all(
+        ".book-behind a:not([download])", "all => all.filter(a => !document.getElementById(a.hash.slice(1))).length"
+    )
+    assert places == 0
+
+
+def test_a_quoted_number_leads_to_its_cell_and_opens_it(light):
+    numbers = light.page.query_selector_all("a.book-quoted[href^='#cell-']")[:5]
+    assert bool(numbers) == (light.name in QUOTING)
+    for number in numbers:
+        light.page.evaluate("document.querySelectorAll('details.above-input').forEach(one => one.open = false)")
+        number.evaluate("a => a.click()")
+        place = number.get_attribute("href")
+        light.page.wait_for_function("place => location.hash === place", arg=place)
+        light.page.wait_for_function(
+            "place => [...document.querySelectorAll(`${place} details.above-input`)].every(one => one.open)",
+            arg=place,
         )
-        assert places == 0
-        assert visit.complaints == []
+        top = light.page.evaluate("place => document.querySelector(place).getBoundingClientRect().top", place)
+        assert -5 <= top <= 900
+    assert light.complaints == []
 
 
-@pytest.mark.parametrize("name", QUOTING)
-def test_a_quoted_number_leads_to_its_cell_and_opens_it(browser, address, name):
-    with Visit(browser, address, name) as visit:
-        visit.charts()
-        for number in visit.page.query_selector_all("a.book-quoted[href^='#cell-']")[:5]:
-            number.evaluate("a => a.click()")
-            place = number.get_attribute("href")
-            visit.page.wait_for_function("place => location.hash === place", arg=place)
-            visit.page.wait_for_function(
-                "place => [...document.querySelectorAll(`${place} details.above-input`)].every(one => one.open)",
-                arg=place,
-            )
-            top = visit.page.evaluate("place => document.querySelector(place).getBoundingClientRect().top", place)
-            assert -5 <= top <= 900
-        assert visit.complaints == []
-
-
-@pytest.mark.parametrize("name", TABLES)
-def test_on_a_phone_every_row_of_a_table_is_a_card_that_names_each_of_its_cells(browser, address, name):
-    with Visit(browser, address, name) as visit:
-        visit.page.set_viewport_size({"width": 390, "height": 844})
-        visit.page.wait_for_timeout(200)
-        wrong = visit.page.evaluate("""() => [...document.querySelectorAll(".book-table")].flatMap(table => [
-          ...[...table.querySelectorAll("tbody td")].filter(cell =>
-            !getComputedStyle(cell, "::before").content.includes(cell.dataset.label)),
-          ...(table.querySelector("thead").getBoundingClientRect().height > 2 ? [table] : []),
-          ...(table.scrollWidth > table.clientWidth + 1 ? [table] : []),
-        ].map(one => one.outerHTML.slice(0, 100)))""")
-        assert wrong == []
+def test_on_a_phone_every_row_of_a_table_is_a_card_that_names_each_of_its_cells(phone):
+    assert bool(phone.page.query_selector(".book-table")) == (phone.name in TABLES)
+    wrong = phone.page.evaluate("""() => [...document.querySelectorAll(".book-table")].flatMap(table => [
+      ...[...table.querySelectorAll("tbody td")].filter(cell =>
+        !getComputedStyle(cell, "::before").content.includes(cell.dataset.label)),
+      ...(table.querySelector("thead").getBoundingClientRect().height > 2 ? [table] : []),
+      ...(table.scrollWidth > table.clientWidth + 1 ? [table] : []),
+    ].map(one => one.outerHTML.slice(0, 100)))""")
+    assert wrong == []
