@@ -10,6 +10,7 @@ import tiny
 import torch
 from entity_book.studies import behaviour
 from entity_circuits import runs
+from entity_circuits.results import Store
 from entity_circuits.runs import answers
 from entity_circuits.runs import prefix as sharing
 from entity_circuits.tasks import boxes
@@ -180,7 +181,7 @@ def said(prompts, *words):
     objects = torch.full((len(prompts), prompts.boxes), 0.1).log()
     said = tuple(f" {word}" for word in words)
     nothing = torch.zeros(len(prompts), dtype=torch.long)
-    return answers.Behaviour(prompts, top, said, logprob, objects, nothing, nothing.bool(), 0, 0)
+    return answers.Behaviour(prompts, top, said, logprob, objects, nothing, nothing.bool(), 0)
 
 
 def world_prompts():
@@ -233,3 +234,16 @@ def test_both_accuracies_are_told_for_the_same_prompts():
     both = behaviour.both(table, "boxes").set_index("measure")
     assert both["value"].to_dict() == pytest.approx({"top-1": 1 / 3, "object choice": 2 / 3})
     assert both["n"].tolist() == [3, 3]
+
+
+def test_kept_answers_are_those_that_were_given_and_no_token_is_computed_again(tmp_path, monkeypatch):
+    subject, store = tiny.subject("qwen2", seed=3), Store(tmp_path)
+    prompts = boxes.prompts(subject, n=14)
+    given = answers.evaluate(subject, prompts, store=store)
+    monkeypatch.setattr(answers, "_final", lambda *_: pytest.fail("the model ran again"))
+    again = answers.evaluate(subject, prompts, store=store)
+    assert again.said == given.said and again.tokens_computed == given.tokens_computed
+    for name in ("top", "answer_logprob", "object_logprob", "rank", "tied"):
+        assert torch.equal(getattr(again, name), getattr(given, name))
+    with pytest.raises(pytest.fail.Exception):
+        answers.evaluate(subject, prompts.select(range(7)), store=store)

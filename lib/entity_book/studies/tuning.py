@@ -10,6 +10,7 @@ import pandas as pd
 from entity_circuits import models, places, results, sums
 from entity_circuits.arguments import one_of
 from entity_circuits.models.subject import Subject
+from entity_circuits.results import Store
 from entity_circuits.runs.answers import Behaviour, evaluate
 from entity_circuits.statistics import difference, estimate, spoken
 from entity_circuits.tasks import boxes
@@ -49,7 +50,7 @@ def measure(
     found = adapters.folders()
     if not found:
         raise ValueError("there are no adapters to measure: `make adapters` trains them")
-    store = results.Store()
+    store = Store()
     rows, first = [], models.load(base)  # the adapters share its memory
     for (kind, number), folder in tqdm([((BASE, 0), None), *found.items()], desc="models", disable=None):
         subject = first if folder is None else models.load(base, adapter=str(folder))
@@ -148,7 +149,9 @@ def _against(before: np.ndarray, after: np.ndarray, contexts: np.ndarray) -> dic
     return {**vars(estimate(after, contexts)), **gain.cells("gain")}
 
 
-def look(subject: Subject, kind: str, contexts: int, seed: int = 0, wordings: bool = True) -> pd.DataFrame:
+def look(
+    subject: Subject, kind: str, contexts: int, seed: int = 0, wordings: bool = True, store: Store | None = None
+) -> pd.DataFrame:
     """Run one model, base or tuned, on the evaluation prompts in several forms: one row a prompt and condition.
 
     Conditions: `seven boxes`, `label first` (a third of the contexts), and with `wordings` also `three boxes`, `five
@@ -171,7 +174,9 @@ def look(subject: Subject, kind: str, contexts: int, seed: int = 0, wordings: bo
     tables = []
     for condition, size, worlds, template in asked:
         prompts = boxes.prompts(subject, worlds * size, size, seed, "evaluation", template)
-        table = behaviour.table(evaluate(subject, prompts)).rename(columns={"kind": "answer"})[[*columns, "answer"]]
+        table = behaviour.table(evaluate(subject, prompts, store=store)).rename(columns={"kind": "answer"})[
+            [*columns, "answer"]
+        ]
         tables.append(table.assign(kind=kind, condition=condition).astype({"correct": int, "chosen": int}))
     return pd.concat(tables, ignore_index=True)
 
@@ -199,14 +204,19 @@ def answers(frame: pd.DataFrame) -> pd.DataFrame:
     return shares.reindex(index=list(dict.fromkeys(asked["kind"])), columns=order, fill_value=0.0)
 
 
-def own_task(subject: Subject, tuned: str, kind: training_data.Kind, n: int = 64) -> dict[str, object]:
+def own_task(
+    subject: Subject, tuned: str, kind: training_data.Kind, n: int = 64, store: Store | None = None
+) -> dict[str, object]:
     """Held-out questions of a kind's own training task (seed 0), answered by a model: loss in nats a token, and right.
 
     A row of a table: trained on, model, loss, right (share of answers right token for token), n.
     """
     one_of("kind", kind, training_data.Kind)
-    found = finetune.evaluate(subject, training_data.examples(kind, n, 0, "held_out")).mean(0)
-    return {"trained on": kind, "model": tuned, "loss": float(found[0]), "right": float(found[1]), "n": n}
+    asked = training_data.examples(kind, n, 0, "held_out")
+    inputs = results.key(__name__, subject, asked=asked.to_dict())
+    found = (store or Store(None)).keep("own-task", inputs, lambda: {"found": finetune.evaluate(subject, asked)})
+    loss, right = found["found"].mean(0).tolist()
+    return {"trained on": kind, "model": tuned, "loss": loss, "right": right, "n": n}
 
 
 def agreement(again: pd.DataFrame, frame: pd.DataFrame, seed: int = 0) -> pd.DataFrame:

@@ -228,15 +228,17 @@ def full_model(
     read = metrics.named(metric)
     targets = metrics.wanted(read, prompts)
 
+    contexts = prompts.contexts.cpu()
+    if read is LOG_PROBABILITY:
+        said = evaluate(subject, prompts, store=store)
+        chosen = said.chosen[None] if choices.given(prompts) else None
+        return Answers(said.correct[None], said.answer_logprob[None], contexts, chosen)
+
     def compute() -> dict[str, Tensor]:
-        if read is not LOG_PROBABILITY:
-            return metrics.answers(read, runs.run(subject, prompts, targets=targets), prompts)
-        said = evaluate(subject, prompts)
-        found = {"correct": said.correct[None], "logprob": said.answer_logprob[None]}
-        return {**found, "chosen": said.chosen[None]} if choices.given(prompts) else found
+        return metrics.answers(read, runs.run(subject, prompts, targets=targets), prompts)
 
     inputs = results.key(__name__, subject, prompts=prompts, metric=read)
-    return Answers(contexts=prompts.contexts.cpu(), **(store or Store(None)).keep("full", inputs, compute))
+    return Answers(contexts=contexts, **(store or Store(None)).keep("full", inputs, compute))
 
 
 def full_without(

@@ -5,6 +5,7 @@ keys and values, and continues from there once for each query.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakSet
 
@@ -13,10 +14,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import DynamicCache
 
+from .. import results
 from ..arguments import integer, of_kind
 from ..models import forms
 from ..models.precision import apart, close, fast_float32
 from ..models.subject import Subject
+from ..results import Store
 from ..tasks.prompts import Prompts, require_answers
 from . import choices
 from .prefix import Batch, batches
@@ -33,8 +36,7 @@ class Behaviour:
     (NaN where there is none), `object_logprob` (n, k) to each of the prompts' choices (k = 0 if they have none).
     `rank` (n,) is the number of tokens more likely than the right one, -1 where there is none. `tied` (n,) bool: other
     tokens have the very logit of `top`, which is the one of them with the lowest id; that is common in bfloat16, and
-    counts as wrong. `tokens_computed` were run through the model; `tokens_without_sharing` is what whole prompts would
-    have taken.
+    counts as wrong. `tokens_computed` were run through the model.
     """
 
     prompts: Prompts
@@ -45,10 +47,14 @@ class Behaviour:
     rank: Tensor
     tied: Tensor
     tokens_computed: int
-    tokens_without_sharing: int
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+    @property
+    def tokens_without_sharing(self) -> int:
+        """How many tokens whole prompts would have taken."""
+        return int((self.prompts.last + 1).sum())
 
     @property
     def correct(self) -> Tensor:
@@ -68,12 +74,14 @@ class Behaviour:
         return choices.right(self.object_logprob, self.prompts)
 
 
-def evaluate(subject: Subject, prompts: Prompts, *, share_context: bool = True, batch: int = 70) -> Behaviour:
+def evaluate(
+    subject: Subject, prompts: Prompts, *, share_context: bool = True, batch: int = 70, store: Store | None = None
+) -> Behaviour:
     """Run the prompts as they are and read the prediction at `last`.
 
     With `share_context`, the tokens that all prompts of a context begin with go through the model once, and only the
     rest of each prompt after it. The result is that of whole prompts up to rounding. `batch` bounds the prompts that
-    are run together, but a context is never split.
+    are run together, but a context is never split. A `store` keeps the answers, for whoever asks the same again.
 
     Raises `ValueError` for prompts that do not fit the model, `RuntimeError` if what is read so is not what the model
     itself says after the first prompt. Paper: section 3, and the full-model column of Table 1.
@@ -89,24 +97,39 @@ def evaluate(subject: Subject, prompts: Prompts, *, share_context: bool = True, 
     batch = integer("batch", batch)
     of_kind("prompts", prompts, Prompts)
     require_room(subject, prompts)
+    compute = partial(_answers, subject, prompts, share_context, batch)
+    if store is None:
+        found = compute()
+    else:
+        inputs = results.key(__name__, subject, prompts=prompts, share_context=share_context, batch=batch)
+        found = store.keep("answers", inputs, compute)
+    computed = int(found.pop("computed"))
+    said = tuple(subject.tokenizer.decode([token]) for token in found["top"].tolist())
+    return Behaviour(prompts, said=said, tokens_computed=computed, **found)
+
+
+def _answers(subject: Subject, prompts: Prompts, share_context: bool, batch: int) -> dict[str, Tensor]:
+    """The tensors of a `Behaviour` by their names, and `computed`, the number of tokens."""
     _check_once(subject, prompts)
     plan = list(batches(prompts, batch, share=share_context))
     n = len(prompts)
-    top, rank = (torch.empty(n, dtype=torch.long) for _ in range(2))
-    tied = torch.empty(n, dtype=torch.bool)
-    answer, objects = torch.empty(n), torch.empty(_choices(prompts).shape)
-    computed = 0
+    found = {
+        "top": torch.empty(n, dtype=torch.long),
+        "answer_logprob": torch.empty(n),
+        "object_logprob": torch.empty(_choices(prompts).shape),
+        "rank": torch.empty(n, dtype=torch.long),
+        "tied": torch.empty(n, dtype=torch.bool),
+        "computed": torch.zeros((), dtype=torch.long),
+    }
     with fast_float32(subject), torch.no_grad():
         for some in tqdm(plan, desc="prompts", unit="batch", disable=None, leave=False):
             part = prompts.select(some.rows)
             hidden = _final(subject, prompts, some)
-            computed += int((part.last + 1 - some.prefix).sum()) + some.prefix * len(some.spokesmen)
+            found["computed"] += int((part.last + 1 - some.prefix).sum()) + some.prefix * len(some.spokesmen)
             for chunk in torch.arange(len(part)).split(ROWS):
-                found = _read(subject, hidden[chunk], part.select(chunk))
-                for whole, piece in zip((top, answer, objects, rank, tied), found, strict=True):
-                    whole[some.rows[chunk]] = piece.cpu()
-    said = tuple(subject.tokenizer.decode([token]) for token in top.tolist())
-    return Behaviour(prompts, top, said, answer, objects, rank, tied, computed, int((prompts.last + 1).sum()))
+                for name, piece in _read(subject, hidden[chunk], part.select(chunk)).items():
+                    found[name][some.rows[chunk]] = piece.cpu()
+    return found
 
 
 def _final(subject: Subject, prompts: Prompts, batch: Batch) -> Tensor:
@@ -128,8 +151,8 @@ def _final(subject: Subject, prompts: Prompts, batch: Batch) -> Tensor:
     return hidden[torch.arange(len(part)), part.last - prefix].contiguous()
 
 
-def _read(subject: Subject, hidden: Tensor, part: Prompts) -> tuple[Tensor, ...]:
-    """`top`, `answer_logprob`, `object_logprob`, `rank` and `tied` of a few rows, from hidden states (rows, width).
+def _read(subject: Subject, hidden: Tensor, part: Prompts) -> dict[str, Tensor]:
+    """What is read of a few rows, by its name, from hidden states (rows, width).
 
     Two-dimensional on purpose: a linear layer on a strided (rows, 1, width) slice copies its matrix for each row.
     """
@@ -138,13 +161,13 @@ def _read(subject: Subject, hidden: Tensor, part: Prompts) -> tuple[Tensor, ...]
     known = answers >= 0
     right = logits.gather(1, answers.clamp(min=0)[:, None])
     total = logits.logsumexp(1, keepdim=True)
-    return (
-        logits.argmax(1),
-        (right - total).squeeze(1).masked_fill(~known, torch.nan),
-        logits.gather(1, choices_) - total,
-        (logits > right).sum(1).masked_fill(~known, -1),
-        (logits == logits.amax(1, keepdim=True)).sum(1) > 1,
-    )
+    return {
+        "top": logits.argmax(1),
+        "answer_logprob": (right - total).squeeze(1).masked_fill(~known, torch.nan),
+        "object_logprob": logits.gather(1, choices_) - total,
+        "rank": (logits > right).sum(1).masked_fill(~known, -1),
+        "tied": (logits == logits.amax(1, keepdim=True)).sum(1) > 1,
+    }
 
 
 def _logits(subject: Subject, hidden: Tensor) -> Tensor:
