@@ -166,6 +166,11 @@ def _parser() -> argparse.ArgumentParser:
     masks.add_argument("--finetuned", type=_word, default="code", help="default %(default)s")
     masks.add_argument("--contexts", type=_positive, default=50, help="seven pairs each (default %(default)s)")
 
+    words = "measure what nodes and direct edges of the four rounds do in a model (minutes); the base first"
+    wired = command("measure-edges", measuring.measure_edges, words)
+    wired.add_argument("model", type=_word, help="a model of the registry")
+    wired.add_argument("--out", type=_path, help="file to write (default: data/edges/MODEL.safetensors)")
+
     words = "find the nodes that answer as a model does, and measure them (a quarter of an hour); the base first"
     circuit = command("measure-circuit", measuring.measure_circuit, words)
     circuit.add_argument("model", type=_word, help="a model of the registry; or `untrained`, for random weights")

@@ -113,6 +113,22 @@ def measure_masks(arguments: argparse.Namespace) -> None:
     print(path)
 
 
+def measure_edges(arguments: argparse.Namespace) -> None:
+    """Measure the nodes and edges of a model, store them and print how far they agree with the base's."""
+    from entity_circuits import results
+
+    from ..studies import wiring
+
+    name = arguments.model
+    path = arguments.out or wiring.folder() / f"{name}.safetensors"
+    _require_place(path)
+    found, subject = wiring.run(name, results.Store())
+    wiring.keep(found, path, subject, command=f"entity-circuits measure-edges {name}")
+    if (base := wiring.kept(wiring.BASE)) is not None:
+        print(wiring.agreement(base, found).round(3).to_string(index=False))
+    print(path)
+
+
 def measure_circuit(arguments: argparse.Namespace) -> None:
     """Find the circuit of nodes of a model, measure it, store the answers and print how they stand."""
     from entity_circuits import models, results

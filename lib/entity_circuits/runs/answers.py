@@ -79,9 +79,13 @@ def evaluate(
 ) -> Behaviour:
     """Run the prompts as they are and read the prediction at `last`.
 
-    With `share_context`, the tokens that all prompts of a context begin with go through the model once, and only the
-    rest of each prompt after it. The result is that of whole prompts up to rounding. `batch` bounds the prompts that
-    are run together, but a context is never split. A `store` keeps the answers, for whoever asks the same again.
+    Args:
+        subject: the model.
+        prompts: n of them.
+        share_context: the tokens that all prompts of a context begin with go through the model once, and only the rest
+            of each prompt after it; the result is that of whole prompts up to rounding.
+        batch: the most prompts that are run together; a context is never split.
+        store: keeps the answers for whoever asks the same again.
 
     Raises `ValueError` for prompts that do not fit the model, `RuntimeError` if what is read so is not what the model
     itself says after the first prompt. Paper: section 3, and the full-model column of Table 1.
