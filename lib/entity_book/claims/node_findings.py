@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 from entity_circuits import statistics
 
-from ..studies import node_tables
+from ..studies import node_tables, wiring
 from ..studies.nodes import Measured
 from . import findings
 
@@ -104,6 +104,21 @@ def harmful(table: pd.DataFrame) -> None:
         ends = {"low": row[f"{column}_low"], "high": row[f"{column}_high"], "n": row["n"]}
         about = "log p of the right object without the head" + ("" if first else ", minus the same in the base")
         findings.keep(f"nodes/harm/{key}", row[column], **ends, unit="difference", model=row["model"], about=about)
+
+
+def wired(table: pd.DataFrame) -> None:
+    """Keep how far nodes and edges agree with the base's, rows of `wiring.agreements`; nothing outside a chapter.
+
+    `edges/MODEL/nodes`, `/edges` and `/difference`, and `/verdict` in words.
+
+        node_findings.wired(wiring.agreements(wiring.kept(wiring.BASE), wiring.tuned(wiring.BASE)))
+    """
+    for row in table[table["round"] == "mean"].to_dict("records"):
+        for name in (*wiring.KINDS, "difference"):
+            ends = {"low": row[f"{name}_low"], "high": row[f"{name}_high"], "n": row["contexts"]}
+            key, about = f"edges/{row['model']}/{name}", "agreement with the base, beyond noise"
+            findings.keep(key, row[name], **ends, model=row["model"], about=about)
+        findings.keep(f"edges/{row['model']}/verdict", wiring.verdict(row), model=row["model"], about="by the protocol")
 
 
 def words(found: Measured | None) -> dict[str, str]:

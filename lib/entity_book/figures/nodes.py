@@ -4,7 +4,7 @@ import altair as alt
 import pandas as pd
 
 from .charts import BLUE, GREEN, NEUTRAL, PURPLE, VERMILLION, marked
-from .parts import by_name, drawn, estimates, level, numbers, spoken
+from .parts import by_name, drawn, estimates, level, numbers, panels, spoken
 
 WIDTH, HEIGHT = 300, 240
 ABLATIONS = {"mean": (BLUE, "circle"), "resample": (VERMILLION, "square"), "zero": (NEUTRAL, "triangle-up")}
@@ -106,3 +106,29 @@ def harmful(table: pd.DataFrame) -> alt.LayerChart:
     )
     height = max(120, (10 + 8 * len(names)) * first["head"].nunique())
     return drawn(layers, WIDTH - 20, height, f"Effect of ablating single heads at the last token; {names[0]}: {told}.")
+
+
+def agreement(table: pd.DataFrame) -> alt.FacetChart:
+    """How far nodes and edges of fine-tuned models agree with the base's, beyond noise; rows of `wiring.agreements`."""
+    kinds = {"nodes": (NEUTRAL, "circle"), "edges": (VERMILLION, "diamond")}
+    parts = []
+    for kind in kinds:
+        ends = {"value": table[kind], "low": table[f"{kind}_low"], "high": table[f"{kind}_high"]}
+        parts.append(table[["model", "round", "contexts"]].assign(what=kind, pairs=table[f"n_{kind}"], **ends))
+    rows = pd.concat(parts, ignore_index=True)
+    colour, shape = marked("what:N", kinds, orient="top")
+    base = alt.Chart(rows).encode(
+        y=by_name("round", rows["round"]),
+        yOffset=alt.YOffset("what:N", sort=list(kinds)),
+        tooltip=["model", "round", "what", *numbers(), "pairs", "contexts"],
+    )
+    x = alt.X("value:Q", title="agreement with the base (1: noise alone)", scale=alt.Scale(zero=False, clamp=True))
+    layers = [level("noise alone", 1.0, "x"), *estimates(base, x, 40, stroke=1.5, color=colour, shape=shape)]
+    means = table[table["round"] == "mean"].to_dict("records")
+    said = "; ".join(
+        f"{row['model']}: nodes {spoken(row['nodes'], row['nodes_low'], row['nodes_high'])}, "
+        f"edges {spoken(row['edges'], row['edges_low'], row['edges_high'])}"
+        for row in means
+    )
+    chart = panels(layers, rows, "model", WIDTH - 90, 150)
+    return chart.properties(description=f"Agreement of nodes and edges with those of the base model. {said}.")

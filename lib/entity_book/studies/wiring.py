@@ -21,6 +21,7 @@ from entity_circuits.heads import LETTERS, Group, Head
 from entity_circuits.methods import edges, path_patching
 from entity_circuits.models.subject import Subject
 from entity_circuits.results import Store
+from entity_circuits.statistics import spoken
 from entity_circuits.tasks import boxes
 from entity_circuits.tasks.prompts import Prompts
 from entity_circuits.tasks.rounds import Round
@@ -91,8 +92,7 @@ def measure(subject: Subject, asked: Heads, contexts: int = CONTEXTS, *, store: 
     nodes, found, pairs = {}, {}, {}
     for one in sending():
         senders, receivers = (tuple(asked[group]) for group in (one.name, str(one.into)))
-        how: dict[str, Any] = {"position": one.position, "composition": one.through, "reach": one.heard_at or "all"}
-        how |= {"senders": senders, "receivers": receivers, "store": store}
+        how = {**_path(one), "senders": senders, "receivers": receivers, "store": store}
         scores = path_patching.sweep(subject, base, source, **how)
         changes = torch.stack([scores.change[head.layer, head.head] for head in senders])
         nodes[one.name] = changes[~changes.isnan().any(1)]
@@ -101,6 +101,11 @@ def measure(subject: Subject, asked: Heads, contexts: int = CONTEXTS, *, store: 
         found[one.name] = torch.stack([swept.change[pair] for pair in there])
         pairs[one.name] = tuple(f"{senders[s]} -> {receivers[r]}" for s, r in there)
     return Wiring(nodes, found, pairs, base.contexts)
+
+
+def _path(one: Round) -> dict[str, Any]:
+    """Where the heads of a round send from, through what they are heard, and at which later token."""
+    return {"position": one.position, "composition": one.through, "reach": one.heard_at or "all"}
 
 
 def agreement(one: Wiring, other: Wiring, resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
@@ -174,7 +179,7 @@ def _correlations(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return (one * other).sum(-1) / np.sqrt((one**2).sum(-1) * (other**2).sum(-1))
 
 
-def verdict(row: Mapping[str, Any]) -> str:
+def verdict(row: Mapping[Any, Any]) -> str:
     """What the protocol's rule makes of the `mean` row of `agreement`: edges kept, changed or open; and beside nodes.
 
     print(wiring.verdict(wiring.agreement(base, tuned).iloc[-1]))
@@ -183,6 +188,53 @@ def verdict(row: Mapping[str, Any]) -> str:
     told = "are kept" if low > KEPT else "have changed" if high < KEPT else "are neither surely kept nor surely changed"
     more = "more than its nodes" if row["difference_low"] > 0 else "not surely more than its nodes"
     return f"its edges {told}, {more}"
+
+
+def agreements(base: Wiring | None, others: Mapping[str, Wiring]) -> pd.DataFrame:
+    """The rows of `agreement` of a base model with each of the others, and `model`, whose they are.
+
+    print(wiring.agreements(wiring.kept(wiring.BASE), wiring.tuned(wiring.BASE)))
+    """
+    tables = [] if base is None else [agreement(base, one).assign(model=name) for name, one in others.items()]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"model": [], "round": []})
+
+
+def words(table: pd.DataFrame) -> str:
+    """What `agreements` say, a clause a model with its verdict.
+
+    print(wiring.words(wiring.agreements(wiring.kept(wiring.BASE), wiring.tuned(wiring.BASE))))
+    """
+    told = []
+    for row in table[table["round"] == "mean"].to_dict("records"):
+        said = {name: spoken(row[name], row[f"{name}_low"], row[f"{name}_high"]) for name in (*KINDS, "difference")}
+        told.append(
+            f"{row['model']}: nodes {said['nodes']}, edges {said['edges']}, nodes minus edges {said['difference']}: "
+            f"{verdict(row)}"
+        )
+    return "; ".join(told) or "not measured for this model"
+
+
+def again(subject: Subject, found: Wiring, contexts: int = 4, *, store: Store | None = None) -> pd.DataFrame:
+    """The strongest edge of each round, measured now on the first contexts, beside what is kept of these prompts.
+
+    Columns `edge`, `kept` and `now`, mean changes of log p, and `apart`, the largest difference on a prompt.
+
+        subject = models.load(wiring.BASE)
+        print(wiring.again(subject, wiring.kept(wiring.BASE), contexts=2))
+    """
+    base, source = prompts(subject, contexts)
+    lines = []
+    for one in sending():
+        sender, receiver = strongest(found, one.name, 1)[0]
+        how: dict[str, Any] = {"position": one.position, "composition": one.through, "reach": one.heard_at or "all"}
+        now = edges.sweep(subject, base, source, senders=[sender], receivers=[receiver], store=store, **how).change[
+            0, 0
+        ]
+        row = found.pairs[one.name].index(f"{sender} -> {receiver}")
+        before = found.edges[one.name][row, : len(now)]
+        means = {"kept": float(before.mean()), "now": float(now.mean()), "apart": float((before - now).abs().max())}
+        lines.append({"edge": f"{sender} -> {receiver}", **means, "n": len(now)})
+    return pd.DataFrame(lines)
 
 
 def strongest(found: Wiring, group: Group, top: int = 3) -> list[tuple[str, str]]:
@@ -216,6 +268,17 @@ def kept(name: str, fingerprint: str | None = None) -> Wiring | None:
     maps = {kind: {g: tensors[f"{kind} {g}"].float() for g in about["pairs"]} for kind in KINDS}
     pairs = {group: tuple(some) for group, some in about["pairs"].items()}
     return Wiring(maps["nodes"], maps["edges"], pairs, tensors["contexts"].long())
+
+
+def tuned(base: str) -> dict[str, Wiring]:
+    """The kept maps of the fine-tuned models on this base, by name.
+
+    print(list(wiring.tuned(wiring.BASE)))
+    """
+    known = models.registry()
+    names = sorted(path.stem for path in folder().glob("*.safetensors"))
+    found = {name: kept(name) for name in names if name in known and known[name].base == base}
+    return {name: one for name, one in found.items() if one is not None}
 
 
 def folder() -> Path:
