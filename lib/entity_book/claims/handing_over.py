@@ -162,6 +162,16 @@ def improvement(found: Patched, model: str, table: pd.DataFrame | None = None, l
             findings.keep(key, cast(float, row.share), **ends, unit="share", model=model, about="of the gap recovered")
 
 
+def arithmetic(word: str, progress: pd.DataFrame) -> None:
+    """Keep the verdict of the study of arithmetic by its own rule, and how many of its runs it rests on.
+
+    handing_over.arithmetic(doses.verdict(doses.cells(arithmetic.rows()))[0], doses.progress(arithmetic.table()))
+    """
+    findings.keep("study/arithmetic/verdict", word, about="by the rule of data/trainings/README.md")
+    about = f"of {progress['planned'].sum()} runs planned"
+    findings.keep("study/arithmetic/done", int(progress["done"].sum()), unit="runs", about=about)
+
+
 def gains(measured: pd.DataFrame) -> None:
     """Keep as findings what arithmetic and code gain over the base, and over the control; nothing outside a chapter.
 

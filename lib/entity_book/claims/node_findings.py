@@ -113,7 +113,8 @@ def wired(table: pd.DataFrame) -> None:
 
         node_findings.wired(wiring.agreements(wiring.kept(wiring.BASE), wiring.tuned(wiring.BASE)))
     """
-    for row in table[table["round"] == "mean"].to_dict("records"):
+    means = table[table["round"] == "mean"]
+    for row in means[means["difference_low"].notna()].to_dict("records") if len(means) else []:
         for name in (*wiring.KINDS, "difference"):
             ends = {"low": row[f"{name}_low"], "high": row[f"{name}_high"], "n": row["contexts"]}
             key, about = f"edges/{row['model']}/{name}", "agreement with the base, beyond noise"
