@@ -38,3 +38,14 @@ def test_tables_have_every_head_with_a_path_once_the_strongest_first():
         assert table["score"].is_monotonic_increasing
         first = Head.parse(table["head"].iloc[0])
         assert table["score"].iloc[0] == pytest.approx(np.nanmin(scores)) == scores[first.layer, first.head]
+
+
+def test_circuits_of_other_prompts_are_held_against_one_by_group_and_beside_chance():
+    found = circuits.load("qwen2.5-coder-0.5b")
+    table = overlaps.elsewhere(found)
+    assert "seed 1" in set(table["prompts"])
+    row = table.set_index("prompts").loc["seed 1"]
+    again = circuits.compare(found, overlaps.again(found.model)).set_index("group").loc["all"]
+    assert row["all"] == f"{again['shared']:.0f} of {again['one']:.0f}"
+    assert row["chance"] == again["layer_chance"] < again["shared"]
+    assert overlaps.elsewhere(circuits.load("code")).empty

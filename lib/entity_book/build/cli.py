@@ -184,6 +184,10 @@ def _parser() -> argparse.ArgumentParser:
     discover.add_argument("--n", type=_positive, default=70, help="prompts (default %(default)s)")
     discover.add_argument("--seed", type=_seed, default=0)
     discover.add_argument(
+        "--boxes", type=_positive, default=7, help="in a prompt; n is a multiple (default %(default)s)"
+    )
+    discover.add_argument("--wording", type=_word, help="other words for the prompts: drawers, 'other verbs', ...")
+    discover.add_argument(
         "--adapter", type=_word, help="merged into the model: a name that `models` lists, or a folder"
     )
     discover.add_argument("--out", type=_path, help="file to write (default: data/circuits/MODEL.json)")

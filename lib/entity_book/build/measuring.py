@@ -150,17 +150,26 @@ def measure_circuit(arguments: argparse.Namespace) -> None:
 def discover(arguments: argparse.Namespace) -> None:
     """Find a circuit, here or with workers, store it and print it."""
     from entity_circuits import circuits, models, places, results
+    from entity_circuits.arguments import one_of
     from entity_circuits.methods import path_patching
 
-    name, adapter = arguments.model, arguments.adapter
+    name, adapter, wording = arguments.model, arguments.adapter, arguments.wording
     if not arguments.out and (adapter or Path(name).name != name or not places.checkout()):
         raise ValueError(f"say where to write the circuit of {name}: --out FILE.json")
     out = arguments.out or circuits.folder() / f"{name}.json"
     _require_place(out)
     with _workers(arguments) as executor:
-        asked = {"n": arguments.n, "seed": arguments.seed, "store": results.Store(), "executor": executor}
+        asked: dict[str, Any] = {"n": arguments.n, "boxes": arguments.boxes, "seed": arguments.seed}
+        if wording:
+            from ..studies.tuning import OTHER_WORDINGS
+
+            one_of("wording", wording, OTHER_WORDINGS)
+            asked["template"] = OTHER_WORDINGS[wording]
+        asked |= {"store": results.Store(), "executor": executor}
         found = path_patching.discover(models.load(name, adapter=adapter), **asked)
     command = f"entity-circuits discover {name} --n {arguments.n} --seed {arguments.seed}"
+    command += "" if arguments.boxes == 7 else f" --boxes {arguments.boxes}"
+    command += f" --wording '{wording}'" if wording else ""
     command += f" --adapter {adapter}" if adapter else ""
     print(circuits.save(found, out, command=command).circuit)
     print(out)

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 from entity_circuits import circuits
 from entity_circuits.circuits import Finding
-from entity_circuits.heads import Group
+from entity_circuits.heads import LETTERS, Group
 from entity_circuits.methods import path_patching
 from entity_circuits.methods.path_patching import Discovery
 from entity_circuits.results import Store
@@ -44,6 +44,29 @@ def found_again(found: Discovery, examples: int, store: Store) -> Finding:
             return kept
     drawn: dict[str, Any] = {"n": examples, "boxes": about["boxes"], "seed": int(str(about["seed"])) + 1}
     return circuits.finding(path_patching.discover(found.runs.subject, store=store, **drawn), command="this page")
+
+
+def elsewhere(found: Finding) -> pd.DataFrame:
+    """How many heads a circuit shares with those of the same model from other prompts that the book has: a row each.
+
+    `prompts` says how they differ, then come the heads shared of each group and of `all`, `chance`, how many random
+    sets of the same layers would share, and `p`, how often as many; `n`, the prompts.
+
+    >>> overlaps.elsewhere(circuits.load("qwen2.5-coder-0.5b"))["prompts"].tolist()
+    """
+    about, lines = found.circuit.about, []
+    for path in sorted((circuits.folder() / "again").glob(f"{found.model}*.json")):
+        other = circuits.load(path)
+        of = other.circuit.about
+        if of["fingerprint"] != about["fingerprint"] or (of["seed"] == about["seed"] and path.stem == found.model):
+            continue
+        rows = {LETTERS.get(row["group"], "all"): row for row in circuits.compare(found, other).to_dict("records")}
+        words = f"seed {of['seed']}" if path.stem == found.model else path.stem.removeprefix(f"{found.model}.")
+        shared = {letter: f"{row['shared']:.0f} of {row['one']:.0f}" for letter, row in rows.items()}
+        every = rows["all"]
+        lines.append({"prompts": words.replace("-", " "), **shared, "chance": every["layer_chance"]})
+        lines[-1] |= {"p": every["layer_p"], "n": of["n"]}
+    return pd.DataFrame(lines)
 
 
 def tables(found: Finding) -> dict[Group, pd.DataFrame]:

@@ -249,20 +249,30 @@ def noise(subject: Subject, base: Prompts, seed: int = 0) -> Prompts:
     return from_worlds(subject, drawn, stand_in, asked=asked, template=base.templates)
 
 
-def experiment(subject: Subject, n: int = 70, boxes: int = 7, seed: int = 0) -> Experiment:
+def experiment(
+    subject: Subject, n: int = 70, boxes: int = 7, seed: int = 0, template: str | Template = "object_first"
+) -> Experiment:
     """What the paper's circuit is looked for on.
 
-    `n` prompts of the discovery split, their `noise`, and the four rounds. Paper: section 4.2.
+    Args:
+        subject: the model whose tokenizer reads the prompts.
+        n: prompts of the discovery split, a multiple of `boxes`.
+        boxes: 2 to 10.
+        seed: of the draws.
+        template: how they are written, as in `prompts`.
+
+    Returns them, their `noise`, and the four rounds. Paper: section 4.2.
 
         from entity_circuits import boxes, models
 
         subject = models.load("qwen2.5-coder-0.5b")
         print(boxes.experiment(subject, n=7).source.texts[0])
     """
-    base = prompts(subject, n, boxes, seed, split="discovery")
-    return Experiment(
-        base, noise(subject, base, seed), ROUNDS, {"n": n, "boxes": boxes, "seed": seed, "reach": "query"}
-    )
+    base = prompts(subject, n, boxes, seed, "discovery", template)
+    about: dict[str, object] = {"n": n, "boxes": boxes, "seed": seed, "reach": "query"}
+    if template != "object_first":
+        about["template"] = template.statement if isinstance(template, Template) else template
+    return Experiment(base, noise(subject, base, seed), ROUNDS, about)
 
 
 def for_means(subject: Subject, n: int = 200, boxes: int = 7, seed: int = 0) -> Prompts:
