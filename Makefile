@@ -88,11 +88,14 @@ test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(TESTS)
 
 # The packages of the extra `course` come only now: nothing else needs them.
+with-the-course = $(PIP) install -qq -c constraints.txt --no-build-isolation -e '.[book,dev,course]'
+
+# Two processes of one thread, which load the model once each: notebooks in the one, wrong answers in the other.
 course: $(READY)
 	$(FETCH)
-	$(PIP) install -qq -c constraints.txt --no-build-isolation -e '.[book,dev,course]'
+	$(with-the-course)
 	$(BIN)/entity-circuits course --data
-	COURSE_REAL=1 $(BIN)/python -m pytest tests/course --durations 10
+	COURSE_REAL=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/course -n 2 --dist loadfile --durations 10
 
 faults: $(READY)
 	$(BIN)/python -m pytest tests/faults -m faults -s

@@ -4,7 +4,8 @@
 # The chapter of the book: *The task and how well the model does it* (`chapters/01_dataset`). No model is needed here: its answers
 # to 490 prompts are stored in `data/behaviour.safetensors`.
 #
-# Each exercise says what to write and why; three hints are folded below it, each of which says more. Run the check whenever
+# Each exercise says what to write and why; three hints are folded below it, each of which says more when
+# you click on it. Run the check whenever
 # you like. The question after it has no check: write two or three sentences.
 
 # %%
@@ -28,17 +29,19 @@ print(len(correct), "prompts of", len(d.contexts.unique()), "contexts; right:", 
 # **Why it matters.** Everything in the later chapters happens at named positions. Who is off by one token patches the wrong
 # thing and gets numbers that look fine.
 #
-# <details><summary>Hint 1: signature</summary>
+# <details><summary>Open hint 1: signature</summary>
 #
 # `def find_prev(ids: torch.Tensor) -> int`; for a prompt of 53 tokens the query label is `ids[50]`.
 #
 # </details>
-# <details><summary>Hint 2: skeleton</summary>
+#
+# <details><summary>Open hint 2: skeleton</summary>
 #
 # Take the label's id; find all places with this id; give the first of them.
 #
 # </details>
-# <details><summary>Hint 3: one line missing</summary>
+#
+# <details><summary>Open hint 3: one line missing</summary>
 #
 # ```python
 # label = ids[-3]
@@ -83,19 +86,21 @@ check.prev(find_prev, first=210)
 # **Why it matters.** The seven prompts of a context share nearly all their words. An interval over prompts claims evidence
 # that is not there, and half of the "effects" of a weak study are found that way.
 #
-# <details><summary>Hint 1: signature</summary>
+# <details><summary>Open hint 1: signature</summary>
 #
 # `def interval(correct, contexts) -> tuple[float, float]`; both arguments have shape (n,); each context has equally many
 # prompts here.
 #
 # </details>
-# <details><summary>Hint 2: skeleton</summary>
+#
+# <details><summary>Open hint 2: skeleton</summary>
 #
 # One mean a context first: all contexts have the same size, so the mean of the means is the accuracy. Then draw indices of
 # contexts, 2,000 rows of them at once, and average along a row.
 #
 # </details>
-# <details><summary>Hint 3: one line missing</summary>
+#
+# <details><summary>Open hint 3: one line missing</summary>
 #
 # ```python
 # means = torch.stack([correct[contexts == c].double().mean() for c in contexts.unique()])
@@ -145,18 +150,20 @@ check.interval(interval, clustered=True)
 # **Why it matters.** Fine-tuning can teach a model to answer in another form without tracking anything better. Only a
 # measure that leaves the form out can tell.
 #
-# <details><summary>Hint 1: signature</summary>
+# <details><summary>Open hint 1: signature</summary>
 #
 # `def chosen(objects, object_ids, answer_ids)`; (n, 7) log-probabilities, (n, 7) token ids of the same objects, (n,) ids of
 # the right ones; gives (n,) bool.
 #
 # </details>
-# <details><summary>Hint 2: skeleton</summary>
+#
+# <details><summary>Open hint 2: skeleton</summary>
 #
 # Mark which of the seven is the right one; take its log-probability; take the highest of the other six; compare.
 #
 # </details>
-# <details><summary>Hint 3: one line missing</summary>
+#
+# <details><summary>Open hint 3: one line missing</summary>
 #
 # ```python
 # right = object_ids == answer_ids[:, None]
@@ -203,18 +210,20 @@ check.chosen(chosen, ties=True)
 # **Why it matters.** Equal bars would be the wrong control: a box in the middle has no neighbour six places away. Most wrong
 # conclusions about errors come from a control that was not worked out for the very cases at hand.
 #
-# <details><summary>Hint 1: signature</summary>
+# <details><summary>Open hint 1: signature</summary>
 #
 # `def guess_distances(places, boxes) -> torch.Tensor` of shape (boxes - 1,); entry 0 belongs to distance 1; the sum is the
 # number of wrong answers.
 #
 # </details>
-# <details><summary>Hint 2: skeleton</summary>
+#
+# <details><summary>Open hint 2: skeleton</summary>
 #
 # For each right place: the distances to all other places; each of them gets 1 / (boxes - 1). Add up.
 #
 # </details>
-# <details><summary>Hint 3: one line missing</summary>
+#
+# <details><summary>Open hint 3: one line missing</summary>
 #
 # ```python
 # away = (torch.arange(boxes) - places[:, None]).abs()     # (n, boxes), 0 at the right place itself

@@ -22,17 +22,20 @@ print({name: round(one.double().mean().item(), 3) for name, one in d.at.items() 
 #
 # **Why it matters.** Two intervals that overlap say little: a hard context is hard for both models. Paired, what they share cancels, and the same
 # answers tell much more.
-# <details><summary>Hint 1: signature</summary>
+#
+# <details><summary>Open hint 1: signature</summary>
 #
 # `def paired(after, before, contexts)`; all of shape (n,); the first two are bool; contexts have equally many prompts.
 #
 # </details>
-# <details><summary>Hint 2: skeleton</summary>
+#
+# <details><summary>Open hint 2: skeleton</summary>
 #
 # The difference of each prompt first; then everything as in exercise 1.2, on differences.
 #
 # </details>
-# <details><summary>Hint 3: one line missing</summary>
+#
+# <details><summary>Open hint 3: one line missing</summary>
 #
 # ```python
 # gain = ...             # after minus before as numbers, one a prompt
@@ -80,17 +83,20 @@ check.paired(paired, kind="arithmetic")
 #
 # **Why it matters.** The claim is about a kind of training, so trainings are what is sampled. With three of them the honest interval is wide, and
 # saying so is part of the result.
-# <details><summary>Hint 1: signature</summary>
+#
+# <details><summary>Open hint 1: signature</summary>
 #
 # `def over_seeds(gains)`; `gains` is a tensor of k numbers.
 #
 # </details>
-# <details><summary>Hint 2: skeleton</summary>
+#
+# <details><summary>Open hint 2: skeleton</summary>
 #
 # Mean; spread with k - 1; standard error; times the 0.975 quantile of t with k - 1 degrees of freedom.
 #
 # </details>
-# <details><summary>Hint 3: one line missing</summary>
+#
+# <details><summary>Open hint 3: one line missing</summary>
 #
 # ```python
 # from scipy import stats
@@ -137,17 +143,20 @@ check.seeds(over_seeds, gains=(0.1, -0.02, 0.05, 0.0))
 #
 # **Why it matters.** A training changes much besides what it teaches: the form of answers, the rate of certain words, the weights as such. A
 # control has all of this and lacks just what the claim is about.
-# <details><summary>Hint 1: signature</summary>
+#
+# <details><summary>Open hint 1: signature</summary>
 #
 # `control` is one of the five words; `over_control` is a number.
 #
 # </details>
-# <details><summary>Hint 2: skeleton</summary>
+#
+# <details><summary>Open hint 2: skeleton</summary>
 #
 # Ask for each candidate: what does it share with `code`, and what does it lack?
 #
 # </details>
-# <details><summary>Hint 3: one line missing</summary>
+#
+# <details><summary>Open hint 3: one line missing</summary>
 #
 # ```python
 # control = ...          # the same programs, the same form, nothing to be learned from them
@@ -185,17 +194,20 @@ check.control(control, over_control)
 # is what the choice among the objects gains, *format* the rest. Give `(tracking, format)`.
 #
 # **Why it matters.** A model that learned to answer with one noun looks better at tracking. Half of a published gain can be of this kind.
-# <details><summary>Hint 1: signature</summary>
+#
+# <details><summary>Open hint 1: signature</summary>
 #
 # All four are (n,) bool; gives two floats.
 #
 # </details>
-# <details><summary>Hint 2: skeleton</summary>
+#
+# <details><summary>Open hint 2: skeleton</summary>
 #
 # Gain of top-1, gain of the choice; the second is tracking; what is left of the first is format.
 #
 # </details>
-# <details><summary>Hint 3: one line missing</summary>
+#
+# <details><summary>Open hint 3: one line missing</summary>
 #
 # ```python
 # top = float(top_after.double().mean() - top_before.double().mean())
@@ -239,17 +251,20 @@ check.split(split, kind="shuffled")
 #
 # **Why it matters.** All comparisons of the book need two models of one shape. Seeing that the tuned one is the base plus a matrix of rank 16 also
 # says what could be tried: leave the sum out in single layers.
-# <details><summary>Hint 1: signature</summary>
+#
+# <details><summary>Open hint 1: signature</summary>
 #
 # `def merge(weight, a, b, rank, alpha)` gives a new (out, in) tensor and leaves `weight` as it is.
 #
 # </details>
-# <details><summary>Hint 2: skeleton</summary>
+#
+# <details><summary>Open hint 2: skeleton</summary>
 #
 # B times A has the shape of W; it is scaled by alpha / rank and added.
 #
 # </details>
-# <details><summary>Hint 3: one line missing</summary>
+#
+# <details><summary>Open hint 3: one line missing</summary>
 #
 # ```python
 # added = ...            # the product with shape (out, in)

@@ -11,8 +11,8 @@
 import nnsight
 import torch
 from checks import finding as check
-from checks import stored
-from entity_circuits import boxes, models, toy
+from checks import loaded, stored
+from entity_circuits import boxes, toy
 from entity_circuits.heads import Head
 
 
@@ -43,19 +43,21 @@ def z_of_all(model, ids):
 # **Why it matters.** With everything else held, the change can reach the answer only down the residual stream and through
 # MLPs. Leave the holding out and you measure something else: all paths at once.
 #
-# <details><summary>Hint 1: signature</summary>
+# <details><summary>Open hint 1: signature</summary>
 #
 # `def frozen_except(model, ids, base_z, source_z, layer, head, size)`; `base_z` and `source_z` are what `z_of_all` gives;
 # the head's numbers are `z[:, :, head * size : (head + 1) * size]`.
 #
 # </details>
-# <details><summary>Hint 2: skeleton</summary>
+#
+# <details><summary>Open hint 2: skeleton</summary>
 #
 # For each layer: a copy of the base run's z; in the sender's layer overwrite the head's part at the last token from
 # `source_z`; register a pre-hook on `o_proj` that returns this z. Then run, then remove the hooks, then return.
 #
 # </details>
-# <details><summary>Hint 3: one line missing</summary>
+#
+# <details><summary>Open hint 3: one line missing</summary>
 #
 # ```python
 # hooks = []
@@ -111,7 +113,7 @@ check.frozen(frozen_except, z_of_all, noisy=True)
 # Seven base prompts (one context, all its boxes) and their sources, and the model as nnsight sees it.
 
 # %%
-subject = models.load("qwen2.5-coder-0.5b")
+subject = loaded.model("qwen2.5-coder-0.5b")
 base, source = check.base_of(subject)
 lens, rows, size = nnsight.NNsight(subject.model), torch.arange(len(base)), subject.head_size
 with torch.no_grad():
@@ -130,20 +132,22 @@ print(len(base), "prompts;", subject.layers, "layers of", subject.heads, "heads;
 # **Why it matters.** This one number, for every head, is the whole first map of the paper. Once you have written it, there is
 # nothing in the map that you have to believe.
 #
-# <details><summary>Hint 1: signature</summary>
+# <details><summary>Open hint 1: signature</summary>
 #
 # `def direct_effect(layer, head)`; inside `with torch.no_grad(), lens.trace(input_ids=base.input_ids, use_cache=False):` the
 # input of a module is read and set as `block.self_attn.o_proj.input`, and what should be left afterwards gets `.save()`.
 #
 # </details>
-# <details><summary>Hint 2: skeleton</summary>
+#
+# <details><summary>Open hint 2: skeleton</summary>
 #
 # In the trace, layer by layer in the order in which the model computes (nnsight refuses to go back): a copy of `base_z`, the
 # sender's part replaced at `base.last`, given to `o_proj.input`. At the end the output of `lens.lm_head`. After the trace
 # log_softmax, at the right answers `base.answer_ids`.
 #
 # </details>
-# <details><summary>Hint 3: one line missing</summary>
+#
+# <details><summary>Open hint 3: one line missing</summary>
 #
 # ```python
 # mine = slice(head * size, (head + 1) * size)
@@ -175,10 +179,10 @@ def direct_effect(layer, head):
 
 
 # %% tags=["check"]
-check.direct(direct_effect, subject)
+check.direct(direct_effect, subject, base_z)
 
 # %% tags=["hidden"]
-check.direct(direct_effect, subject, which=1)
+check.direct(direct_effect, subject, base_z, which=1)
 
 # %% [markdown] tags=["question"]
 # **Judge.** The score of L21H11 is strongly negative: with the news of the source prompt in it the right answer gets less
@@ -221,18 +225,20 @@ def queries_after(layer, head):
 # **Why it matters.** A score of round 2 says: what this head writes changes *what group A looks for*. Reading the wrong
 # projection (k, v), or holding the rest here, too, answers another question, and its map looks just as convincing.
 #
-# <details><summary>Hint 1: signature</summary>
+# <details><summary>Open hint 1: signature</summary>
 #
 # `def second_pass(queries, receivers)`; `queries[layer]` is (7, heads, size); `receivers` are `Head`s with `.layer`, `.head`.
 #
 # </details>
-# <details><summary>Hint 2: skeleton</summary>
+#
+# <details><summary>Open hint 2: skeleton</summary>
 #
 # In a trace, for each layer that has receivers: read `q_proj.output`, cut it by head with `unflatten(-1, (-1, size))`, copy it,
 # put the receivers' queries in at `base.last`, flatten, assign. Then the logits as before.
 #
 # </details>
-# <details><summary>Hint 3: one line missing</summary>
+#
+# <details><summary>Open hint 3: one line missing</summary>
 #
 # ```python
 # with torch.no_grad(), lens.trace(input_ids=base.input_ids, use_cache=False, logits_to_keep=1):
@@ -296,17 +302,19 @@ before, after = d.before.double(), d.after.double()
 #
 # **Why it matters.** For some heads the two have different signs. A ranking that a single example can turn round is no ranking.
 #
-# <details><summary>Hint 1: signature</summary>
+# <details><summary>Open hint 1: signature</summary>
 #
 # `before` (n,), `after` (heads, n); both averages give (heads,). `culprit` gives an int.
 #
 # </details>
-# <details><summary>Hint 2: skeleton</summary>
+#
+# <details><summary>Open hint 2: skeleton</summary>
 #
 # For the first: divide, then average along the examples. For the second: average, then divide.
 #
 # </details>
-# <details><summary>Hint 3: one line missing</summary>
+#
+# <details><summary>Open hint 3: one line missing</summary>
 #
 # ```python
 # def culprit(before, one):
@@ -363,17 +371,19 @@ check.culprit(culprit, last=True)
 # **Why it matters.** Attention maps invite stories. What a head hands on is attention times values; who takes the wrong set of
 # values reads a map of one head and a message of another.
 #
-# <details><summary>Hint 1: signature</summary>
+# <details><summary>Open hint 1: signature</summary>
 #
 # `def z_of(attention, v)` gives (n, heads, size).
 #
 # </details>
-# <details><summary>Hint 2: skeleton</summary>
+#
+# <details><summary>Open hint 2: skeleton</summary>
 #
 # Repeat each set of values for the heads that share it, then sum over tokens the values weighted by the attention.
 #
 # </details>
-# <details><summary>Hint 3: one line missing</summary>
+#
+# <details><summary>Open hint 3: one line missing</summary>
 #
 # ```python
 # each = ...             # (n, T, heads, size): v.repeat_interleave(heads // sets, dim=2)

@@ -7,10 +7,9 @@
 # %%
 import torch
 from checks import evaluation as check
-from checks import stored
-from entity_circuits import models
+from checks import loaded, stored
 
-subject = models.load("qwen2.5-coder-0.5b")
+subject = loaded.model("qwen2.5-coder-0.5b")
 p, means, size = check.prompts_of(subject), check.means_of(subject), subject.head_size
 print(len(p), "prompts of", p.input_ids.shape[1], "tokens; means", tuple(means.shape))
 
@@ -25,18 +24,21 @@ print(len(p), "prompts of", p.input_ids.shape[1], "tokens; means", tuple(means.s
 #
 # **Why it matters.** A circuit is what is enough. Replacing the rest by zero would break the model in ways that have nothing to do with the task;
 # its mean keeps what is the same in every prompt and takes out what differs.
-# <details><summary>Hint 1: signature</summary>
+#
+# <details><summary>Open hint 1: signature</summary>
 #
 # `def ablated(keep)`; `means[layer]` is (T, heads, size); the input of `o_proj` is (7, T, heads * size).
 #
 # </details>
-# <details><summary>Hint 2: skeleton</summary>
+#
+# <details><summary>Open hint 2: skeleton</summary>
 #
 # For each layer the heads that are not kept; a pre-hook on `o_proj` that copies its input, puts the means of these heads in and
 # gives it back. A layer of which all heads are kept needs no hook. Run; remove; return.
 #
 # </details>
-# <details><summary>Hint 3: one line missing</summary>
+#
+# <details><summary>Open hint 3: one line missing</summary>
 #
 # ```python
 # def speaking(layer):
@@ -95,17 +97,20 @@ check.ablated(ablated, subject, every=3)
 #
 # **Why it matters.** Sorting parts by what each does alone puts two that do the same work side by side. What a circuit needs is what still helps
 # when the rest is there.
-# <details><summary>Hint 1: signature</summary>
+#
+# <details><summary>Open hint 1: signature</summary>
 #
 # `def greedy(score, parts)`; `score` takes a list of parts and gives a number.
 #
 # </details>
-# <details><summary>Hint 2: skeleton</summary>
+#
+# <details><summary>Open hint 2: skeleton</summary>
 #
 # While parts are left: of those left, the one with the highest score *together with what was added*; note it; go on.
 #
 # </details>
-# <details><summary>Hint 3: one line missing</summary>
+#
+# <details><summary>Open hint 3: one line missing</summary>
 #
 # ```python
 # added, found, left = [], [], list(parts)
@@ -169,17 +174,20 @@ print(greedy(score, names))
 #
 # **Why it matters.** Cutting a look is the plainest test of "the head reads it there". A transposed mask runs without an error and cuts another
 # look, which mostly does nothing, and "no effect" is then reported.
-# <details><summary>Hint 1: signature</summary>
+#
+# <details><summary>Open hint 1: signature</summary>
 #
 # `def knockout_mask(width, position, key)`; `position` and `key` are (n,).
 #
 # </details>
-# <details><summary>Hint 2: skeleton</summary>
+#
+# <details><summary>Open hint 2: skeleton</summary>
 #
 # A causal mask first (`torch.full(...).triu(1)`), one copy a prompt; then one more cell in each.
 #
 # </details>
-# <details><summary>Hint 3: one line missing</summary>
+#
+# <details><summary>Open hint 3: one line missing</summary>
 #
 # ```python
 # n, low = len(position), torch.finfo(torch.float32).min
@@ -223,17 +231,20 @@ check.mask(knockout_mask, subject)
 #
 # **Why it matters.** No two rankings can agree better than a ranking agrees with itself on fresh prompts. Without this ceiling an overlap of 0.7 may
 # be read as "different", when it is as good as it can be.
-# <details><summary>Hint 1: signature</summary>
+#
+# <details><summary>Open hint 1: signature</summary>
 #
 # `def ceiling(scores, contexts, k)`; `scores` (heads, n), `contexts` (n,); gives a float from 0 to 1.
 #
 # </details>
-# <details><summary>Hint 2: skeleton</summary>
+#
+# <details><summary>Open hint 2: skeleton</summary>
 #
 # Two sets of rows; the mean of each half; the k lowest of each as a set; what both share, divided by k.
 #
 # </details>
-# <details><summary>Hint 3: one line missing</summary>
+#
+# <details><summary>Open hint 3: one line missing</summary>
 #
 # ```python
 # even = contexts % 2 == 0

@@ -6,9 +6,9 @@
 # %%
 import torch
 from checks import semantics as check
-from entity_circuits import models
+from checks import loaded
 
-subject = models.load("qwen2.5-coder-0.5b")
+subject = loaded.model("qwen2.5-coder-0.5b")
 t = check.pairs_of(subject).triples
 base, source, rows, size = t.base, t.source, torch.arange(7), subject.head_size
 print(base.texts[1], "|", source.texts[1])
@@ -25,19 +25,22 @@ print(t.names, [subject.tokenizer.decode([token]) for token in t.candidates[1].t
 #
 # **Why it matters.** If two hypotheses predict one word, patching cannot decide between them, however often it is repeated. The paper's official
 # pairs for the label do not differ from others in this way.
-# <details><summary>Hint 1: signature</summary>
+#
+# <details><summary>Open hint 1: signature</summary>
 #
 # `def predicted(base_objects, base_labels, base_asked, source_objects, source_labels, source_asked)`; places are numbers from 0;
 # gives `{"base": ..., "position": ..., "object": ..., "label": ...}`.
 #
 # </details>
-# <details><summary>Hint 2: skeleton</summary>
+#
+# <details><summary>Open hint 2: skeleton</summary>
 #
 # base: the base's object at `base_asked`. position: the base's object at the *source's* place. object: the source's object at its
 # place. label: find the label that the source asks for among the base's labels.
 #
 # </details>
-# <details><summary>Hint 3: one line missing</summary>
+#
+# <details><summary>Open hint 3: one line missing</summary>
 #
 # ```python
 # label = source_labels[source_asked]
@@ -91,18 +94,21 @@ check.predicted(predicted, all_differ, cases=slice(5, 8))
 #
 # **Why it matters.** Which word comes out says *what* these heads carry. Counting "other", too, is the control: a patch that merely breaks the model
 # gives other words.
-# <details><summary>Hint 1: signature</summary>
+#
+# <details><summary>Open hint 1: signature</summary>
 #
 # `heads` have `.layer` and `.head`; z is the input of `o_proj`, (7, T, heads * size); `base.last` and `source.last` are (7,).
 #
 # </details>
-# <details><summary>Hint 2: skeleton</summary>
+#
+# <details><summary>Open hint 2: skeleton</summary>
 #
 # Run the source with pre-hooks that keep z at `source.last`. Run the base with pre-hooks that put the heads' parts in at
 # `base.last`. Take the argmax of the last logits. Remove the hooks. For the table compare `top[:, None]` with the candidates.
 #
 # </details>
-# <details><summary>Hint 3: one line missing</summary>
+#
+# <details><summary>Open hint 3: one line missing</summary>
 #
 # ```python
 # def edit(module, given, layer):
@@ -169,17 +175,20 @@ check.patched(patched_tops, answer_table, subject, some=3)
 #
 # **Why it matters.** This is all that "learning which heads matter" is. With the sign of the penalty wrong it still learns and selects, namely all heads;
 # with gradients in the weights it silently trains the model.
-# <details><summary>Hint 1: signature</summary>
+#
+# <details><summary>Open hint 1: signature</summary>
 #
 # `def mask_step(w, loss_of, penalty, rate)` gives a new tensor of the same shape without gradient.
 #
 # </details>
-# <details><summary>Hint 2: skeleton</summary>
+#
+# <details><summary>Open hint 2: skeleton</summary>
 #
 # A copy of w that wants a gradient; the loss with the penalty; `torch.autograd.grad` of it with respect to that copy; a step; clamp.
 #
 # </details>
-# <details><summary>Hint 3: one line missing</summary>
+#
+# <details><summary>Open hint 3: one line missing</summary>
 #
 # ```python
 # w = w.detach().clone().requires_grad_(True)
@@ -225,17 +234,20 @@ check.mask_step(mask_step, rate=0.3)
 # these can say anything.
 #
 # **Why it matters.** "0.00 for the label" reads like a strong negative result. It is none if 0.00 is all that can come out.
-# <details><summary>Hint 1: signature</summary>
+#
+# <details><summary>Open hint 1: signature</summary>
 #
 # `plain` (n,) tokens said without a patch, `perfect` (n,) tokens that the claim predicts, `targets` (n,) tokens that are counted.
 #
 # </details>
-# <details><summary>Hint 2: skeleton</summary>
+#
+# <details><summary>Open hint 2: skeleton</summary>
 #
 # Two shares of equal tokens. A measure is void when its ceiling is not above its floor.
 #
 # </details>
-# <details><summary>Hint 3: one line missing</summary>
+#
+# <details><summary>Open hint 3: one line missing</summary>
 #
 # ```python
 # floor = float((plain == targets).double().mean())

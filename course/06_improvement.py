@@ -7,10 +7,9 @@
 # %%
 import torch
 from checks import improvement as check
-from checks import stored
-from entity_circuits import models
+from checks import loaded, stored
 
-subject = models.load("qwen2.5-coder-0.5b")
+subject = loaded.model("qwen2.5-coder-0.5b")
 p, rows, size = check.prompts_of(subject), torch.arange(14), subject.head_size
 heads, z = check.heads_of(subject), check.tuned_z(subject)
 print(len(p), "prompts;", len(heads), "heads of group A; z", tuple(z.shape))
@@ -25,18 +24,21 @@ print(len(p), "prompts;", len(heads), "heads of group A; z", tuple(z.shape))
 #
 # **Why it matters.** If the base model gets better with a few of the tuned model's outputs, these carry the improvement. The twin check is what makes a
 # positive result believable: the machinery alone does nothing.
-# <details><summary>Hint 1: signature</summary>
+#
+# <details><summary>Open hint 1: signature</summary>
 #
 # `def cross_patch(heads, z)`; `z[i]` (14, size) belongs to `heads[i]`; the right answers are `p.answer_ids`.
 #
 # </details>
-# <details><summary>Hint 2: skeleton</summary>
+#
+# <details><summary>Open hint 2: skeleton</summary>
 #
 # A pre-hook on `o_proj` of every layer that has heads in the list; in it a copy of the input, with each head's part at `p.last`
 # replaced. Run; remove; log_softmax; gather.
 #
 # </details>
-# <details><summary>Hint 3: one line missing</summary>
+#
+# <details><summary>Open hint 3: one line missing</summary>
 #
 # ```python
 # def into(layer):
@@ -92,17 +94,20 @@ check.cross(cross_patch, subject)
 # that is, the 95% interval of `tuned - base` over contexts contains 0, raise a `ValueError` that says so.
 #
 # **Why it matters.** A share divides by the gap. Where the gap is noise the share is noise divided by noise, and tends to look spectacular.
-# <details><summary>Hint 1: signature</summary>
+#
+# <details><summary>Open hint 1: signature</summary>
 #
 # `def share(patched, base, tuned, contexts) -> float`; all (n,), bool but the last.
 #
 # </details>
-# <details><summary>Hint 2: skeleton</summary>
+#
+# <details><summary>Open hint 2: skeleton</summary>
 #
 # The interval of the gap as in exercise 2.1. If 0 lies in it: raise. Else the mean of patched - base by the mean of tuned - base.
 #
 # </details>
-# <details><summary>Hint 3: one line missing</summary>
+#
+# <details><summary>Open hint 3: one line missing</summary>
 #
 # ```python
 # gap = tuned.double() - base.double()
@@ -152,17 +157,20 @@ check.share(share, kept=True)
 # A exactly once. The next cell shows what each part brings, in log p of the right answer on 14 prompts.
 #
 # **Why it matters.** "A brings the gain" and "B brings the gain" are one finding and not two if the same heads do it.
-# <details><summary>Hint 1: signature</summary>
+#
+# <details><summary>Open hint 1: signature</summary>
 #
 # `def parts_of(a, b)`; lists of `Head`s with `.layer`; gives a dict from names to lists.
 #
 # </details>
-# <details><summary>Hint 2: skeleton</summary>
+#
+# <details><summary>Open hint 2: skeleton</summary>
 #
 # One list for each layer that occurs in A; one list of those in B, and one of those that are not.
 #
 # </details>
-# <details><summary>Hint 3: one line missing</summary>
+#
+# <details><summary>Open hint 3: one line missing</summary>
 #
 # ```python
 # layers = sorted({head.layer for head in a})
@@ -204,27 +212,37 @@ for name, gain in zip(d.about["parts"], gains.tolist()):
     if not name.startswith("random"):
         print(f"{name:14} {len(d.about['parts'][name]):3} heads {gain:+.3f}")
 
+# %% [markdown]
+# ### A random draw
+#
+# As a control for B as many other heads of the same layers were drawn at random. The tuned model's outputs of this draw make the base model *worse*: what it gains in
+# log p of the right answer on 14 prompts, with each of its heads alone, and without each.
+
+# %%
+print(check.draw())
+
 # %% [markdown] exercise="6.4"
 # ## 6.4 The harmful head in a random draw
 #
 # *Write · medium · 20 minutes*
 #
-# As a control for B as many other heads of the same layers were drawn at random, and the tuned model's outputs of one draw make the base
-# model *worse*. Stored is what the draw gains in log p of the right answer, what each of its heads gains alone, and what the draw gains without each.
-# Write `blame(gain, heads)`: the head without which the draw does best, and by how much better, as `(head, gain)`.
+# Write `blame(gain, heads)` for such tables: the head without which the draw does best, and by how much better, as `(head, gain)`.
 #
 # **Why it matters.** Random controls are not zero. Whether a draw hurts by one head or by all of them decides if "random heads" is a fair baseline.
-# <details><summary>Hint 1: signature</summary>
+#
+# <details><summary>Open hint 1: signature</summary>
 #
 # `gain["random"]`, `gain["random, only L3H1"]`, `gain["random without L3H1"]` are numbers; `heads` are names.
 #
 # </details>
-# <details><summary>Hint 2: skeleton</summary>
+#
+# <details><summary>Open hint 2: skeleton</summary>
 #
 # For every head: the score without it, minus that of all. The largest of these.
 #
 # </details>
-# <details><summary>Hint 3: one line missing</summary>
+#
+# <details><summary>Open hint 3: one line missing</summary>
 #
 # ```python
 # helps = {head: ... for head in heads}     # gain without it minus gain of the whole draw
@@ -256,3 +274,85 @@ check.blame(blame, real=True)
 # %% [markdown] tags=["answer"]
 # The worst of eight is partly the unluckiest of eight. Name it on these prompts and test it on others: if removing it helps there, too,
 # with an interval above zero, it is harmful. Also look whether it is harmful in other draws.
+
+# %% [markdown]
+# ### What that head says
+#
+# Stored is what the eight drawn heads say at `last` in the fine-tuned model, on 7 contexts with all 7 places asked for: `said[name]` is
+# (7 contexts, 7 places, 64). To compare with, the first four heads of group A (that are not in B) and of group B.
+
+# %%
+said = check.said()
+
+# %% [markdown] exercise="6.5"
+# ## 6.5 What does the harmful head carry?
+#
+# *Write and read · medium · 20 minutes*
+#
+# Split what a head says in three, after `z.mean((0, 1))` is taken out: the *context*'s part is the mean over places, the *place*'s part the mean over
+# contexts, the *rest* what both leave. Write `carries(z)`: for each part, its share of the sum of squares divided by its share in pure noise, as a dict with
+# `"context"`, `"place"`, `"rest"`. In noise of c contexts and p places the shares are c - 1, p - 1 and (c - 1)(p - 1), each divided by cp - 1.
+#
+# Then run the cell, read the table that it prints, and say in `harmful` which part the harmful head, the one that `blame` would name in the table above, carries most
+# above chance.
+#
+# **Why it matters.** "It does harm" names an effect. What the head hands on says which story about it can be true: a head that carries no object cannot be
+# one that says the wrong object.
+#
+# <details><summary>Open hint 1: signature</summary>
+#
+# `def carries(z)`; `z` is (contexts, places, size); gives `{"context": ..., "place": ..., "rest": ...}`, each near 1 for noise.
+#
+# </details>
+#
+# <details><summary>Open hint 2: skeleton</summary>
+#
+# Subtract `z.mean((0, 1))`. The context's part is `z.mean(1, keepdim=True)`, one for all places; so its sum of squares counts once for every
+# place. Divide by the sum of squares of all of z, then by the share in noise.
+#
+# </details>
+#
+# <details><summary>Open hint 3: one line missing</summary>
+#
+# ```python
+# c, p, _ = z.shape
+# z = z - z.mean((0, 1))
+# context, place = z.mean(1, keepdim=True).expand_as(z), z.mean(0, keepdim=True).expand_as(z)
+# parts = {"context": (context, c - 1), "place": (place, p - 1), "rest": ...}    # what both leave, and its number
+# whole = z.square().sum() / (c * p - 1)
+# return {name: float(part.square().sum() / whole / free) for name, (part, free) in parts.items()}
+# ```
+#
+# </details>
+
+# %% tags=["solution"]
+def carries(z):
+    # BEGIN SOLUTION
+    c, p, _ = z.shape
+    z = z - z.mean((0, 1))
+    context, place = z.mean(1, keepdim=True).expand_as(z), z.mean(0, keepdim=True).expand_as(z)
+    parts = {"context": (context, c - 1), "place": (place, p - 1), "rest": (z - context - place, (c - 1) * (p - 1))}
+    whole = z.square().sum() / (c * p - 1)
+    return {name: float(part.square().sum() / whole / free) for name, (part, free) in parts.items()}
+    # END SOLUTION
+
+
+print(check.reading(carries))
+harmful = "place"  # SOLUTION
+
+# %% tags=["check"]
+check.carries(carries)
+check.carried(harmful)
+
+# %% tags=["hidden"]
+check.carries(carries, real=True)
+
+# %% [markdown] tags=["question"]
+# **Judge.** Compare the harmful head with groups A and B and with the seven other heads of the draw, which do little. What does the table say about the harm, and
+# what does it not? Which experiment would you do next? And what does it say of "random heads of the same layers" as a control?
+
+# %% [markdown] tags=["answer"]
+# It carries where to look, as group B does, and hardly which objects there are, as group A does: so it does not say a wrong word, it can only send others to look in
+# the wrong place. But most heads of the draw carry the place and do no harm: that it is carried does not say what is done with it. Next: put in what
+# the head says when another place is asked for; if the answer moves to that place's object, the place is what is used. And the control is no blank: heads of these
+# layers carry what B carries, so it asks whether B does more than its neighbours and not whether it does more than nothing.

@@ -22,17 +22,20 @@ from checks import verdicts as check
 # who tries to break it.
 #
 # **Why it matters.** A rule that is written down before the results are in binds its author. Everything else is a judgement that knows what it wants.
-# <details><summary>Hint 1: signature</summary>
+#
+# <details><summary>Open hint 1: signature</summary>
 #
 # `def verdict(value, low, high, floor) -> str`
 #
 # </details>
-# <details><summary>Hint 2: skeleton</summary>
+#
+# <details><summary>Open hint 2: skeleton</summary>
 #
 # NaN first, as every comparison with NaN is False. Then the interval; then the value.
 #
 # </details>
-# <details><summary>Hint 3: one line missing</summary>
+#
+# <details><summary>Open hint 3: one line missing</summary>
 #
 # ```python
 # if any(math.isnan(one) for one in (value, low, high)):
@@ -80,17 +83,20 @@ check.rule(verdict, cases=slice(6, 10))
 # and should not (the lower end is not above the floor). For `by_upper_end` take one that even `by_value` gets right.
 #
 # **Why it matters.** Reading a rule one nods; attacking it one finds what it does not look at.
-# <details><summary>Hint 1: signature</summary>
+#
+# <details><summary>Open hint 1: signature</summary>
 #
 # `attacks = {"by_value": (0.2, ..., ..., 0.0), ...}`; the value lies in its interval.
 #
 # </details>
-# <details><summary>Hint 2: skeleton</summary>
+#
+# <details><summary>Open hint 2: skeleton</summary>
 #
 # `by_value` never looks at the interval; `by_upper_end` is pleased by wide ones; `above_zero` forgets that chance is not always 0.
 #
 # </details>
-# <details><summary>Hint 3: one line missing</summary>
+#
+# <details><summary>Open hint 3: one line missing</summary>
 #
 # ```python
 # attacks = {
@@ -134,17 +140,20 @@ check.attack(attacks)
 # `by_luck(k, n)`: how likely at least `k` of `n` would still replicate, that is, have the lower end of the interval above the floor.
 #
 # **Why it matters.** "11 of 18 replicate" is a result only beside what chance gives; and one of twenty checks failing is no news either.
-# <details><summary>Hint 1: signature</summary>
+#
+# <details><summary>Open hint 1: signature</summary>
 #
 # `def by_luck(k, n) -> float`; `scipy.stats.binom` has `pmf`, `cdf` and `sf`.
 #
 # </details>
-# <details><summary>Hint 2: skeleton</summary>
+#
+# <details><summary>Open hint 2: skeleton</summary>
 #
 # One claim replicates by luck if the interval misses on one side: 2.5%. At least k is 1 minus at most k - 1.
 #
 # </details>
-# <details><summary>Hint 3: one line missing</summary>
+#
+# <details><summary>Open hint 3: one line missing</summary>
 #
 # ```python
 # from scipy import stats

@@ -7,10 +7,10 @@
 # %%
 import torch
 from checks import own_task as check
-from entity_circuits import models
+from checks import loaded
 from entity_circuits.tasks.rounds import Round
 
-subject = models.load("qwen2.5-coder-0.5b")
+subject = loaded.model("qwen2.5-coder-0.5b")
 print([len(check.tokens(subject, name)) for name in check.NAMES], "tokens: one each")
 
 # %% [markdown] exercise="8.1"
@@ -24,17 +24,20 @@ print([len(check.tokens(subject, name)) for name in check.NAMES], "tokens: one e
 #
 # **Why it matters.** A task is only as good as what it rules out. If the answer is always the first name, "name the first" solves it, and the circuit that is
 # found is that of another task.
-# <details><summary>Hint 1: signature</summary>
+#
+# <details><summary>Open hint 1: signature</summary>
 #
 # `def texts_of(names)`; `names` are eight first names of one token; all texts have the same number of tokens.
 #
 # </details>
-# <details><summary>Hint 2: skeleton</summary>
+#
+# <details><summary>Open hint 2: skeleton</summary>
 #
 # For each two neighbours in the list, both orders of naming them first, and both who may be the one that is repeated: four texts.
 #
 # </details>
-# <details><summary>Hint 3: one line missing</summary>
+#
+# <details><summary>Open hint 3: one line missing</summary>
 #
 # ```python
 # made = []
@@ -82,17 +85,20 @@ check.dataset(texts_of, subject, names=check.NAMES[::-1])
 # Write `logit_difference(logits, answers, wrong)`: for each prompt the logit of the right name minus that of the wrong one.
 #
 # **Why it matters.** A probability of the right name also falls when the model wants to say "the". The difference of two logits asks only which of the two.
-# <details><summary>Hint 1: signature</summary>
+#
+# <details><summary>Open hint 1: signature</summary>
 #
 # `logits` (n, vocabulary), `answers` and `wrong` (n,) ids; gives (n,).
 #
 # </details>
-# <details><summary>Hint 2: skeleton</summary>
+#
+# <details><summary>Open hint 2: skeleton</summary>
 #
 # Pick two columns a row, subtract.
 #
 # </details>
-# <details><summary>Hint 3: one line missing</summary>
+#
+# <details><summary>Open hint 3: one line missing</summary>
 #
 # ```python
 # rows = torch.arange(len(answers))
@@ -132,17 +138,20 @@ check.metric(logit_difference, seed=4)
 # "the second time this name is said". The check runs the discovery on four of your texts.
 #
 # **Why it matters.** Rounds are the hypothesis: which way information could take. The engine only answers what it is asked.
-# <details><summary>Hint 1: signature</summary>
+#
+# <details><summary>Open hint 1: signature</summary>
 #
 # `Round(name, position)` for the first, `Round(name, position, into=..., through=...)` for the second.
 #
 # </details>
-# <details><summary>Hint 2: skeleton</summary>
+#
+# <details><summary>Open hint 2: skeleton</summary>
 #
 # The first into nothing; the second `into` the name of the first, `through="v"`.
 #
 # </details>
-# <details><summary>Hint 3: one line missing</summary>
+#
+# <details><summary>Open hint 3: one line missing</summary>
 #
 # ```python
 # rounds = [Round("writers", "last"), Round("readers", "again", into=..., through="v")]

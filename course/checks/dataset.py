@@ -22,6 +22,9 @@ def prev(find_prev, first=0):
             )
         if found == int(d.object[row]):
             raise AssertionError(f"prompt {row}: {found} is the object; `prev` is the label of its statement")
+        assert found in range(len(d.input_ids[row])) and d.input_ids[row, found] == d.input_ids[row, -3], (
+            f"prompt {row}: the token at {found} is not the label asked for, which is the third from the end, ids[-3]"
+        )
         assert found == right, f"prompt {row}: the label of the query stood at {right}, not at {found}"
 
 
@@ -66,6 +69,13 @@ def chosen(chosen, ties=False):
     )
     top = d.top == answers
     assert not torch.equal(found, top), "that is top-1, among all tokens; here only the seven objects compete"
+    assert bool(found.any()), (
+        "by your function no answer is right: is a place among the seven (0 to 6) compared with the id of a token?"
+    )
+    one_rival = objects[itself] > objects.masked_fill(itself, -torch.inf).max()
+    assert not torch.equal(found, one_rival), (
+        "each prompt has rivals of its own: the highest of *all* prompts' objects was taken; take it along dimension 1"
+    )
     wrong = int((found != right).sum())
     assert wrong == 0, (
         f"`chosen` is wrong for {wrong} of {len(right)} prompts: it says {share:.2f}, and {float(right.double().mean()):.2f} is right"

@@ -6,7 +6,7 @@ from entity_circuits.heads import Head
 from entity_circuits.runs.mean_replay import Means
 
 from . import stored
-from .finding import hooks_of
+from .hooks import hooked, taken_out
 from .words import called, near, number, once, tensor
 
 
@@ -35,18 +35,16 @@ def ablated(ablated, subject, every=2):
     """Keep all: the model, bit by bit. Keep none: nothing right. Keep some: the library's numbers."""
     p, rows = prompts_of(subject), torch.arange(7)
     everything = {layer: list(range(subject.heads)) for layer in range(subject.layers)}
-    before = hooks_of(subject.model)
+    taken_out(subject.model)
     with torch.no_grad():
         clean = subject.model(input_ids=p.input_ids, use_cache=False, logits_to_keep=1).logits[:, -1]
-    found = tensor(called(ablated, everything), clean.shape, "ablated")
-    left = hooks_of(subject.model) - before
-    assert left == 0, f"{left} hooks are still in the model: remove() them"
+    found = tensor(hooked(subject.model, ablated, everything), clean.shape, "ablated")
     assert torch.equal(found, clean), (
         "with every head kept the logits have to be the model's own, bit for bit: something else is touched"
     )
     some = {layer: list(range(layer % every, subject.heads, every)) for layer in range(subject.layers)}
     for told, keep in (("no head is kept", {}), ("some heads are kept", some)):
-        logp = tensor(called(ablated, keep), clean.shape, "ablated").log_softmax(-1)[rows, p.answer_ids]
+        logp = tensor(hooked(subject.model, ablated, keep), clean.shape, "ablated").log_softmax(-1)[rows, p.answer_ids]
         right, _ = expected(subject, tuple(Head(layer, h) for layer, some_ in keep.items() for h in some_))
         near(
             logp,

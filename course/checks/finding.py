@@ -6,12 +6,8 @@ from entity_circuits.heads import Head
 from entity_circuits.runs import recording as recordings
 
 from . import stored
+from .hooks import hooked
 from .words import called, near, number, once, tensor
-
-
-def hooks_of(model):
-    """The hooks that somebody left in a model."""
-    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
 
 
 def frozen(frozen_except, z_of_all, noisy=False):
@@ -19,7 +15,7 @@ def frozen(frozen_except, z_of_all, noisy=False):
     small = planted.subject(planted.PLANS[0], noise=0.2) if noisy else toy.subject()
     base, source = toy.prompts("apple", "cup"), toy.prompts("cup", "apple")
     ours, theirs = (z_of_all(small.model, p.input_ids) for p in (base, source))
-    size, before, rows = toy.SIZE, hooks_of(small.model), torch.arange(2)
+    size, rows, recorded = toy.SIZE, torch.arange(2), [z.clone() for z in (*ours, *theirs)]
     swept = path_patching.sweep(small, base, source, position="last")
     clean = small.model(input_ids=base.input_ids).logits[:, -1].log_softmax(-1)[rows, base.answer_ids]
     order = [
@@ -30,17 +26,17 @@ def frozen(frozen_except, z_of_all, noisy=False):
         *(Head(i, j) for i in range(small.layers) for j in range(small.heads)),
     ]
     for head in order:
-        logits = called(frozen_except, small.model, base.input_ids, ours, theirs, head.layer, head.head, size)
-        logits = tensor(logits, (2, len(toy.WORDS)), "frozen_except")
-        left = hooks_of(small.model) - before
-        assert left == 0, (
-            f"{left} hooks are still in the model afterwards: every later run would be changed; remove() them"
+        given = (small.model, base.input_ids, ours, theirs, head.layer, head.head, size)
+        logits = tensor(hooked(small.model, frozen_except, *given), (2, len(toy.WORDS)), "frozen_except")
+        assert all(map(torch.equal, recorded, (*ours, *theirs))), (
+            f"{head}: `frozen_except` wrote into the recordings that it was given: change a copy, z.clone()"
         )
         after = logits.log_softmax(-1)[rows, base.answer_ids]
         got, right = float(torch.expm1(after - clean).mean()), float(swept.mean[head.layer, head.head])
         assert abs(got - right) < 1e-6, (
             f"{head}: your score is {got:+.4f}, the library's {right:+.4f}. Held at its output in the base run is every head of "
-            "every layer at every token; new is one head, at the last token alone"
+            "every layer at every token; new is one head, at the last token alone. z is what goes *into* `o_proj`, so a pre-hook sets "
+            "it; and a lambda in a loop needs `z=z`, or all layers get the last one's"
         )
 
 
@@ -79,12 +75,19 @@ def heads_in(subject, names):
     return tuple(dict.fromkeys(scaled))
 
 
-def direct(direct_effect, subject, which=0):
-    """Pass 1 on the real model, for one head of group A."""
+def direct(direct_effect, subject, base_z, which=0):
+    """Pass 1 on the real model, for one head of group A; and whether the notebook's recording is as it was made."""
     heads = heads_in(subject, FIRST)
     which = min(which, len(heads) - 1)
     head, right = heads[which], reference(subject, heads)[which]
-    found = tensor(called(direct_effect, head.layer, head.head), (7,), "direct_effect")
+    found = tensor(hooked(subject.model, direct_effect, head.layer, head.head), (7,), "direct_effect")
+    recording = _recording(subject)
+    own = [recording.at("z", layer, recording.prompts.last).flatten(-2) for layer in range(subject.layers)]
+    same = (torch.allclose(z[:, -1], z_own, atol=1e-3) for z, z_own in zip(base_z, own, strict=True))
+    assert all(same), (
+        "`base_z` is no longer what the model said: a try without clone() wrote into it. Run the cell that recorded it again, "
+        "and clone()"
+    )
     assert bool((found <= 1e-5).all()), (
         "log-probabilities are not above 0: give log_softmax at the right answers, not logits"
     )
@@ -103,7 +106,7 @@ def second(second_pass, queries_after, subject, which=0):
     which = min(which, len(heads) - 1)
     head, right = heads[which], reference(subject, heads, receivers=list(receivers), composition="q")[which]
     queries = queries_after(head.layer, head.head)
-    found = tensor(called(second_pass, queries, receivers), (7,), "second_pass")
+    found = tensor(hooked(subject.model, second_pass, queries, receivers), (7,), "second_pass")
     near(
         found,
         right,

@@ -1,12 +1,16 @@
-"""Checks of chapter 6: outputs from another model, a share of a gap, a group in parts, the one head that does harm."""
+"""Checks of chapter 6: outputs from another model, a share of a gap, a group in parts, a head that does harm and what it says."""
 
 import torch
 from entity_circuits import boxes, cmap, runs
 from entity_circuits.heads import Head
 
 from . import stored
-from .finding import heads_in, hooks_of
-from .words import called, near, number, once, tensor
+from .finding import heads_in
+from .hooks import hooked
+from .words import called, near, number, once, tensor, written
+
+HARMFUL = "L19H6"
+"""The head that exercise 6.4 finds."""
 
 
 @once
@@ -46,10 +50,8 @@ def expected(subject, twins):
 
 def cross(cross_patch, subject, twins=False):
     """Outputs of another model in the base model; of a twin, which may change nothing."""
-    z, before = own_z(subject) if twins else tuned_z(subject), hooks_of(subject.model)
-    found = tensor(called(cross_patch, heads_of(subject), z), (14,), "cross_patch")
-    left = hooks_of(subject.model) - before
-    assert left == 0, f"{left} hooks are still in the model: remove() them"
+    z = own_z(subject) if twins else tuned_z(subject)
+    found = tensor(hooked(subject.model, cross_patch, heads_of(subject), z), (14,), "cross_patch")
     assert bool((found <= 1e-5).all()), "log-probabilities are not above 0: give log_softmax at the right answers"
     if twins:
         near(
@@ -120,6 +122,18 @@ def parts(parts_of, other=False):
     assert set(found["A and B"]) == set(a) & set(b), "'A and B' are the heads that both groups have"
 
 
+def draw():
+    """The random draw for B in a table: what it gains with all its heads, with each alone, and without each."""
+    d = stored.load("parts")
+    gain = dict(zip(d.about["parts"], (d.logprob - d.base_logprob).double().mean(1).tolist(), strict=True))
+    lines = [f"{'gain in log p':16}{'alone':>8}{'without it':>12}"]
+    lines += [
+        f"{one:16}{gain[f'random, only {one}']:+8.3f}{gain[f'random without {one}']:+12.3f}"
+        for one in d.about["parts"]["random"]
+    ]
+    return "\n".join([*lines, f"{'all eight':16}{gain['random']:+8.3f}"])
+
+
 def blame(blame, real=False):
     """The head without which a random draw does better: in a made case, and as stored."""
     if real:
@@ -146,3 +160,78 @@ def blame(blame, real=False):
         else ""
     )
     near(by, best, 1e-6, "what removing gains is the score without the head, minus that of all heads")
+
+
+def said():
+    """What heads say at `last` in the fine-tuned model: {name: (contexts, places, size)}."""
+    d = stored.load("said")
+    names = [name for some in d.about["heads"].values() for name in some]
+    return dict(zip(names, d.z.double(), strict=True))
+
+
+def shares(z):
+    """How many times its share in noise each part of z has: of a context's mean, of a place's, and of what both leave."""
+    contexts, places, _ = z.shape
+    z = z - z.mean((0, 1))
+    rows, columns = z.mean(1), z.mean(0)
+    squares = {"context": places * rows.square().sum(), "place": contexts * columns.square().sum()}
+    squares["rest"] = z.square().sum() - squares["context"] - squares["place"]
+    free = {"context": contexts - 1, "place": places - 1, "rest": (contexts - 1) * (places - 1)}
+    return {name: float(squares[name] / z.square().sum()) * (contexts * places - 1) / free[name] for name in free}
+
+
+def reading(function):
+    """A line for each stored head: what it carries by this function, in times of chance; or what is still wrong with it."""
+    try:
+        carries(function)
+    except AssertionError as error:
+        return f"The table of all heads comes when `carries` is right: {error}"
+    lines = [f"{'times chance':24}{'context':>9}{'place':>9}{'rest':>9}"]
+    for group, names in stored.load("said").about["heads"].items():
+        for name in names:
+            found = function(said()[name])
+            lines.append(f"{group:10}{name:14}" + "".join(f"{found[one]:9.2f}" for one in ("context", "place", "rest")))
+    return "\n".join(lines)
+
+
+def carries(carries, real=False):
+    """The parts of outputs that are made, one part each, and of noise; or of the heads that are stored."""
+    draw = torch.Generator().manual_seed(0)
+    c, p = 5, 3
+    one, other, noise = (torch.randn(*shape, 400, generator=draw) for shape in ((c, 1), (1, p), (c, p)))
+    made = {
+        "outputs that depend on the context alone": one.expand(c, p, -1) + 9,
+        "outputs that depend on the place alone": other.expand(c, p, -1) + 9,
+        "noise": noise,
+        "a mixture": one + 2 * other + noise,
+    }
+    for told, z in (said() if real else made).items():
+        found, right = called(carries, z.clone()), shares(z)
+        assert isinstance(found, dict) and set(found) == set(right), (
+            f"`carries` gives a dict with the keys {', '.join(right)}, not {found!r}"
+        )
+        for name, wanted in right.items():
+            value = number(found[name], "carries")
+            other_name = {"context": "place", "place": "context"}.get(name, name)
+            assert abs(value - wanted) < 1e-3 or abs(value - right[other_name]) > 1e-3, (
+                f"{told}: `context` and `place` are the wrong way round: the first axis of z is the context, so a context's part "
+                "is the mean over the second"
+            )
+            assert abs(sum(map(float, found.values())) - 1) > 1e-3 or abs(sum(right.values()) - 1) < 1e-3, (
+                f"{told}: these are shares that sum to 1; divide each by its share in noise, so that noise gives 1 everywhere"
+            )
+            assert abs(value - wanted) < 1e-3, (
+                f"{told}: `{name}` is {value:.3f}, and {wanted:.3f} is right: z.mean((0, 1)) is taken out first, and the "
+                "square of a part counts at every context and place"
+            )
+
+
+def carried(harmful):
+    """What the harmful head carries most above chance."""
+    name, right = written(harmful, "harmful"), shares(said()[HARMFUL])
+    assert name in right, f"`harmful` is one of {', '.join(right)}, not {name!r}"
+    best = max(right, key=right.get)
+    assert name == best, (
+        f"{HARMFUL} carries {name!r} {right[name]:.1f} times as much as noise would; another part is further above chance: read its "
+        "line of the table"
+    )

@@ -3,7 +3,8 @@
 import torch
 from entity_circuits import desiderata, interchange
 
-from .finding import heads_in, hooks_of
+from .finding import heads_in
+from .hooks import hooked
 from .words import called, near, once, tensor
 
 BASE = (("apple", "cup", "key"), ("F", "Q", "M"), 0)
@@ -65,10 +66,7 @@ def patched(patched_tops, answer_table, subject, some=8):
     """The answers with eight heads patched, and how they are counted."""
     pairs = pairs_of(subject)
     group = heads_in(subject, GROUP)[:some]
-    before = hooks_of(subject.model)
-    found = tensor(called(patched_tops, group), (7,), "patched_tops")
-    left = hooks_of(subject.model) - before
-    assert left == 0, f"{left} hooks are still in the model: remove() them"
+    found = tensor(hooked(subject.model, patched_tops, group), (7,), "patched_tops")
     right = expected(subject, group)
     wrong = int((found != right).sum())
     assert wrong == 0, (

@@ -14,8 +14,12 @@ def called(function, *given, **named):
     try:
         found = function(*given, **named)
     except Exception as error:
-        line = traceback.extract_tb(sys.exc_info()[2])[-1]
+        frames = traceback.extract_tb(sys.exc_info()[2])
+        file = getattr(getattr(function, "__code__", None), "co_filename", "")
+        line = ([frame for frame in frames if frame.filename == file] or frames)[-1]  # the student's own, if any
         where = f", at `{line.line}`" if line.line else ""
+        if isinstance(error, UnboundLocalError) and "trace" in function.__code__.co_names:
+            where += "; what should be left after a trace gets `.save()`"
         raise AssertionError(f"`{name}` stopped with {type(error).__name__}: {str(error)[:300]}{where}") from None
     assert found is not None and found is not Ellipsis, (
         f"`{name}` gives nothing back yet: write it, and end with `return`"

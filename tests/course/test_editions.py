@@ -1,6 +1,5 @@
 """Claims: the students' edition holds no solution and is red everywhere; the teacher's is green; both are graded."""
 
-import os
 import re
 import subprocess
 import sys
@@ -10,10 +9,24 @@ import nbformat
 import pytest
 import taught
 from entity_book.course import editions, masters
+from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 
-REAL = bool(os.environ.get("COURSE_REAL"))
 pytest.importorskip("otter")
+
+AFRESH = """
+import os, sys
+os.chdir({!r})
+for name in [name for name in sys.modules if name.split(".")[0] == "checks"]:
+    del sys.modules[name]
+"""
+
+ONCE = """
+import functools
+from entity_circuits import models
+if not hasattr(models.load, "cache_info"):
+    models.load = functools.cache(models.load)
+"""
 
 TINY = f"""
 import sys
@@ -36,16 +49,24 @@ def made(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def kernel():
+    """One for all notebooks, because the model is loaded once then; each begins without names, in its own folder."""
+    manager = KernelManager(kernel_name="python3")
+    yield manager
+    manager.shutdown_kernel(now=True)
+
+
 def notebook(folder, path):
     return nbformat.read(folder / f"{path.stem}.ipynb", 4)
 
 
-def executed(folder, path):
+def executed(folder, path, kernel):
     """The outputs of the checks, by question, of a notebook executed as it lies there; an error is a failure."""
     book = notebook(folder, path)
-    if not REAL:
-        book.cells.insert(0, nbformat.v4.new_code_cell(TINY))
-    NotebookClient(book, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).execute()
+    before = ("%reset -f", AFRESH.format(str(folder)), ONCE if taught.REAL else TINY)
+    book.cells[:0] = [nbformat.v4.new_code_cell(code) for code in before]
+    NotebookClient(book, km=kernel, timeout=300).execute()
     checks = {}
     for cell in book.cells:
         if asked := re.fullmatch(r'grader\.check\("(\w+)"\)', cell.source.strip()):
@@ -96,8 +117,8 @@ def test_no_code_cell_of_a_student_has_a_solution_and_no_hint_a_whole_one(path, 
 
 
 @pytest.mark.parametrize("path", taught.MASTERS, ids=lambda path: path.stem)
-def test_a_student_s_notebook_as_it_is_runs_through_and_every_check_is_red_with_a_sentence(path, made):
-    checks = executed(made / "student", path)
+def test_a_student_s_notebook_as_it_is_runs_through_and_every_check_is_red_with_a_sentence(path, made, kernel):
+    checks = executed(made / "student", path, kernel)
     assert checks.keys() == {one.name for one in masters.exercises(masters.read(path))}
     for name, said in checks.items():
         assert "passed" not in said, (name, said)
@@ -107,8 +128,8 @@ def test_a_student_s_notebook_as_it_is_runs_through_and_every_check_is_red_with_
 
 
 @pytest.mark.parametrize("path", taught.MASTERS, ids=lambda path: path.stem)
-def test_every_check_of_the_teacher_is_green(path, made):
-    checks = executed(made / "teacher", path)
+def test_every_check_of_the_teacher_is_green(path, made, kernel):
+    checks = executed(made / "teacher", path, kernel)
     assert checks.keys() == {one.name for one in masters.exercises(masters.read(path))}
     for name, said in checks.items():
         assert "passed" in said and "❌" not in said, (name, said)

@@ -24,13 +24,16 @@ def test_each_exercise_says_what_it_costs_why_it_matters_and_has_three_hints_and
     for one in all_exercises():
         assert re.search(r"\*.*(easy|medium|hard).* · \d+ minutes.*\*", one.text), one.number
         assert "**Why it matters.**" in one.text, one.number
-        assert [name.strip() for name in re.findall(r"<summary>Hint \d: (.*?)</summary>", one.text)] == [
+        assert [name.strip() for name in re.findall(r"<summary>Open hint \d: (.*?)</summary>", one.text)] == [
             "signature",
             "skeleton",
             "one line missing",
         ], one.number
         assert one.text.count("<details>") == one.text.count("</details>") == 3
-        assert "..." in one.text.split("Hint 3")[1], f"{one.number}: nothing is missing in the third hint"
+        assert len(re.findall(r"\n\n<details>", one.text)) == len(re.findall(r"</details>(\n\n|$)", one.text)) == 3, (
+            f"{one.number}: without an empty line before and after a fold, jupyterlab-myst shows what is folded"
+        )
+        assert "..." in one.text.split("hint 3")[1], f"{one.number}: nothing is missing in the third hint"
         assert one.parts["question"].startswith("**Judge.**"), one.number
 
 

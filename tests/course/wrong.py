@@ -3,7 +3,8 @@
 WRONG: dict[str, list[tuple[str, str]]] = {
     "1.1": [
         ("def find_prev(ids): return len(ids) - 3", "label in the query"),
-        ("def find_prev(ids): return 5", "not at 5"),
+        ("def find_prev(ids): return 5", "the token at 5 is not the label"),
+        ("def find_prev(ids): return int((ids == ids[-2]).nonzero()[0])", "third from the end"),
         ("def find_prev(ids): return int((ids == ids[-3]).nonzero()[0]) - 4", "is the object|not at"),
         ("def find_prev(ids): return (ids == ids[-3]).nonzero()", "one index is needed"),
     ],
@@ -24,6 +25,13 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         ("def interval(correct, contexts): return 0.9, 0.1", "below high"),
     ],
     "1.3": [
+        ("def chosen(objects, object_ids, answer_ids): return objects.argmax(1) == answer_ids", "compared with the id"),
+        (
+            "def chosen(objects, object_ids, answer_ids):\n"
+            "    right = object_ids == answer_ids[:, None]\n"
+            "    return objects[right] > objects.masked_fill(right, -torch.inf).amax()",
+            "rivals of its own",
+        ),
         ("def chosen(objects, object_ids, answer_ids): return d.top == answer_ids", "that is top-1"),
         (
             "def chosen(objects, object_ids, answer_ids):\n"
@@ -135,6 +143,19 @@ WRONG: dict[str, list[tuple[str, str]]] = {
             "    return model(input_ids=ids).logits[:, -1]",
             "hooks are still",
         ),
+        (
+            "def frozen_except(model, ids, base_z, source_z, layer, head, size):\n"
+            "    hooks, mine = [], slice(head * size, (head + 1) * size)\n"
+            "    for number, block in enumerate(model.model.layers):\n"
+            "        z = base_z[number]\n"
+            "        if number == layer:\n"
+            "            z[:, -1, mine] = source_z[number][:, -1, mine]\n"
+            "        hooks.append(block.self_attn.o_proj.register_forward_pre_hook(lambda module, given, z=z: (z,)))\n"
+            "    logits = model(input_ids=ids).logits[:, -1]\n"
+            "    [hook.remove() for hook in hooks]\n"
+            "    return logits",
+            "wrote into the recordings",
+        ),
     ],
     "3.2": [
         ("def direct_effect(layer, head): return torch.zeros(7)", "differs from the library"),
@@ -150,6 +171,33 @@ WRONG: dict[str, list[tuple[str, str]]] = {
             "    hook.remove()\n"
             "    return logits.log_softmax(-1)[rows, base.answer_ids]",
             "held are all heads",
+        ),
+        (
+            "base_z = [z.clone() for z in base_z]\n"
+            "def direct_effect(layer, head):\n"
+            "    mine, held = slice(head * size, (head + 1) * size), base_z[layer]\n"
+            "    held[rows, base.last, mine] = source_z[layer][rows, source.last, mine]\n"
+            "    hooks = [block.self_attn.o_proj.register_forward_pre_hook(lambda module, given, z=z: (z,))\n"
+            "             for block, z in zip(subject.model.model.layers, base_z)]\n"
+            "    with torch.no_grad():\n"
+            "        logits = subject.model(input_ids=base.input_ids).logits[:, -1]\n"
+            "    [hook.remove() for hook in hooks]\n"
+            "    return logits.log_softmax(-1)[rows, base.answer_ids]",
+            "no longer what the model said",
+        ),
+        (
+            "def direct_effect(layer, head):\n"
+            "    for block in subject.model.model.layers:\n"
+            "        block.self_attn.o_proj.register_forward_pre_hook(lambda module, given: None)\n"
+            "    raise RuntimeError('in the middle')",
+            "stopped with RuntimeError: in the middle",
+        ),
+        (
+            "def direct_effect(layer, head):\n"
+            "    with torch.no_grad(), lens.trace(input_ids=base.input_ids, use_cache=False, logits_to_keep=1):\n"
+            "        logits = lens.lm_head.output[:, -1]\n"
+            "    return logits.log_softmax(-1)[rows, base.answer_ids]",
+            "gets `.save\\(\\)`",
         ),
     ],
     "3.3": [
@@ -381,6 +429,30 @@ WRONG: dict[str, list[tuple[str, str]]] = {
             "def blame(gain, heads):\n    worst = min(heads, key=lambda h: gain[f'random without {h}'])\n    return worst, 0.0",
             "removing another",
         ),
+    ],
+    "6.5": [
+        (
+            "def carries(z):\n"
+            "    z = z - z.mean((0, 1))\n"
+            "    c, p = z.mean(1, keepdim=True).expand_as(z), z.mean(0, keepdim=True).expand_as(z)\n"
+            "    parts = {'context': c, 'place': p, 'rest': z - c - p}\n"
+            "    return {name: float(part.square().sum() / z.square().sum()) for name, part in parts.items()}",
+            "shares that sum to 1",
+        ),
+        (
+            "right = carries\ndef carries(z): return right(z.transpose(0, 1))",
+            "the wrong way round",
+        ),
+        (
+            "def carries(z):\n"
+            "    n, m, _ = z.shape\n"
+            "    c, p = z.mean(1, keepdim=True).expand_as(z), z.mean(0, keepdim=True).expand_as(z)\n"
+            "    parts = {'context': (c, n - 1), 'place': (p, m - 1), 'rest': (z - c - p, (n - 1) * (m - 1))}\n"
+            "    whole = z.square().sum() / (n * m - 1)\n"
+            "    return {name: float(part.square().sum() / whole / free) for name, (part, free) in parts.items()}",
+            "is taken out first",
+        ),
+        ("harmful = 'context'", "read its line"),
     ],
     "7.1": [
         (

@@ -157,12 +157,17 @@ def _kept() -> tuple[Tensors, dict[str, object]]:
         return {**found, "patched": patched, "contexts": file.get_tensor("contexts").int()}, {"condition": "A"}
 
 
+def _groups(base: Subject, tuned: Subject) -> tuple[Sequence[Head], Sequence[Head], Sequence[Head]]:
+    """The fine-tuned model's groups A and B, and a random draw for B."""
+    circuit = improvement.circuit_of(tuned, base)
+    a, b = circuit.groups["value_fetcher"], circuit.groups["position_transmitter"]
+    return a, b, cmap.random_heads(base, cmap.Condition("B", {"last": b}), 3)[2].heads["last"]
+
+
 def _parts() -> tuple[Tensors, dict[str, object]]:
     """Cross-model patching of parts: of group A by layers and by whether B shares them, and of a random draw for B."""
     base, tuned = models.load_pair(TUNED)
-    circuit = improvement.circuit_of(tuned, base)
-    a, b = circuit.groups["value_fetcher"], circuit.groups["position_transmitter"]
-    drawn = cmap.random_heads(base, cmap.Condition("B", {"last": b}), 3)[2].heads["last"]
+    a, b, drawn = _groups(base, tuned)
     parts: dict[str, list[Head]] = {"A": list(a), "B": list(b)}
     parts |= {f"A, layer {layer}": [h for h in a if h.layer == layer] for layer in sorted({h.layer for h in a})}
     parts |= {"A without B": [h for h in a if h not in b], "A and B": [h for h in a if h in b], "random": list(drawn)}
@@ -177,6 +182,21 @@ def _parts() -> tuple[Tensors, dict[str, object]]:
     return kept, {"parts": {name: [str(head) for head in some] for name, some in parts.items()}}
 
 
+def _said() -> tuple[Tensors, dict[str, object]]:
+    """What heads say at `last` in the fine-tuned model, by context and place: four of A, of B, and the draw."""
+    base, tuned = models.load_pair(TUNED)
+    a, b, drawn = _groups(base, tuned)
+    heads = {"A": [head for head in a if head not in b][:4], "B": list(b[:4]), "random": list(drawn)}
+    p = boxes.prompts(tuned, SOME, split="evaluation")
+    recorded = record(tuned, p)
+    z = [recorded.at("z", head.layer, p.last)[:, head.head] for some in heads.values() for head in some]
+    contexts = len(p.contexts.unique())
+    return {"z": torch.stack(z).unflatten(1, (contexts, -1)).half()}, {
+        "heads": {name: [str(head) for head in some] for name, some in heads.items()},
+        "model": tuned.fingerprint,
+    }
+
+
 FILES: dict[str, Callable[[], tuple[Tensors, dict[str, object]]]] = {
     "behaviour": _behaviour,
     "tuning": _tuning,
@@ -187,5 +207,6 @@ FILES: dict[str, Callable[[], tuple[Tensors, dict[str, object]]]] = {
     "crossed": _crossed,
     "kept": _kept,
     "parts": _parts,
+    "said": _said,
 }
 """What is kept, by the name of its file."""
