@@ -11,30 +11,18 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import tiny
-import torch
-import transformers
-from entity_circuits import boxes, models, path_patching
-from entity_circuits.methods import needs
-from entity_circuits.models import shape
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "lib"), str(ROOT / "tests")]  # so that nothing has to be installed
+
+import tiny  # noqa: E402
+from entity_circuits import boxes, models, path_patching  # noqa: E402
+from entity_circuits.methods import needs  # noqa: E402
+from entity_circuits.models import shape  # noqa: E402
 
 
 def save(width: int, folder: Path) -> None:
     """The random model, with a tokenizer of words."""
-    config = transformers.LlamaConfig(
-        vocab_size=32_000,
-        hidden_size=width,
-        intermediate_size=width * 11008 // 4096,
-        num_hidden_layers=2,
-        num_attention_heads=32,
-        initializer_range=0.05,
-        tie_word_embeddings=False,
-        bos_token_id=None,
-        eos_token_id=1,
-        pad_token_id=1,
-    )
-    torch.manual_seed(0)
-    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    tiny.seven(width).save_pretrained(folder)
     tiny.tokenizer().save_pretrained(folder)
 
 

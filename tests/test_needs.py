@@ -15,30 +15,11 @@ from torch.utils.flop_counter import FlopCounterMode
 LLAMA_7B = Shape(32, 4096, 32, 32, 128, 11008, 32000)
 
 
-def seven(width, *, seed=0, like=None):
-    """A random model of two layers with Llama-7B's ratios: 32 heads, an MLP of 2.69 widths; weights like another's."""
-    config = transformers.LlamaConfig(
-        vocab_size=4 * len(tiny.words()),
-        hidden_size=width,
-        intermediate_size=width * 11008 // 4096,
-        num_hidden_layers=2,
-        num_attention_heads=32,
-        initializer_range=0.1,
-        tie_word_embeddings=False,
-        bos_token_id=None,
-        eos_token_id=1,
-        pad_token_id=1,
-    )
-    torch.manual_seed(seed)
-    model = transformers.LlamaForCausalLM(config)
-    if like is not None:
-        model.load_state_dict({name: x + 0.02 * torch.randn_like(x) for name, x in like.model.state_dict().items()})
-    return wrap(model, tiny.tokenizer(), name=f"seven-{seed}")
-
-
 def test_the_whole_chain_runs_on_a_pair_of_the_shape_of_seven_billion():
-    base = seven(64)
-    tuned = seven(64, seed=1, like=base)
+    base, tuned = (
+        wrap(change(tiny.seven(64)), tiny.tokenizer(), name=name)
+        for name, change in {"base": lambda made: made, "tuned": tiny.tuned}.items()
+    )
     found = path_patching.discover(base, n=7)
     assert found.circuit.groups["value_fetcher"] and found.scores["value_fetcher"].change.isfinite().all()
     means = ablation.means(base, n=7)

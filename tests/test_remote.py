@@ -11,7 +11,7 @@ import nnsight
 import pytest
 import tiny
 import torch
-from entity_circuits import boxes, models, path_patching, prompts, runs
+from entity_circuits import boxes, knockout, models, path_patching, prompts, runs
 from entity_circuits.heads import Head
 from entity_circuits.runs import remote, remote_paths
 from entity_circuits.runs.edits import Edit, Read
@@ -101,12 +101,24 @@ def test_the_gradients_of_a_mask_are_those_taken_here():
     assert torch.equal(found[0].float(), torch.autograd.grad(own.logits.sum(), keep)[0])
 
 
+@pytest.mark.parametrize("family", ["qwen2", "llama"])
+def test_a_knockout_elsewhere_is_the_definition_bit_for_bit(family):
+    mine, there = here(family)
+    base = boxes.prompts(mine, 6, boxes=3)
+    cuts = [knockout.cut(there, base.last, base.position("object"), start) for start in (0, 2, there.layers)]
+    one = [Edit("score", 1, (0, 3), base.last, key=base.query), edits(mine, base, base)[1][0]]
+    found = remote.run(there, base, [*cuts, one], read=[Read("z", 2, base.last)])
+    assert same(found, expected(mine, base, [*cuts, one], [Read("z", 2, base.last)]))
+    assert len(set(found.logprob[:, 0].tolist())) == 4
+
+
 def test_prompts_of_several_lengths_are_padded_elsewhere_as_here():
     mine, there = here()
     texts = ["The dog is in Box F. Box F contains the", "The dog is in Box F, and there is a dog. Box F contains the"]
     base = prompts.from_texts(mine, texts, [" dog", " dog"])
     assert base.last[0] != base.last[1]
-    assert same(remote.run(there, base, [[]]), expected(mine, base, [[]], []))
+    variants = [[], knockout.cut(there, base.last, base.last - 1, 1)]
+    assert same(remote.run(there, base, variants), expected(mine, base, variants, []))
 
 
 def test_what_cannot_run_elsewhere_is_refused_before_anything_is_sent():
@@ -115,9 +127,9 @@ def test_what_cannot_run_elsewhere_is_refused_before_anything_is_sent():
     one = torch.zeros(6, 1, mine.head_size, dtype=torch.float64)
     for wrong, error, said in (
         (Edit("v", 1, (0,), base.last, one), NotImplementedError, "share their v"),
-        (Edit("score", 1, (0,), base.last, key=base.query), ValueError, "site of an edit that runs elsewhere"),
         (Edit("v", 1, (0,), base.query, one, seen_by=base.last), NotImplementedError, "seen by one position"),
         (Edit("z", 9, (0,), base.last, one), ValueError, "layers 0 to 3"),
+        (Edit("score", 1, (2,), 0 * base.last, key=0 * base.last), ValueError, "head 2 of layer 1 nothing to attend"),
     ):
         with pytest.raises(error, match=said):
             remote.run(there, base, [[wrong]])
@@ -186,6 +198,9 @@ def test_a_server_without_this_package_gives_the_numbers_of_the_definition(serve
         assert torch.equal(remote_paths.senders(there, base, source, 0, [0, 3], **kind), literal), name
         counted()
     outcome, found = remote.slopes(there, base, asked[0])
+    counted()
+    cuts = [knockout.cut(there, base.last, base.position("object"), start) for start in (0, there.layers)]
+    assert same(remote.run(there, base, cuts), expected(mine, base, cuts, []))
     counted()
     own, slopes = remote.slopes(remote.served(mine.model, "local"), base, asked[0])
     assert same(outcome, own)

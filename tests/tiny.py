@@ -97,6 +97,34 @@ def model(family: Family = "qwen2", *, seed: int = 0, dtype: torch.dtype = torch
     return _exact_norms(made.to(dtype)) if dtype == torch.float64 else made.to(dtype)
 
 
+def seven(width: int, vocabulary: int = 32_000) -> Any:
+    """A random Llama of two layers with Llama-7B's ratios: 32 heads, an MLP of 2.69 widths. 4096 is the real width."""
+    config = transformers.LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=width * 11008 // 4096,
+        num_hidden_layers=2,
+        num_attention_heads=32,
+        initializer_range=0.8 / width**0.5,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return transformers.LlamaForCausalLM(config)
+
+
+def tuned(made: Any) -> Any:
+    """The same model with every weight moved by a little, in place: as if by fine-tuning."""
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(1)
+        for parameter in made.parameters():
+            parameter += torch.randn_like(parameter) * 0.1 / made.config.hidden_size**0.5
+    return made
+
+
 def _exact_norms(made: Any) -> Any:
     """Norms that compute in float64: the families' own round to float32, which hides differences below 1e-7."""
     for parent in list(made.modules()):

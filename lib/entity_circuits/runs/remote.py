@@ -14,10 +14,9 @@ import torch
 from nnsight.modeling.mixins.remotable import Remotable
 from torch import Tensor, nn
 
-from ..arguments import each_of
 from ..models import forms
 from ..tasks.prompts import Prompts
-from .edits import TIED, Activation, Edit, Outcome, Read, check
+from .edits import TIED, Edit, Outcome, Read, check
 
 SITES = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "z": "o_proj"}
 
@@ -88,12 +87,13 @@ def run(
     Args:
         where: the model.
         prompts: n prompts, made with its tokenizer.
-        variants: lists of edits of z or q, or of k and v where no heads share them; values and `keep` are sent.
+        variants: lists of edits of z, q or scores (as of `knockout.cut`), or of k and v where no heads share them;
+            values and `keep` are sent.
         read: activations that come back.
         targets: (n, k) tokens; the right answers unless given.
 
     Returns an `Outcome` of all variants, on the CPU. Raises `ValueError` for edits of what is not there, and
-    `NotImplementedError` for scores and for keys and values seen by one position: run these where the model is.
+    `NotImplementedError` for keys and values that heads share or that one position sees: run these where the model is.
 
         from entity_circuits import toy
         from entity_circuits.runs import remote
@@ -146,6 +146,8 @@ def _run(
     for edit in (edit for edits in variants for edit in edits):
         check(edit, where, prompts)
         _require_simple(where, edit)
+    for edits in variants:
+        _require_something_heard(edits)
     programs = [_plain(where, edits) for edits in variants]
     wanted = [{site: [(i, r.position) for i, r in enumerate(read) if (r.layer, r.site) == (at, site)] for site in SITES}
               for at in range(where.layers)]  # fmt: skip
@@ -154,7 +156,7 @@ def _run(
     asked, rows, ends = inputs_of(prompts), torch.arange(len(prompts)), torch.unique(prompts.last)
     spots, count, tied = torch.searchsorted(ends, prompts.last), len(read), TIED
     kept = ends.tolist()
-    edited, sites = _edited(), dict(SITES)
+    edited, masked, sites, every = _edited(), _masked(), dict(SITES), where.heads
     with model.session(remote=where.remote):
         found: Any = []
         keeps: Any = []
@@ -163,6 +165,10 @@ def _run(
             with torch.set_grad_enabled(sloped), model.trace(**asked, logits_to_keep=kept):
                 taken = {}
                 for at, block in enumerate(model.model.layers):
+                    if "score" in program[at]:
+                        first, named = block.self_attn.inputs
+                        mask = masked(named, first, program[at]["score"], rows, every)
+                        block.self_attn.inputs = (first, {**named, "attention_mask": mask})
                     for site, name in sites.items():
                         todo, reads = program[at].get(site, []), wanted[at][site]
                         if todo or reads:
@@ -200,7 +206,6 @@ def inputs_of(prompts: Prompts) -> dict[str, Any]:
 
 
 def _require_simple(where: Served, edit: Edit) -> None:
-    each_of("site of an edit that runs elsewhere", [edit.site], Activation)
     if edit.seen_by is not None:
         raise NotImplementedError("keys and values seen by one position are edited elsewhere by `remote_paths` alone")
     if edit.site in ("k", "v") and where.kv_heads != where.heads:
@@ -209,11 +214,25 @@ def _require_simple(where: Served, edit: Edit) -> None:
         )
 
 
+def _require_something_heard(edits: Sequence[Edit]) -> None:
+    """As `attention_inputs` does, for plain causal attention: which windows a layer has is not known here."""
+    cuts: dict[tuple[int, int, int, int], set[int]] = {}
+    for edit in edits:
+        if edit.site == "score" and edit.position is not None and edit.key is not None:
+            for row, (position, key) in enumerate(zip(edit.position.tolist(), edit.key.tolist(), strict=True)):
+                for head in edit.heads if key <= position else ():
+                    cuts.setdefault((edit.layer, head, row, position), set()).add(key)
+    for (layer, head, _, position), keys in cuts.items():
+        if len(keys) > position:
+            raise ValueError(f"these edits leave head {head} of layer {layer} nothing to attend to at token {position}")
+
+
 def _plain(where: Served, edits: Sequence[Edit]) -> list[dict[str, list[Any]]]:
-    """Edits as plain data, by layer and site: heads, position, value and `keep`."""
+    """Edits as plain data, by layer and site: heads, position, value and `keep`; of a score the key in its place."""
     found: list[dict[str, list[Any]]] = [{} for _ in range(where.layers)]
     for edit in edits:
-        told = (list(edit.heads), edit.position, edit.value, None if edit.keep is None else edit.keep.detach())
+        keep = edit.key if edit.site == "score" else None if edit.keep is None else edit.keep.detach()
+        told = (list(edit.heads), edit.position, edit.value, keep)
         found[edit.layer].setdefault(edit.site, []).append(told)
     return found
 
@@ -236,3 +255,26 @@ def _edited() -> Callable[..., Tensor]:
         return x
 
     return edited
+
+
+def _masked() -> Callable[..., Tensor]:
+    """A function that gives an attention's mask (n, heads, T, T), its own or the causal one, with some scores cut."""
+
+    def masked(named: Any, first: Any, cuts: Any, rows: Any, heads: Any) -> Any:
+        import torch
+
+        hidden, own = named["hidden_states"] if "hidden_states" in named else first[0], named.get("attention_mask")
+        n, width = hidden.shape[:2]
+        if own is None:
+            own = torch.ones(1, 1, width, width, dtype=torch.bool).tril()
+        if own.ndim != 4:
+            raise NotImplementedError("scores can be edited where the model is served with sdpa or eager attention")
+        lowest = torch.finfo(hidden.dtype).min
+        if own.dtype == torch.bool:
+            own = torch.zeros(own.shape, dtype=hidden.dtype, device=own.device).masked_fill_(~own, lowest)
+        mask = own.to(hidden.device).expand(n, heads, width, width).clone()
+        for some, position, _, key in cuts:
+            mask[rows[:, None], some, position[:, None], key[:, None]] = lowest
+        return mask
+
+    return masked
