@@ -39,7 +39,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_role("took", Took())
     app.connect("builder-inited", write_scripts)
     app.connect("source-read", use_executed)
-    app.connect("env-updated", numbers.per_page)
+    app.connect("env-check-consistency", numbers.per_page)
     app.connect("doctree-resolved", drop_repeated_ids)
     app.connect("html-page-context", choose_scripts)
     behind.setup(app)
