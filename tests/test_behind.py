@@ -90,14 +90,20 @@ def test_no_data_of_a_chart_leave_their_cell(words):
 def test_a_number_of_another_chapter_leads_there_and_a_number_of_the_page_to_its_cell(house):
     (house / "conf.py").write_text(
         'extensions = ["sphinx.ext.autodoc", "entity_book.build.sphinx_ext", "myst_nb"]\n'
-        'exclude_patterns = ["lib", "build"]\nnb_execution_mode = "off"\n'
+        'exclude_patterns = ["lib", "build"]\nnb_execution_mode = "off"\nnumfig = True\n'
     )
     (house / "chapters").mkdir(exist_ok=True)
     for old in (house / "chapters").glob("*"):
         old.unlink()
-    (house / "index.md").write_text("# Title\n\n{finding}`x`\n\n```{toctree}\nchapters/01_one\n```\n")
+    (house / "index.md").write_text("# Title\n\n{finding}`x`\n\n```{toctree}\nchapters/01_one\na\nb\n```\n")
+    (house / "dot.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
+    for name in "ab":
+        (house / f"{name}.md").write_text(f"# {name}\n\n```{{figure}} dot.svg\nA dot.\n```\n")
     source = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
-    shown = {"data": {"text/plain": "0.5"}, "metadata": {"scrapbook": {"name": "half", "mime_prefix": ""}}}
+    shown = {
+        "data": {"text/plain": "'0.5 for `--n 7`'"},
+        "metadata": {"scrapbook": {"name": "half", "mime_prefix": ""}},
+    }
     chart = {"data": {charts.MIME: BAR, "text/plain": "One bar."}, "metadata": {}}
     outputs = [nbformat.v4.new_output("display_data", **one) for one in (shown, chart)]
     source.cells = [
@@ -117,7 +123,12 @@ def test_a_number_of_another_chapter_leads_there_and_a_number_of_the_page_to_its
     index = BeautifulSoup((out / "index.html").read_text("utf-8"), "html.parser")
     assert index.select_one(".book-quoted > a")["href"] == "chapters/01_one.html"
     page = BeautifulSoup((out / "chapters" / "01_one.html").read_text("utf-8"), "html.parser")
-    assert page.select_one("a.book-quoted")["href"] == "#cell-made"
+    quoted = page.select_one("a.book-quoted")
+    assert quoted["href"] == "#cell-made" and quoted.get_text() == "0.5 for --n 7"
+    assert quoted.select_one("code").get_text() == "--n 7"
+    for name in "ab":  # neither has a number of its own
+        other = BeautifulSoup((out / f"{name}.html").read_text("utf-8"), "html.parser")
+        assert other.select_one(".caption-number").get_text() == "Fig. 1 "
     cell = page.select_one("#cell-made")
     assert "Show code" in cell.select_one("details.above-input summary").get_text()
     assert cell.select_one(".book-behind").get_text() == "code · 2.5 s · data (CSV)"

@@ -199,3 +199,22 @@ def test_findings_are_the_numbers_of_the_tables(measured, monkeypatch):
     )
     assert f"{carried['through'].item():+.2f}" in node_findings.carried_words(carried)
     assert "measured" in node_findings.carried_words(node_tables.carried(first, {}))
+
+
+def test_words_name_the_rows_that_a_table_has_and_no_others(measured):
+    table = node_tables.scores(measured[1])
+    told = node_findings.table_words(table)
+    has = set(table["circuit"])
+    for circuit, name in {"own": "(`own`)", "again": "(`again`)", "random": "random nodes at each place"}.items():
+        assert (name in told["nodes_rows"]) == (circuit in has)
+    assert set(told["nodes_ablations"].removesuffix(" ablation").split(" and ")) == set(table["ablation"].dropna())
+    without = node_findings.table_words(table[table["circuit"].isin(["whole", "none"])])
+    assert without["nodes_rows"] == "the whole model, nothing kept" and "Without a circuit" in without["nodes_random"]
+
+
+def test_heads_are_said_to_be_weaker_only_in_models_that_were_measured():
+    rows = [("L1H1", "base", True, None), ("L2H2", "base", False, None)]
+    tuned = [("L1H1", "code", None, True), ("L2H2", "code", None, True)]
+    tables = [pd.DataFrame(part, columns=["head", "model", "harms", "weaker"]) for part in (rows, rows + tuned)]
+    words = [node_findings.weaker_words(table) for table in tables]
+    assert "not asked" in words[0] and words[1] == "Surely weaker on the same prompts in code: L1H1 in code."

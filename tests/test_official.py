@@ -11,7 +11,7 @@ import tiny
 import torch
 from entity_book.figures import charts
 from entity_book.figures import official as figures
-from entity_book.official import artefacts, inputs
+from entity_book.official import artefacts, inputs, told
 from entity_book.official import circuits as official_circuits
 from entity_book.paper import paper
 from entity_circuits import runs
@@ -519,6 +519,7 @@ def test_figures_say_their_numbers_in_words():
     rows = artefacts.floor(pairs(), CIRCUIT.groups)
     words = charts.description(figures.beside(rows).to_dict())
     assert f"{rows['official'][1]:.2f} official" in words
+    assert "without a patch: " in words and not {"`", "_"} & set(words)
     looks = pd.DataFrame({"step": [1, 5], "heads": [0, 3], "accuracy": [0.1, 0.4], "official": [False, True]})
     assert "saves 3 heads" in charts.description(figures.snapshots(looks, 2, 0.4).to_dict())
     points = pd.DataFrame(
@@ -530,8 +531,38 @@ def test_figures_say_their_numbers_in_words():
 
 def test_a_row_in_words_has_both_numbers_and_the_intervals_there_are():
     rows = artefacts.joined(artefacts.entry("B4", "x", Estimate(0.25, 0.125, 0.5, 8, 8), 3, n=8))
-    assert artefacts.said(rows) == "0.25 [0.12, 0.50] officially, 3 corrected"
+    assert told.said(rows) == "0.25 [0.12, 0.50] officially, 3 corrected"
     assert rows["n"][0] == 8
+
+
+def test_a_number_that_is_the_same_on_both_sides_is_told_once():
+    rows = artefacts.joined(
+        artefacts.entry("B9", "x", 14, 14.0),
+        artefacts.entry("B16", "x", Estimate(0.391, 0.2, 0.6, 8, 8), Estimate(0.394, 0.2, 0.6, 8, 8)),
+        artefacts.entry("B19", "x", math.nan, 0),
+    )
+    assert [told.said(rows, place) for place in (0, 1)] == ["14 both ways", "0.39 [0.20, 0.60] both ways"]
+    assert not told.moved(rows).any() and told.compared(rows) == "the same"
+
+
+def test_only_intervals_of_which_there_are_two_can_lie_apart():
+    low, high = Estimate(0.1, 0.0, 0.2, 8, 8), Estimate(0.5, 0.3, 0.7, 8, 8)
+    rows = artefacts.joined(
+        artefacts.entry("B1", "x", high, low),
+        artefacts.entry("B2", "x", high, 0.0),
+        artefacts.entry("B3", "x", low, Estimate(0.3, 0.15, 0.6, 8, 8)),
+    )
+    assert told.apart(rows).tolist() == [True, False]
+    assert [told.compared(rows, place) for place in range(3)] == ["more", "more", "less"]
+
+
+def test_what_the_floor_does_to_patched_groups_is_counted_and_measured_from_the_floor():
+    numbers = [(0.15, 0.0), (0.16, 0.06), (0.21, 0.27), (0.05, 0.01), (0.0, 0.0)]
+    rows = artefacts.joined(*(artefacts.entry("B1", f"{place}", *pair) for place, pair in enumerate(numbers)))
+    assert told.floor(rows) == {
+        "b1_moved": "1 of 3 groups have a higher number, 1 a lower",
+        "b1_gain": "0.05 officially, 0.21 corrected",
+    }
 
 
 def test_rows_to_be_read_have_each_side_with_its_interval_in_one_cell():
@@ -539,6 +570,6 @@ def test_rows_to_be_read_have_each_side_with_its_interval_in_one_cell():
         artefacts.entry("B1", "floor", Estimate(0.131, 0.1, 0.16, 98, 14), 0.0, n=98),
         artefacts.entry("B19", "changed numbers", math.nan, 0.0),
     )
-    read = artefacts.words(rows)
+    read = told.words(rows)
     assert read["official"].tolist() == ["0.13 [0.10, 0.16]", "–"] and read["corrected"].tolist() == ["0", "0"]
     assert list(read.columns) == ["artefact", "what", "quantity", "official", "corrected", "n", "touches"]

@@ -6,12 +6,13 @@ import json
 import re
 import urllib.request
 from importlib import resources
+from types import SimpleNamespace
 
 import pytest
 from bs4 import BeautifulSoup
 from docutils import nodes
 from docutils.core import publish_doctree
-from entity_book.build import book, cli, finish, site, sphinx_ext
+from entity_book.build import book, cli, finish, numbers, site, sphinx_ext
 from entity_book.build.book import BookError
 from entity_book.claims import claims, findings
 from entity_book.figures import charts
@@ -382,3 +383,14 @@ def test_a_page_is_in_sound_markup_and_without_what_it_does_not_use():
     image = '<img alt="One bar." class="book-chart-static" src="c.svg" />'
     assert finish.page(image) == image.replace("<img", '<img loading="lazy"')
     assert finish.page(finish.page(image)).count("lazy") == 1
+
+
+def test_a_page_without_a_number_counts_its_figures_and_exercises_from_one():
+    given = {
+        "chapters/01": {"exercise": {"one": (1, 1)}},
+        "chapters/a2": {"figure": {"four": (4,), "five": (5,)}, "exercise": {"seven": (7,)}},
+    }
+    env = SimpleNamespace(toc_fignumbers=given, toc_secnumbers={"chapters/01": {"": (1,)}, "chapters/a2": {}})
+    numbers.per_page(None, env)
+    assert given["chapters/01"] == {"exercise": {"one": (1, 1)}}
+    assert given["chapters/a2"] == {"figure": {"four": (1,), "five": (2,)}, "exercise": {"seven": (1,)}}

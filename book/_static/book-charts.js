@@ -52,13 +52,22 @@
     return spec;
   }
 
+  // Views that stand beside each other stand below each other where they are wider than the page, on a phone.
+  function stacked(spec, whole, room) {
+    if (!spec.hconcat || room >= 0.9 * whole) return spec;
+    spec.vconcat = spec.hconcat;
+    delete spec.hconcat;
+    return spec;
+  }
+
   function draw(box) {
     var dark = root.dataset.theme === "dark";
     if (box.dataset.drawn === String(dark)) return;
     box.dataset.drawn = String(dark);
     var picture = box.querySelector("img");
     var spec = unpacked(JSON.parse(box.querySelector('script[type="application/json"]').textContent));
-    spec = grown(spec, parseFloat(picture.style.width), box.clientWidth);
+    var whole = parseFloat(picture.style.width);
+    spec = stacked(grown(spec, whole, box.clientWidth), whole, box.clientWidth);
     var live = document.createElement("div");
     live.className = "book-chart-live";
     box.appendChild(live);

@@ -16,6 +16,16 @@
     });
   }
 
+  // A table of the text with many columns is a card for each row on a phone, as those of cells are; book.css lays it out.
+  document.querySelectorAll(".bd-article table:not(.book-table, .indextable)").forEach(function (table) {
+    var names = Array.from(table.querySelectorAll("thead th"), function (head) { return head.textContent.trim(); });
+    if (names.length < 4) return;
+    table.classList.add("book-cards");
+    table.querySelectorAll("tbody tr").forEach(function (row) {
+      Array.from(row.cells).slice(1).forEach(function (cell, at) { cell.dataset.label = names[at + 1]; });
+    });
+  });
+
   // Who follows a link to a cell wants to see its code.
   function open() {
     var cell = location.hash.startsWith("#cell-") && document.getElementById(location.hash.slice(1));

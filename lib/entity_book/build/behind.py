@@ -109,17 +109,27 @@ def _csv(rows: list[dict[str, Any]]) -> str:
 
 
 class QuotedNumber(PasteTextRole):
-    """The role `glue:text`: a number of the page, which leads to the cell that handed it over."""
+    """The role `glue:text`: a number of the page, which leads to its cell; what stands in backticks is code."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         """What the role of myst-nb gives, as a link."""
         shown, messages = super().run()
+        for node in shown:
+            if isinstance(node, nodes.inline):
+                node.children = []
+                node += _with_code(node.rawsource)
         name = self.text.rpartition(":")[0] or self.text
         places = self.document.settings.env.temp_data.get("book-quoted", {})
         cell = places.get(self.text, places.get(name))
         if cell is None or not shown:
             return shown, messages
         return [nodes.reference("", "", *shown, refid=anchor(cell), internal=True, classes=["book-quoted"])], messages
+
+
+def _with_code(words: str) -> Iterator[nodes.Node]:
+    for place, part in enumerate(words.split("`")):
+        if part:
+            yield nodes.literal(part, part) if place % 2 else nodes.Text(part)
 
 
 def name_cells(app: Sphinx, doctree: nodes.document) -> None:

@@ -21,7 +21,7 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from ..claims import claims, findings
 from ..figures import charts, tables
-from . import behind, book, executed, notebooks, used
+from . import behind, book, executed, notebooks, numbers, used
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_role("took", Took())
     app.connect("builder-inited", write_scripts)
     app.connect("source-read", use_executed)
+    app.connect("env-check-consistency", numbers.per_page)
     app.connect("doctree-resolved", drop_repeated_ids)
     app.connect("html-page-context", choose_scripts)
     behind.setup(app)

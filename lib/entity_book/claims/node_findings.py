@@ -153,6 +153,54 @@ def words(found: Measured | None) -> dict[str, str]:
     }
 
 
+_ROWS = {
+    "whole": "the whole model",
+    "none": "nothing kept",
+    "own": "the circuit (`own`)",
+    "again": "the circuit found on other prompts (`again`)",
+    "random": "as many random nodes at each place, five draws averaged",
+}
+
+
+def table_words(table: pd.DataFrame) -> dict[str, str]:
+    """What a table of circuits has, for a page to `glue`: its rows, its ablations, and what random nodes choose right.
+
+    Args:
+        table: rows of `node_tables.scores`.
+
+        print(node_findings.table_words(node_tables.scores(node_answers.load("qwen2.5-coder-0.5b")))["nodes_rows"])
+    """
+    kinds, has = list(table["ablation"].dropna().unique()), set(table["circuit"])
+    random = table[(table["circuit"] == "random") & (table["ablation"] == "mean")].to_dict("records")
+    told = "Without a circuit there is no size at which to draw random nodes."
+    if random:
+        value = statistics.spoken(*(random[0][f"choice{end}"] for end in ("", "_low", "_high")))
+        told = f"As many random nodes at the same places choose right for {value}."
+    return {
+        "nodes_rows": ", ".join(name for circuit, name in _ROWS.items() if circuit in has),
+        "nodes_ablations": " and ".join(kinds) + " ablation",
+        "nodes_random": told,
+    }
+
+
+def weaker_words(table: pd.DataFrame) -> str:
+    """Which surely harmful heads are surely weaker in which fine-tuned model, in a sentence for a page to `glue`.
+
+    Args:
+        table: rows of `node_tables.harmful`.
+
+        print(node_findings.weaker_words(node_tables.harmful(base, {"code": node_answers.load("code")})))
+    """
+    base = table["model"] == "base"
+    surely = set(table[base & table["harms"].eq(True)]["head"])
+    models = list(table[~base]["model"].unique())
+    if not models:
+        return "Whether they are weaker in a fine-tuned model was not asked: none was measured."
+    rows = table[~base & table["head"].isin(surely)].to_dict("records")
+    weaker = ", ".join(f"{row['head']} in {row['model']}" for row in rows if row["weaker"] is True)
+    return f"Surely weaker on the same prompts in {', '.join(models)}: {weaker or 'none of them'}."
+
+
 def sentence(found: Measured | None) -> str:
     """What became of the search for a circuit, in a sentence or two for a page to `glue`.
 

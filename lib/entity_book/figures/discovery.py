@@ -20,7 +20,7 @@ _PLACES = ("object", "prev", "query", "last")
 
 
 def path_drawing() -> alt.LayerChart:
-    """What path patching does, drawn: the sender's change goes down one residual stream, past heads that are held."""
+    """What path patching does, drawn: the sender's change goes up one residual stream, past heads that are held."""
     hold, again = "keeps its output of the base run", "computed anew"
     heads = [(1, 0.6, "held", hold), (1, 2.2, "held", hold), (2, 2.2, "held", hold), (3, 1.4, "held", hold)]
     heads += [(3, 3.0, "held", hold), (2, 0.6, "sender", "its output comes from the source run")]

@@ -48,7 +48,8 @@ def growth(table: pd.DataFrame, lines: Mapping[str, float]) -> alt.LayerChart:
     Rows of `criteria.growth`.
     """
     here = set(table["kind"])
-    colour, shape = marked("kind:N", {kind: style for kind, style in KINDS.items() if kind in here}, orient="top")
+    styles = {kind: style for kind, style in KINDS.items() if kind in here}
+    colour, shape = marked("kind:N", styles, orient="top", columns=2)
     base = alt.Chart(table).encode(
         x=alt.X("heads:Q", title="heads kept (all groups)"),
         tooltip=["kind", "heads", *numbers("accuracy", "low", "high"), "n"],
@@ -56,9 +57,10 @@ def growth(table: pd.DataFrame, lines: Mapping[str, float]) -> alt.LayerChart:
     y = alt.Y("accuracy:Q", title="accuracy (top-1)", axis=PERCENT)
     curve = base.mark_line(strokeWidth=1.5).encode(y=y, color=colour)
     points = estimates(base, y, 50, stroke=1.5, color=colour, shape=shape)
-    levels = pd.DataFrame({"name": list(lines), "level": list(lines.values()), "x": float(table["heads"].max())})
+    levels = pd.DataFrame({"name": list(lines), "level": list(lines.values())})
     rules = alt.Chart(levels).mark_rule(strokeDash=[4, 4]).encode(y="level:Q")
-    names = alt.Chart(levels).mark_text(align="right", dy=-7, color=INK).encode(x="x:Q", y="level:Q", text="name")
+    names = alt.Chart(levels).mark_text(align="left", dx=3, color=INK)  # beside the view, however wide it is
+    names = names.encode(x=alt.value("width"), y="level:Q", text="name")
     top = table[table["kind"] == "ranking"].sort_values("heads").iloc[[0, -1]]
     said = "; ".join(f"{row.accuracy:.2f} with {row.heads} heads" for row in top.itertuples())
     levels_said = ", ".join(f"{name} {value:.2f}" for name, value in lines.items())
@@ -99,7 +101,7 @@ def faithfulness(table: pd.DataFrame) -> alt.LayerChart:
     """
     rows = table.dropna(subset=["ratio"])
     models = list(dict.fromkeys(rows["model"]))
-    colour = coloured("model:N", palette(models), orient="top")
+    colour = coloured("model:N", palette(models), orient="top", columns=2)
     styles = {"circuit": "circle", "own circuit": "diamond", "same layers": "cross"}
     shapes = alt.Scale(domain=list(styles), range=list(styles.values()))
     axis = alt.Axis(values=[10, 20, 50, 100, 200, 500, 1000, 2000])
@@ -108,7 +110,7 @@ def faithfulness(table: pd.DataFrame) -> alt.LayerChart:
     tips = ["model", "circuit", "heads", *numbers("ratio", "ratio_low", "ratio_high", "accuracy", "full"), "n"]
     base = alt.Chart(rows).encode(x=x, tooltip=tips)
     line = base.transform_filter("datum.kind == 'circuit'").mark_line(strokeWidth=1.5).encode(y=y, color=colour)
-    legend = alt.Legend(title=None, orient="top", symbolFillColor=NEUTRAL, symbolStrokeColor=NEUTRAL)
+    legend = alt.Legend(title=None, orient="bottom", symbolFillColor=NEUTRAL, symbolStrokeColor=NEUTRAL)
     shape = alt.Shape("kind:N", scale=shapes, legend=legend)
     ends = ("ratio_low", "ratio_high")
     layers = [level("the whole model", 1.0), line, *estimates(base, y, 50, ends=ends, color=colour, shape=shape)]
@@ -125,6 +127,7 @@ def completeness(table: pd.DataFrame) -> alt.LayerChart:
     Points on the diagonal: what the circuit loses is what the model loses.
     """
     table = table.assign(kind=["random set" if name.startswith("random") else "group" for name in table["removed"]])
+    table = table.assign(label=table["removed"].replace(LETTERS))
     top = float(max(table["circuit"].max(), table["full"].max(), 0.1))
     scale = alt.Scale(domain=[0, top])
     line = diagonal("a", "b", [0.0, top]).encode(x=alt.X("a:Q", scale=scale), y=alt.Y("b:Q", scale=scale))
@@ -142,7 +145,7 @@ def completeness(table: pd.DataFrame) -> alt.LayerChart:
         "Accuracy of the model against that of the circuit, each without a set of heads K. "
         f"Mean distance over {len(gap)} random sets: {gap.mean():.2f}."
     )
-    return drawn([line, points, names.encode(text="removed")], WIDTH - 40, WIDTH - 40, words)
+    return drawn([line, points, names.encode(text="label")], WIDTH - 40, WIDTH - 40, words)
 
 
 def minimality(table: pd.DataFrame) -> alt.LayerChart:

@@ -152,7 +152,7 @@ def layered(found: Patched) -> alt.LayerChart:
     table = gains_by_layer(found)
     bound = float(table["gain"].abs().max()) or 1.0
     scale = alt.Scale(scheme="redblue", domain=[-bound, bound])
-    legend = alt.Legend(title="gain of log p", orient="right", gradientLength=80, format="+.1f")
+    legend = alt.Legend(title="gain of log p", orient="top", gradientLength=180, format="+.1f")
     layers = alt.Scale(domain=list(range(int(table["layer"].min()), int(table["layer"].max()) + 1)))
     base = alt.Chart(table).encode(
         x=alt.X("layer:O", title="layer", axis=alt.Axis(labelAngle=0), scale=layers),
@@ -195,7 +195,7 @@ def scan(table: pd.DataFrame, layer: str = "final", title: str | None = None) ->
     title = title or {"final": "all layers up to this one", "first": "all layers from this one on"}.get(layer, layer)
     colour = coloured("series:N", palette(names), orient="bottom", columns=3, symbolOpacity=1)
     base = alt.Chart(table).encode(
-        x=alt.X(f"{layer}:Q", title=title, axis=alt.Axis(format="d", tickMinStep=1)),
+        x=alt.X(f"{layer}:Q", title=title, axis=alt.Axis(format="d", tickMinStep=1, labelFlush=False)),
         y=alt.Y("accuracy:Q", title="accuracy", scale=alt.Scale(domain=[0, 1])),
         color=colour if len(names) > 1 else colour.legend(None),
         tooltip=["series:N", f"{layer}:Q", *_NUMBERS, "n:Q"],
@@ -204,7 +204,7 @@ def scan(table: pd.DataFrame, layer: str = "final", title: str | None = None) ->
     own = [("base", float(table["base"].iloc[0])), ("fine-tuned", float(table["tuned"].iloc[0]))]
     levels = alt.Chart(pd.DataFrame(own, columns=["model", "accuracy"])).encode(y="accuracy:Q", tooltip=["model"])
     rules = levels.mark_rule(strokeDash=[4, 4], color=NEUTRAL)
-    texts = levels.mark_text(align="left", dx=3, color=NEUTRAL).encode(x=alt.value(WIDTH + 60), text="model:N")
+    texts = levels.mark_text(align="left", dx=3, color=NEUTRAL).encode(x=alt.value("width"), text="model:N")
     words = []
     for name, part in table.groupby("series", sort=False):
         ends = part.sort_values(layer).iloc[[0, -1]].itertuples()

@@ -1,5 +1,7 @@
 """The figures of the official protocol: a tidy table in, an Altair chart with its description in words out."""
 
+import re
+import textwrap
 from typing import Any
 
 import altair as alt
@@ -19,22 +21,29 @@ def _look() -> tuple[alt.Color, alt.Shape]:
 def beside(rows: pd.DataFrame, axis: str = "share of prompts") -> alt.LayerChart:
     """The official and the corrected number of each row beside each other, with their intervals.
 
-    `rows` are rows of `official.table`, all of one kind of quantity.
+    `rows` are rows of `official.table`, all of one kind of quantity. The name of a target is left to the caption.
     """
+    rows = rows.assign(quantity=[_label(quantity) for quantity in rows["quantity"]])
     parts = [
         rows.assign(kind=kind, value=rows[kind], low=rows[f"{kind}_low"], high=rows[f"{kind}_high"]) for kind in KINDS
     ]
     colour, shape = _look()
     base = alt.Chart(pd.concat(parts)[["quantity", "kind", "value", "low", "high", "n"]]).encode(
-        y=by_name("quantity", rows["quantity"], axis=alt.Axis(labelLimit=190)),
+        y=by_name("quantity", rows["quantity"], axis=alt.Axis(labelExpr="split(datum.label, '\\n')")),
         yOffset=alt.YOffset("kind:N", sort=list(KINDS)),
         tooltip=["quantity:N", "kind:N", *numbers(form=".3f"), "n:Q"],
     )
     said = "; ".join(
         f"{row.quantity}: {row.official:.2f} official, {row.corrected:.2f} corrected" for row in rows.itertuples()
-    )
+    ).replace("\n", " ")
     layers = estimates(base, alt.X("value:Q", title=axis), 60, color=colour, shape=shape)
     return drawn(layers, WIDTH - 60, 52 * len(rows), f"{said}. Lines are 95% intervals.")
+
+
+def _label(quantity: str) -> str:
+    """A quantity as the label of its line: without its target, names in words, broken after 22 characters."""
+    shorter = re.sub(r"^target `\w+`,? ", "", quantity).replace("_", " ")
+    return "\n".join(textwrap.wrap(shorter, 22))
 
 
 def snapshots(looks: pd.DataFrame, selected: int, accuracy: float) -> alt.LayerChart:

@@ -66,31 +66,6 @@ def table(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
     return whole.sort_values("artefact", key=lambda x: x.map(list(ARTEFACTS).index), kind="stable", ignore_index=True)
 
 
-def said(rows: pd.DataFrame, index: int = 0) -> str:
-    """One row in words, for the text of a page.
-
-    print(artefacts.said(artefacts.label_token(pairs, {"C": heads}, "query"), 2))
-    """
-    row = rows.iloc[index]
-    return f"{_cell(row, 'official')} officially, {_cell(row, 'corrected')} corrected"
-
-
-def words(rows: pd.DataFrame) -> pd.DataFrame:
-    """The same rows to be read: each side with its interval in one cell of text, a dash where there is no number.
-
-    print(artefacts.words(artefacts.table([rows_of_b1])))
-    """
-    sides = {kind: [_cell(row, kind) for _, row in rows.iterrows()] for kind in ("official", "corrected")}
-    return rows[["artefact", "what", "quantity"]].assign(**sides, n=rows["n"], touches=rows["touches"])
-
-
-def _cell(row: pd.Series, kind: str) -> str:
-    if pd.isna(row[kind]):
-        return "–"
-    shown = f"{row[kind]:.3g}" if float(row[kind]).is_integer() else f"{row[kind]:.2f}"
-    return shown if pd.isna(row[f"{kind}_low"]) else f"{shown} [{row[f'{kind}_low']:.2f}, {row[f'{kind}_high']:.2f}]"
-
-
 Number = Estimate | float
 
 
@@ -130,14 +105,10 @@ def floor(pairs: Pairs, groups: Mapping[Group, Sequence[Head]], *, seed: int = 0
     base, source = boxes.of(ours.triples.base), boxes.of(ours.triples.source)
     asked = torch.tensor(base.queries)
     drawn = [official_pairs.sources(base, "position", seed + draw) for draw in range(draws)]
-    equal = [
-        statistics.estimate(share, ours.triples.base.contexts)
-        for share in (
-            torch.stack([asked == asked[there] for there in drawn]).double().mean(0),
-            asked == torch.tensor(source.queries),
-        )
-    ]
-    rows = [entry("B1", "pairs that ask for the same position", *equal)]
+    shares = torch.stack([asked == asked[there] for there in drawn]).double().mean(0)
+    equal = statistics.estimate(shares, ours.triples.base.contexts)
+    rule = float((asked == torch.tensor(source.queries)).double().mean())  # 0 by how they are drawn, so no interval
+    rows = [entry("B1", "pairs that ask for the same position", equal, rule)]
     for group, heads in groups.items():
         one, other = (hits(some, {group: heads}, POSITIONS[group]) for some in (theirs, ours))
         if len(rows) == 1:
