@@ -46,7 +46,9 @@ def test_what_truly_differs_is_told_and_told_of_the_edges_alone():
     assert mean["edges_low"] < mean["edges"] < mean["edges_high"] < wiring.KEPT
     assert mean["edges"] == pytest.approx(0.5, abs=0.15)
     assert mean["difference_low"] > 0
-    assert wiring.verdict(mean) == "its edges have changed, more than its nodes"
+    assert (
+        wiring.verdict(mean) == "by the rule its edges are not kept (above 0.9), and differ surely more than its nodes"
+    )
 
 
 def test_the_interval_of_the_agreement_holds_the_truth_as_often_as_it_says():
@@ -73,8 +75,8 @@ def test_halves_never_share_a_context():
 
 def test_open_and_kept_are_told_apart():
     row = {"edges_low": 0.85, "edges_high": 1.02, "difference_low": -0.1}
-    assert wiring.verdict(row) == "its edges are neither surely kept nor surely changed, not surely more than its nodes"
-    assert wiring.verdict({**row, "edges_low": 0.92}).startswith("its edges are kept")
+    assert "may be kept or not" in wiring.verdict(row) and "differ not surely more" in wiring.verdict(row)
+    assert "its edges are kept" in wiring.verdict({**row, "edges_low": 0.92})
 
 
 def test_maps_of_other_prompts_are_refused():

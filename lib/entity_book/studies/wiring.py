@@ -180,14 +180,14 @@ def _correlations(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def verdict(row: Mapping[Any, Any]) -> str:
-    """What the protocol's rule makes of the `mean` row of `agreement`: edges kept, changed or open; and beside nodes.
+    """What the protocol's rule makes of the `mean` row of `agreement`: edges kept, not kept or open; and beside nodes.
 
     print(wiring.verdict(wiring.agreement(base, tuned).iloc[-1]))
     """
     low, high = row["edges_low"], row["edges_high"]
-    told = "are kept" if low > KEPT else "have changed" if high < KEPT else "are neither surely kept nor surely changed"
-    more = "more than its nodes" if row["difference_low"] > 0 else "not surely more than its nodes"
-    return f"its edges {told}, {more}"
+    told = "are kept" if low > KEPT else "are not kept" if high < KEPT else "may be kept or not"
+    more = "surely" if row["difference_low"] > 0 else "not surely"
+    return f"by the rule its edges {told} (above {KEPT}), and differ {more} more than its nodes"
 
 
 def agreements(base: Wiring | None, others: Mapping[str, Wiring]) -> pd.DataFrame:
