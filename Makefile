@@ -37,7 +37,7 @@ FETCH = $(BIN)/entity-circuits fetch $(DEFAULT_MODEL) \
 	$(if $(filter-out $(DEFAULT_MODEL),$(MODEL)),$(call quoted,$(MODEL)))
 
 .DEFAULT_GOAL = help
-.PHONY: help test book pdf chapters course serve lab lint faults bench peers adapters clean pristine
+.PHONY: help test book pdf chapters course course-table serve lab lint faults bench peers adapters clean pristine
 
 help:
 	@echo 'make book      environment, model, execute the chapters that need it, build the site into _build/html'
@@ -49,6 +49,7 @@ help:
 	@echo 'make lab       the chapters in JupyterLab, to work on      CHAPTERS=01 opens that one'
 	@echo 'make test      environment, test suite                  TESTS="-k boxes"; TESTS="-m fetch" uses the network'
 	@echo 'make course    every notebook of the course on the real model, both editions; typical wrong answers (minutes)'
+	@echo 'make course-table  the table of the exercises on the page for lecturers: seconds of each check, wrong answers caught'
 	@echo 'make faults    kills, flipped bits and malformed input, by the dozen: minutes   KILLS=50 FLIPS=100 in the environment'
 	@echo 'make lint      ruff, mypy, import-linter, notebooks in their stored form'
 	@echo 'make bench     how fast the replay is against the definition   BENCH="arguments"'
@@ -96,6 +97,11 @@ course: $(READY)
 	$(with-the-course)
 	$(BIN)/entity-circuits course --data
 	COURSE_REAL=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/course -n 2 --dist loadfile --durations 10
+
+course-table: $(READY)
+	$(FETCH)
+	$(with-the-course)
+	PYTHONPATH=tests COURSE_REAL=1 OMP_NUM_THREADS=1 $(BIN)/python tests/course/table.py
 
 faults: $(READY)
 	$(BIN)/python -m pytest tests/faults -m faults -s

@@ -348,7 +348,7 @@ check.carried(harmful)
 check.carries(carries, real=True)
 
 # %% [markdown] tags=["question"]
-# **Judge.** Compare the harmful head with groups A and B and with the seven other heads of the draw, which do little. What does the table say about the harm, and
+# **Judge.** Compare the harmful head with groups A and B and with the seven other heads of the draw, which together do little. What does the table say about the harm, and
 # what does it not? Which experiment would you do next? And what does it say of "random heads of the same layers" as a control?
 
 # %% [markdown] tags=["answer"]

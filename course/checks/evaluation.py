@@ -6,7 +6,7 @@ from entity_circuits.heads import Head
 from entity_circuits.runs.mean_replay import Means
 
 from . import stored
-from .hooks import hooked, taken_out
+from .hooks import hooked
 from .words import called, near, number, once, tensor
 
 
@@ -35,10 +35,10 @@ def ablated(ablated, subject, every=2):
     """Keep all: the model, bit by bit. Keep none: nothing right. Keep some: the library's numbers."""
     p, rows = prompts_of(subject), torch.arange(7)
     everything = {layer: list(range(subject.heads)) for layer in range(subject.layers)}
-    taken_out(subject.model)
+    found = hooked(subject.model, ablated, everything)
     with torch.no_grad():
         clean = subject.model(input_ids=p.input_ids, use_cache=False, logits_to_keep=1).logits[:, -1]
-    found = tensor(hooked(subject.model, ablated, everything), clean.shape, "ablated")
+    found = tensor(found, clean.shape, "ablated")
     assert torch.equal(found, clean), (
         "with every head kept the logits have to be the model's own, bit for bit: something else is touched"
     )

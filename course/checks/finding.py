@@ -79,7 +79,7 @@ def direct(direct_effect, subject, base_z, which=0):
     """Pass 1 on the real model, for one head of group A; and whether the notebook's recording is as it was made."""
     heads = heads_in(subject, FIRST)
     which = min(which, len(heads) - 1)
-    head, right = heads[which], reference(subject, heads)[which]
+    head = heads[which]
     found = tensor(hooked(subject.model, direct_effect, head.layer, head.head), (7,), "direct_effect")
     recording = _recording(subject)
     own = [recording.at("z", layer, recording.prompts.last).flatten(-2) for layer in range(subject.layers)]
@@ -93,7 +93,7 @@ def direct(direct_effect, subject, base_z, which=0):
     )
     near(
         found,
-        right,
+        reference(subject, heads)[which],
         1e-4,
         f"{head}: log p of the right answers differs from the library's; held are all heads at all tokens, "
         "replaced is this head's part of z at `last` by that of the source prompt",
@@ -104,12 +104,12 @@ def second(second_pass, queries_after, subject, which=0):
     """Pass 2 through the queries of some heads of group A, for a sender of group B."""
     heads, receivers = heads_in(subject, SECOND), heads_in(subject, FETCHERS)
     which = min(which, len(heads) - 1)
-    head, right = heads[which], reference(subject, heads, receivers=list(receivers), composition="q")[which]
+    head = heads[which]
     queries = queries_after(head.layer, head.head)
     found = tensor(hooked(subject.model, second_pass, queries, receivers), (7,), "second_pass")
     near(
         found,
-        right,
+        reference(subject, heads, receivers=list(receivers), composition="q")[which],
         1e-4,
         f"{head} through the queries of group A: in pass 2 nothing is held; new are the queries of these "
         "heads alone, at `last`",

@@ -1,4 +1,4 @@
-"""A master carried out in this process: all its code, cell by cell, as the teacher's notebook has it."""
+"""A master carried out in this process: its code, cell by cell, and the checks that students have."""
 
 import contextlib
 import functools
@@ -53,16 +53,16 @@ def execute(source: str, names: dict[str, Any], title: str) -> None:
 
 
 def solved(path: Path) -> tuple[dict[str, Any], dict[str, float]]:
-    """The names of a master after all its code, and the processor's seconds for the slowest check of each exercise."""
+    """The names of a master after its code, and the processor's seconds for the slowest check of each exercise."""
     names: dict[str, Any] = {"__name__": path.stem}
     seconds: dict[str, float] = {}
     number = "0"
     for index, cell in enumerate(masters.read(path).cells):
         kind = masters.part(cell)
         number = cell.metadata["exercise"] if kind == "text" else number
-        if cell.cell_type != "code":
+        if cell.cell_type != "code" or kind == "hidden":  # solutions meet those in the teacher's notebooks
             continue
-        if kind not in ("check", "hidden"):
+        if kind != "check":
             execute(cell.source, names, f"{path.stem}-{index}")
             continue
         for line in cell.source.splitlines():
