@@ -58,6 +58,16 @@ def test_a_figure_is_described_narrow_and_drawable(curves, impact, name):
     alt.renderers.enable("default")
 
 
+def test_shares_of_models_at_chance_are_a_figure_without_points_that_says_so():
+    numbers = ["ratio", "ratio_low", "ratio_high"]
+    row = {"model": "base", "circuit": "as found", "kind": "circuit", "heads": 4, "accuracy": 0.0, "full": 0.0, "n": 7}
+    known, none = ({**row, **dict.fromkeys(numbers, value)} for value in (0.5, np.nan))
+    for rows, said in (([known, {**known, "heads": 32}], "50% with 4 heads"), ([none], "no model here answers well")):
+        spec = figures.faithfulness(pd.DataFrame(rows)).to_dict()
+        assert said in charts.description(spec)
+        assert charts.picture(spec, "png").startswith(b"\x89PNG")
+
+
 def rows(spec):
     return [row for table in spec["datasets"].values() for row in table]
 

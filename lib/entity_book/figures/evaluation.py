@@ -100,7 +100,7 @@ def faithfulness(table: pd.DataFrame) -> alt.LayerChart:
     line, "own circuit" and "same layers" are marks beside it. Rows without a ratio (a model at chance) are left out.
     """
     rows = table.dropna(subset=["ratio"])
-    models = list(dict.fromkeys(rows["model"]))
+    models = list(dict.fromkeys(table["model"]))
     colour = coloured("model:N", palette(models), orient="top", columns=2)
     styles = {"circuit": "circle", "own circuit": "diamond", "same layers": "cross"}
     shapes = alt.Scale(domain=list(styles), range=list(styles.values()))
@@ -118,6 +118,7 @@ def faithfulness(table: pd.DataFrame) -> alt.LayerChart:
         f"{model}: " + ", ".join(f"{row['ratio']:.0%} with {row['heads']} heads" for row in part.to_dict("records"))
         for model, part in rows[rows["kind"] == "circuit"].groupby("model", sort=False)
     )
+    told = told or "no model here answers well enough for a share"
     return drawn(layers, WIDTH, HEIGHT, f"Share of each model's own accuracy by the number of heads kept. {told}.")
 
 
