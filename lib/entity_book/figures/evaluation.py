@@ -13,7 +13,7 @@ from .charts import BLUE, GREEN, INK, NEUTRAL, PURPLE, VERMILLION, coloured, mar
 from .discovery import COLOURS, NAMES
 from .parts import PERCENT, QUIET, bands, bars, by_name, diagonal, drawn, estimates, level, numbers, spoken
 
-WIDTH, HEIGHT = 290, 250
+WIDTH, HEIGHT = 290, 225
 LINE = 0.07  # of the accuracy axis: the height of a line of letters below the knockout curves
 KINDS = {
     "ranking": (BLUE, "circle"),
