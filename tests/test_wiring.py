@@ -1,9 +1,11 @@
 """The agreement of two models: 1 where they differ by noise alone, what it is where they differ; its bounds."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import tiny
 import torch
+from entity_book.figures import nodes
 from entity_book.studies import wiring
 from entity_circuits import heads
 from entity_circuits.tasks import boxes
@@ -100,3 +102,10 @@ def test_maps_are_read_as_they_were_kept_and_only_for_their_own_weights(tmp_path
     assert wiring.kept("mine", "of another model") is None
     sender, receiver = wiring.strongest(found, "position_transmitter", 1)[0]
     assert f"{sender} -> {receiver}" in found.pairs["position_transmitter"]
+
+
+def test_each_panel_of_the_figure_shows_its_own_model_alone():
+    rows = wiring.agreement(*pair(0, correlation=1.0), resamples=5)
+    spec = nodes.agreement(pd.concat([rows.assign(model=name) for name in ("one", "other")])).to_dict()
+    own = [layer for layer in spec["spec"]["layer"] if "data" in layer]
+    assert len(own) == 1 and own[0]["mark"]["type"] == "rule"  # the dashed line alone has rows of its own

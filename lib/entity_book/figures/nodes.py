@@ -117,7 +117,7 @@ def agreement(table: pd.DataFrame) -> alt.FacetChart:
         parts.append(table[["model", "round", "contexts"]].assign(what=kind, pairs=table[f"n_{kind}"], **ends))
     rows = pd.concat(parts, ignore_index=True)
     colour, shape = marked("what:N", kinds, orient="top")
-    base = alt.Chart(rows).encode(
+    base = alt.Chart().encode(  # each panel brings its rows
         y=by_name("round", rows["round"]),
         yOffset=alt.YOffset("what:N", sort=list(kinds)),
         tooltip=["model", "round", "what", *numbers(), "pairs", "contexts"],
