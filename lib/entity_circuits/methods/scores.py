@@ -129,7 +129,7 @@ class Scores:
             for head in self.ranking("mean_log")
             for at in [(head.layer, head.head)]
         ]
-        return pd.DataFrame(rows)[:top]
+        return pd.DataFrame(rows, columns=["head", "change", "low", "high", "n"])[:top]
 
     def ranking(self, kind: Statistic = "ratio_of_means") -> list[Head]:
         """All heads that have a path, the most negative first; ties in the order of layer and head."""
