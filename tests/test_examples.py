@@ -4,6 +4,7 @@ The example is the indented block at the end. It runs in a namespace of its own,
 ones and in an empty folder: it has to import what it uses and to make what it needs.
 """
 
+import ast
 import importlib
 import inspect
 import re
@@ -91,6 +92,17 @@ def test_no_example_is_written_as_a_dialogue_or_loses_its_indentation():
     # A docstring is dedented to its second line: an example right below a single line needs a line of text before it.
     code = re.compile(r"^(>>> |from \w+ import |import |print\()", re.MULTILINE)
     assert [name for name, thing in PUBLIC.items() if code.search(docstring(thing))] == []
+
+
+def test_no_example_stands_right_below_a_list_of_parameters():
+    # It would be read as a part of the list, and the site refuses it: a line of text stands between them.
+    wrong = re.compile(r"^Args:\n(?: {4}.*\n)+\n+ {4}", re.MULTILINE)
+    found = []
+    for path in sorted((places.ROOT / "lib").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and wrong.search(ast.get_docstring(node) or ""):
+                found.append(f"{path.name}: {node.name}")
+    assert found == []
 
 
 def test_functions_of_many_parameters_list_them_all():

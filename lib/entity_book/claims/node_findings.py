@@ -165,8 +165,7 @@ _ROWS = {
 def table_words(table: pd.DataFrame) -> dict[str, str]:
     """What a table of circuits has, for a page to `glue`: its rows, its ablations, and what random nodes choose right.
 
-    Args:
-        table: rows of `node_tables.scores`.
+    `table` has rows of `node_tables.scores`.
 
         print(node_findings.table_words(node_tables.scores(node_answers.load("qwen2.5-coder-0.5b")))["nodes_rows"])
     """
@@ -186,8 +185,7 @@ def table_words(table: pd.DataFrame) -> dict[str, str]:
 def weaker_words(table: pd.DataFrame) -> str:
     """Which surely harmful heads are surely weaker in which fine-tuned model, in a sentence for a page to `glue`.
 
-    Args:
-        table: rows of `node_tables.harmful`.
+    `table` has rows of `node_tables.harmful`.
 
         print(node_findings.weaker_words(node_tables.harmful(base, {"code": node_answers.load("code")})))
     """
