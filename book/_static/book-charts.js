@@ -54,7 +54,9 @@
 
   // Views that stand beside each other stand below each other where they are wider than the page, on a phone.
   function stacked(spec, whole, room) {
-    if (!spec.hconcat || room >= 0.9 * whole) return spec;
+    if (room >= 0.9 * whole) return spec;
+    if (spec.columns > 1) spec.columns = 1;
+    if (!spec.hconcat) return spec;
     spec.vconcat = spec.hconcat;
     delete spec.hconcat;
     return spec;

@@ -122,7 +122,7 @@ def agreement(table: pd.DataFrame) -> alt.FacetChart:
         yOffset=alt.YOffset("what:N", sort=list(kinds)),
         tooltip=["model", "round", "what", *numbers(), "pairs", "contexts"],
     )
-    x = alt.X("value:Q", title="agreement with the base (1: noise alone)", scale=alt.Scale(zero=False, clamp=True))
+    x = alt.X("value:Q", title="agreement with the base", scale=alt.Scale(zero=False, clamp=True))
     layers = [level("noise alone", 1.0, "x"), *estimates(base, x, 40, stroke=1.5, color=colour, shape=shape)]
     means = table[table["round"] == "mean"].to_dict("records")
     said = "; ".join(
