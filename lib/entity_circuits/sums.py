@@ -13,8 +13,12 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from . import places
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NAME = "SHA256SUMS"
 _LINE = re.compile(r"([0-9a-f]{64}) [ *]([^/\n]+)")
@@ -81,6 +85,23 @@ def read(path: Path) -> str:
     if known is not None and known.get(path.name) != hashlib.sha256(content).hexdigest():
         raise ValueError(_words(path))
     return content.decode()
+
+
+def tensors(path: Path) -> tuple[dict[str, Any], dict[str, "Tensor"]]:
+    """The words (JSON) and the tensors of a safetensors file, checked by `require`.
+
+    For example:
+
+        from entity_circuits import places, sums
+
+        words, kept = sums.tensors(places.data("edges", "code.safetensors"))
+        print(words["command"], list(kept))
+    """
+    from safetensors import safe_open  # brings torch, which those who read texts need not wait for
+
+    with safe_open(require(path), framework="pt") as file:
+        words = {key: json.loads(text) for key, text in file.metadata().items()}
+        return words, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
 
 
 def write(path: Path, content: str | bytes) -> None:

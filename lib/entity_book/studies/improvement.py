@@ -22,7 +22,7 @@ from entity_circuits.methods.cmap import ENDS, Condition, Patched
 from entity_circuits.models.subject import Subject
 from entity_circuits.results import Store
 from entity_circuits.tasks import boxes
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save
 
 SCALE = 4
@@ -248,9 +248,7 @@ def read(path: Path) -> tuple[list[str], Patched] | None:
     print(improvement.read(improvement.folder() / "code.safetensors")[1].table())
     """
     try:
-        with safe_open(sums.require(path), framework="pt") as file:
-            about = {name: json.loads(text) for name, text in file.metadata().items()}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        about, tensors = sums.tensors(path)
         whole = {key: x.float() if x.is_floating_point() else x for key, x in tensors.items()}
         return about["models"], Patched(tuple(map(_condition, about["conditions"])), **whole)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:

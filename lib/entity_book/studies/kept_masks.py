@@ -20,7 +20,6 @@ from entity_circuits.heads import GROUPS, POSITIONS, Group, Head
 from entity_circuits.methods.dcm import Asked, Mask
 from entity_circuits.results import Store
 from entity_circuits.tasks.desiderata import Hypothesis
-from safetensors import safe_open
 from safetensors.torch import save
 
 from . import semantics, worth
@@ -175,9 +174,7 @@ def kept(name: str, fingerprints: Sequence[str]) -> Kept | None:
     path = folder() / f"{name}.safetensors"
     if not path.exists():
         return None
-    with safe_open(sums.require(path), framework="pt") as file:
-        words = {key: json.loads(text) for key, text in file.metadata().items()}
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    words, tensors = sums.tensors(path)
     if words["models"] != list(fingerprints):
         return None
     sweeps: dict[Key, list[Mask]] = {}

@@ -25,7 +25,6 @@ from entity_circuits.statistics import spoken
 from entity_circuits.tasks import boxes
 from entity_circuits.tasks.prompts import Prompts
 from entity_circuits.tasks.rounds import Round
-from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -260,9 +259,7 @@ def kept(name: str, fingerprint: str | None = None) -> Wiring | None:
     path = folder() / f"{name}.safetensors"
     if not path.exists():
         return None
-    with safe_open(sums.require(path), framework="pt") as file:
-        about = {key: json.loads(text) for key, text in file.metadata().items()}
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    about, tensors = sums.tensors(path)
     if fingerprint not in (None, about["fingerprint"]):
         return None
     maps = {kind: {g: tensors[f"{kind} {g}"].float() for g in about["pairs"]} for kind in KINDS}
