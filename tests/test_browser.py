@@ -366,3 +366,109 @@ def test_on_a_phone_every_row_of_a_table_is_a_card_that_names_each_of_its_cells(
       ...(table.scrollWidth > table.clientWidth + 1 ? [table] : []),
     ].map(one => one.outerHTML.slice(0, 100)))""")
     assert wrong == []
+
+
+# Figures in which something is chosen, by pointer, finger and keyboard; a page from a file; a page on paper
+
+CHOOSING = having('"bind"')
+TEXTS = (
+    "chart => [...chart.querySelectorAll('.book-chart-live .mark-text.role-mark text')].map(t => t.textContent).join()"
+)
+# The heads of a map that can be clicked: name and middle of each cell.
+CELLS = """chart => [...chart.querySelectorAll(".book-chart-live .mark-rect.role-mark path[aria-label^='head: ']")]
+  .map(cell => [cell.getAttribute("aria-label").match(/^head: (\\d+); layer: (\\d+);/), cell.getBoundingClientRect()])
+  .map(([[_, head, layer], box]) => [`L${layer}H${head}`, box.x + box.width / 2, box.y + box.height / 2])"""
+
+
+def require_choice_by(visit: Visit, point) -> None:
+    """In every head map of the page two heads are pointed at; each time the figure and its list then have that head."""
+    maps = [chart for chart in visit.charts() if chart.query_selector(".vega-bind select")]
+    assert maps
+    for chart in maps:
+        chart.scroll_into_view_if_needed()
+        choice = chart.query_selector(".vega-bind select")
+        others = [cell for cell in chart.evaluate(CELLS) if cell[0] != choice.input_value()]
+        for head, x, y in (others[0], others[len(others) // 2]):
+            before = chart.evaluate(TEXTS)
+            assert f"{head}: score" not in before
+            point(x, y)
+            visit.page.wait_for_function(
+                f"([chart, head]) => ({TEXTS})(chart).includes(head)", arg=[chart, f"{head}: score"]
+            )
+            assert choice.input_value() == head
+    assert visit.complaints == []
+
+
+@pytest.mark.parametrize("name", CHOOSING)
+def test_a_click_on_a_head_shows_that_head(browser, address, name):
+    with Visit(browser, address, name) as visit:
+        require_choice_by(visit, visit.page.mouse.click)
+
+
+@pytest.mark.parametrize("name", CHOOSING)
+def test_a_finger_on_a_phone_chooses_a_head(browser, address, name):
+    with Visit(browser, address, name, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True) as visit:
+        require_choice_by(visit, visit.page.touchscreen.tap)
+
+
+@pytest.mark.parametrize("name", CHOOSING)
+def test_the_keyboard_reaches_every_choice_and_changes_the_figure(browser, address, name):
+    with Visit(browser, address, name) as visit:
+        charts = [chart for chart in visit.charts() if chart.query_selector(".vega-bind")]
+        assert charts
+        for chart in charts:
+            chart.evaluate("chart => { chart.tabIndex = -1; chart.focus(); }")  # the key goes on from the figure
+            visit.page.keyboard.press("Tab")
+            kind = chart.evaluate("chart => chart.contains(document.activeElement) && document.activeElement.type")
+            assert kind in ("select-one", "radio")
+            before = chart.evaluate(TEXTS)
+            visit.page.keyboard.press("ArrowUp" if kind == "radio" else "ArrowDown")
+            visit.page.wait_for_function(f"([chart, before]) => ({TEXTS})(chart) !== before", arg=[chart, before])
+        assert visit.complaints == []
+
+
+@pytest.mark.parametrize("name", CHOOSING)
+def test_a_page_opened_as_a_file_without_a_server_answers_a_click(browser, name):
+    with Visit(browser, HTML.as_uri(), name) as visit:
+        require_choice_by(visit, visit.page.mouse.click)
+        assert visit.strangers == []
+
+
+# What is cut off at the edge of a printed sheet, what has no place on paper, how often each chart is drawn on it.
+ON_PAPER = """() => {
+  const seen = e => e.getClientRects().length > 0;
+  const all = s => [...document.querySelectorAll(s)].filter(seen);
+  const cut = e => e.getBoundingClientRect().right > innerWidth || e.scrollWidth > e.clientWidth + 1;
+  return {
+    cut: all(".bd-article :is(table, pre, .book-chart, img)").filter(cut).map(e => e.outerHTML.slice(0, 90)),
+    screen: all(".bd-sidebar-primary, .bd-sidebar-secondary, .bd-header, .book-behind").map(e => e.className),
+    charts: [...document.querySelectorAll(".book-chart")].filter(seen).map(chart =>
+      [...chart.querySelectorAll("img, .book-chart-live")].filter(seen).length),
+  };
+}"""
+
+
+def require_on_paper(visit: Visit) -> None:
+    try:
+        visit.page.set_viewport_size({"width": 718, "height": 1000})  # A4 within its margins
+        visit.page.emulate_media(media="print")
+        visit.page.wait_for_timeout(300)
+        found = visit.page.evaluate(ON_PAPER)
+        assert found["cut"] == []
+        assert found["screen"] == []
+        assert set(found["charts"]) <= {1}
+        assert visit.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert visit.page.evaluate(CONTRAST, PROSE.split(", nav")[0])["worst"][0] >= 4.5
+        assert visit.page.pdf(format="A4").startswith(b"%PDF")
+    finally:
+        visit.page.emulate_media(media="screen")
+        visit.page.set_viewport_size({"width": 1300, "height": 900})
+
+
+def test_a_page_is_printed_dark_on_white_and_whole_by_day(light):
+    require_on_paper(light)
+
+
+def test_a_page_is_printed_dark_on_white_and_whole_by_night(dark):
+    require_on_paper(dark)
+    dark.page.wait_for_function("document.documentElement.dataset.theme === 'dark'")  # and is dark again afterwards

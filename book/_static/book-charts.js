@@ -91,7 +91,8 @@
     });
   }
 
-  function drawAll() { document.querySelectorAll(".book-chart").forEach(draw); }
+  var paper = window.matchMedia("print");
+  function drawAll() { if (!paper.matches) document.querySelectorAll(".book-chart").forEach(draw); }
   drawAll();
   new MutationObserver(drawAll).observe(root, { attributes: true, attributeFilter: ["data-theme"] });
 })();

@@ -34,6 +34,13 @@
     if (cell) cell.scrollIntoView();
   }
 
+  // What is printed at night is printed dark on white as well.
+  var root = document.documentElement, paper = window.matchMedia("print"), theme;
+  paper.addEventListener("change", function () {
+    if (paper.matches) theme = root.dataset.theme;
+    root.dataset.theme = paper.matches ? "light" : theme;
+  });
+
   window.addEventListener("hashchange", open);
   document.addEventListener("click", function (event) {
     var link = event.target.closest && event.target.closest("a[href^='#cell-']");
