@@ -189,6 +189,8 @@ def test_a_path_that_the_reader_gave_may_be_shown(tmp_path):
     made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x", outputs=[output])])
     assert notebooks.problems(made, tmp_path) != []
     assert notebooks.problems(made, tmp_path, [f"{tmp_path}/mine"]) == []
+    number = tmp_path.name[-1]  # other parameters that happen to stand in that path take no part in this
+    assert notebooks.problems(made, tmp_path, [number, str(tmp_path), f"{tmp_path}/mine"]) == []
 
 
 def test_the_normal_form_keeps_what_was_written_and_drops_what_was_computed(tmp_path):

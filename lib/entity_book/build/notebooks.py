@@ -198,13 +198,14 @@ def problems(notebook: NotebookNode, root: Path, given: Iterable[str] = ()) -> l
     `given` are texts that the reader passed as parameters; a path among them may be shown.
     """
     found = []
+    paths = sorted((words for words in given if os.sep in words), key=len, reverse=True)
     for place, cell in enumerate(notebook["cells"]):
         for output in cell.get("outputs", []):
             if output["output_type"] == "error":
                 found.append(f"cell {place + 1} stores an error: {output['ename']}: {output['evalue']}")
                 continue
             shown = _shown(output)
-            for words in given:
+            for words in paths:
                 shown = shown.replace(words, "")
             if token := _TOKEN.search(shown):
                 found.append(f"cell {place + 1} shows a token of an account: {token[0][:7]}... Revoke it")

@@ -7,7 +7,7 @@ import altair as alt
 import pandas as pd
 
 from .charts import BLUE, NEUTRAL, VERMILLION, marked
-from .parts import by_name, interval, numbers, spoken
+from .parts import by_name, interval, nothing, numbers, spoken
 
 WIDTH, ROW = 300, 24
 TITLES = {"accuracy": "accuracy", "difference": "difference of two accuracies", "share": "share"}
@@ -22,9 +22,7 @@ def beside(judged: pd.DataFrame) -> alt.VConcatChart | alt.Chart:
     """
     known = judged[judged["unit"].isin(TITLES) & judged["ours"].notna()]
     if known.empty:
-        words = "No claim has a number yet: the other chapters have not been executed."
-        chart = alt.Chart(pd.DataFrame({"x": [0]})).mark_text(text=words)
-        return chart.properties(width=WIDTH * 1.5, description=words)
+        return nothing("No claim has a number yet: the other chapters have not been executed.", WIDTH * 1.5)
     panels = [_panel(part, TITLES[str(unit)]) for unit, part in known.groupby("unit", sort=False)]
     words = "; ".join(_words(row) for row in known.to_dict("records"))
     return alt.VConcatChart(vconcat=panels, spacing=18).properties(

@@ -7,7 +7,7 @@ import pandas as pd
 from entity_circuits.heads import LETTERS, Group
 
 from .charts import BLUE, INK, NEUTRAL, VERMILLION
-from .parts import QUIET, numbers
+from .parts import QUIET, nothing, numbers
 
 ACROSS, WIDE = 7, 330
 """How many tokens of the prompt stand beside each other, a statement a line, and how many pixels they take."""
@@ -34,8 +34,7 @@ def explorer(
     """
     name = f"Group {LETTERS[group]}" if group in LETTERS else f"Heads {group}"
     if heads.empty:
-        words = f"{name}: no head has a path."
-        return alt.Chart(pd.DataFrame({"x": [0]})).mark_text(text=words).properties(width=WIDE, description=words)
+        return nothing(f"{name}: no head has a path.", WIDE)
     known = heads.sort_values("rank")
     best = str(known["head"].iloc[0])
     drop = alt.binding_select(options=list(known["head"]), name="Head: ")

@@ -8,7 +8,7 @@ import altair as alt
 import pandas as pd
 
 from .charts import BLUE, NEUTRAL, VERMILLION, marked
-from .parts import by_name, diagonal, drawn, estimates, numbers
+from .parts import by_name, diagonal, drawn, estimates, nothing, numbers
 
 WIDTH, HEIGHT = 290, 230
 KINDS = {"official": (VERMILLION, "square"), "corrected": (BLUE, "circle")}
@@ -71,11 +71,13 @@ def snapshots(looks: pd.DataFrame, selected: int, accuracy: float) -> alt.LayerC
     return drawn([line, dots, chosen], WIDTH, HEIGHT, words)
 
 
-def two_runs(points: pd.DataFrame) -> alt.HConcatChart:
+def two_runs(points: pd.DataFrame) -> alt.HConcatChart | alt.Chart:
     """The scores of two runs against each other, a point a head: drawn for every head, and drawn once for all.
 
     `points` is `official_circuits.redraw_points`.
     """
+    if points.empty:
+        return nothing("No head has a path.")
     ends = [min(points["first"].min(), points["second"].min()), max(points["first"].max(), points["second"].max())]
     same: dict[str, Any] = {"scale": alt.Scale(domain=ends, nice=True), "axis": alt.Axis(tickCount=4)}
     charts, said = [], []

@@ -24,6 +24,11 @@ def panels(layers: Sequence[Any], table: pd.DataFrame, field: str, width: float,
     return inner.facet(facet=alt.Facet(f"{field}:N", title=None, sort=unique(table[field])), columns=2)
 
 
+def nothing(words: str, width: float = 330) -> alt.Chart:
+    """In place of a figure that has nothing to draw: what is missing, in words."""
+    return alt.Chart(pd.DataFrame({"x": [0]})).mark_text(text=words).properties(width=width, description=words)
+
+
 def heading(**more: Any) -> alt.Header:
     """The names of panels that stand below each other: above each panel, at the left."""
     return alt.Header(labelAngle=0, labelAnchor="start", labelOrient="top", **more)

@@ -278,7 +278,7 @@ def cross_model(base: Recording, tuned: Recording, groups: Mapping[Group, Sequen
         artefacts.cross_model(runs.record(base, p), runs.record(tuned, p), circuit.groups)
     """
     prompts = boxes.of(base.prompts)
-    a, b, d = (tuple(groups[name]) for name in ("value_fetcher", "position_transmitter", "structure_reader"))
+    a, b, d = (tuple(groups.get(name, ())) for name in ("value_fetcher", "position_transmitter", "structure_reader"))
     extended = list(dict.fromkeys([*a, *b]))
     alone, more = (cmap.Condition(name, {"last": some}) for name, some in (("A", a), ("A and B", extended)))
     inputs = cmap.edits_of(cmap.Condition("A", {"last": a}, ("k", "v")), base, tuned)
@@ -290,7 +290,7 @@ def cross_model(base: Recording, tuned: Recording, groups: Mapping[Group, Sequen
         site: Literal["k", "v"] = "k" if edit.site == "k" else "v"
         value[n, prompts.last] = base.at(site, edit.layer, prompts.last)[:, list(edit.heads)]
         without.append(replace(edit, value=value))
-    queries = cmap.Condition("D", {"prev": d}, ("q",))
+    queries = [cmap.Condition("D", {"prev": d}, ("q",))] if d else []  # a shallow model may have no D
     one = torch.full_like(prompts.prev, int(prompts.prev[-1]))
     moved = [replace(part, prompts=replace(prompts, prev=one)) for part in (base, tuned)]
     variants = [
@@ -298,8 +298,7 @@ def cross_model(base: Recording, tuned: Recording, groups: Mapping[Group, Sequen
         cmap.edits_of(alone, base, tuned),
         without,
         inputs,
-        cmap.edits_of(queries, moved[0], moved[1]),
-        cmap.edits_of(queries, base, tuned),
+        *([edit for some in queries for edit in cmap.edits_of(some, *both)] for both in (moved, (base, tuned))),
     ]
     right = replay.replay(base, variants).top == prompts.answer_ids
     found = [statistics.estimate(values, prompts.contexts) for values in right]

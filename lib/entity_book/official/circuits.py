@@ -101,7 +101,7 @@ def redraw_points(found: Mapping[str, tuple[Scores, Scores]]) -> pd.DataFrame:
         for layer, head in torch.nonzero(~torch.isnan(first)).tolist():
             scores = {"first": float(first[layer, head]), "second": float(second[layer, head])}
             rows.append({"draws": name, "head": str(Head(layer, head)), **scores})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["draws", "head", "first", "second"])
 
 
 def redraw_rows(found: Mapping[str, tuple[Scores, Scores]], k: int = 5) -> pd.DataFrame:
@@ -222,8 +222,11 @@ def replacement(
 def rounding(circuit: Answers, full: Answers, index: int = 0) -> pd.DataFrame:
     """B16: a circuit's accuracy over the model's, from rounded and from counted accuracies.
 
-    The official bounds are the smallest and the largest ratio that round so; the corrected ones are an interval.
+    The official bounds are the smallest and the largest ratio that round so; the corrected ones are an interval. No row
+    for a model that is never right.
     """
+    if not full.correct[0].any():
+        return joined()
     return joined(
         entry(
             "B16",

@@ -8,10 +8,12 @@ NONE = "–"
 
 
 def said(rows: pd.DataFrame, index: int = 0) -> str:
-    """One row in words, for the text of a page; once if it is the same number on both sides.
+    """One row in words, for the text of a page; once if it is the same number on both sides. Says so where none is.
 
     print(told.said(artefacts.label_token(pairs, {"C": heads}, "query"), 2))
     """
+    if index >= len(rows):
+        return "not measured here"
     official, corrected = (_cell(rows.iloc[index], kind) for kind in ("official", "corrected"))
     return f"{official} both ways" if official == corrected else f"{official} officially, {corrected} corrected"
 

@@ -97,8 +97,9 @@ def rounds(
 
     Replay is timed on all heads of the given sender layers, a layer without a sample taking the nearest layer's cost;
     the definition on `definition_heads` heads of the middle one of them, for it runs whole passes whichever layer
-    sends. Both are scaled to all heads that have a path. Columns: round, senders (those with a path), seconds a head,
-    the ratio, seconds for the whole round, operations a head, and the rate of replay as a share of `matmul_rate`.
+    sends. Both are scaled to all heads that have a path; a round with no sender among those layers has no row. Columns:
+    round, senders (those with a path), seconds a head, the ratio, seconds for the whole round, operations a head, and
+    the rate of replay as a share of `matmul_rate`.
 
         table = cost.rounds(recordings, found.circuit, layers=(0, 8, 16))
         print(table[["round", "ratio", "share_of_limit"]])
@@ -108,8 +109,11 @@ def rounds(
     rows = []
     for one in task.ROUNDS:
         group = one.name
-        top = max(head.layer for head in circuit.groups[one.into]) if one.into else subject.layers
+        receivers = circuit.groups.get(one.into, ()) if one.into else ()
+        top = max((head.layer for head in receivers), default=0) if one.into else subject.layers
         sampled = [layer for layer in layers if layer < top]
+        if not sampled:
+            continue
         timed: dict[Method, tuple[list[int], int]] = {
             "replay": (sampled, subject.heads),
             "definition": ([sampled[len(sampled) // 2]], definition_heads),
@@ -148,7 +152,7 @@ def in_stages(rounds: pd.DataFrame, found: Discovery) -> pd.DataFrame:
 
     print(cost.in_stages(cost.rounds(recordings, found.circuit, layers=(0, 8, 16)), found)["staged_s"])
     """
-    return rounds.assign(staged_s=rounds["replay_s"].to_numpy() * tried(found)["share"].to_numpy())
+    return rounds.assign(staged_s=rounds["replay_s"] * rounds["round"].map(tried(found).set_index("round")["share"]))
 
 
 def growth(
@@ -159,7 +163,7 @@ def growth(
     One row a setting, `varied` names what differs from the others. Round 1 for the first two, where the sender layer is
     the middle one; queries at `last` received by heads of the last layer for the third. Seconds of replay.
     """
-    middle = [Head(subject.layers // 2, head) for head in range(subject.heads)]
+    middle = [Head((subject.layers - 1) // 2, head) for head in range(subject.heads)]
     last = tuple(Head(subject.layers - 1, head) for head in range(subject.heads))
     rows = []
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from entity_circuits import circuits
 from entity_circuits.circuits import Finding
@@ -55,7 +56,9 @@ def elsewhere(found: Finding) -> pd.DataFrame:
     >>> overlaps.elsewhere(circuits.load("qwen2.5-coder-0.5b"))["prompts"].tolist()
     """
     about, lines = found.circuit.about, []
-    for path in sorted((circuits.folder() / "again").glob(f"{found.model}*.json")):
+    for path in sorted((circuits.folder() / "again").glob("*.json")):
+        if not path.name.startswith(f"{found.model}."):
+            continue
         other = circuits.load(path)
         of = other.circuit.about
         if of["fingerprint"] != about["fingerprint"] or (of["seed"] == about["seed"] and path.stem == found.model):
@@ -74,11 +77,12 @@ def tables(found: Finding) -> dict[Group, pd.DataFrame]:
 
     print(overlaps.tables(overlaps.again("qwen2.5-coder-0.5b"))["value_fetcher"].nsmallest(3, "score"))
     """
+    found_by = zip(found.scores[found.statistic].items(), found.rankings().values(), strict=True)
     return {
-        group: pd.DataFrame([{"head": str(head), "score": scores[head.layer, head.head]} for head in ranked])
-        for (group, scores), ranked in zip(
-            found.scores[found.statistic].items(), found.rankings().values(), strict=True
+        group: pd.DataFrame(
+            {"head": map(str, ranked), "score": np.array([scores[head.layer, head.head] for head in ranked], float)}
         )
+        for (group, scores), ranked in found_by
     }
 
 

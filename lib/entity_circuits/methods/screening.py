@@ -55,6 +55,8 @@ def screen(
     here, there = base.prompts.position(position), source.prompts.position(position)
     every = tuple(range(subject.heads))
     layers = range(subject.layers if receivers is None else max(head.layer for head in receivers))
+    if not layers:
+        return torch.full((subject.layers, subject.heads), torch.nan)
     leaves = [base.at("z", layer, here).clone().requires_grad_(True) for layer in layers]
     senders = [Edit("z", layer, every, here, leaf) for layer, leaf in zip(layers, leaves, strict=True)]
     if receivers is None:
