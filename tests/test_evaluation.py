@@ -5,7 +5,7 @@ import pytest
 import tiny
 from entity_book.figures import charts
 from entity_book.figures import evaluation as figures
-from entity_book.studies import evaluation
+from entity_book.studies import enhanced, evaluation
 from entity_book.studies.evaluation import Setting
 from entity_circuits import statistics
 from entity_circuits.circuits import criteria
@@ -97,6 +97,36 @@ def test_one_circuit_of_a_table_is_said_as_its_row_has_it(settings):
     table = evaluation.table(settings, {"found": CIRCUIT, "none": {"last": ()}})
     row = table[(table["model"] == "two") & (table["circuit"] == "found")].iloc[0]
     assert evaluation.spoken(table, "two", "found") == statistics.spoken(row.accuracy, row.low, row.high)
+
+
+def test_heads_that_are_kept_also_change_the_answers_and_not_the_count(settings):
+    one, whole = settings[0], ablation.all_heads(settings[0].subject)
+    table = evaluation.table([one], {"found": CIRCUIT}, also={"query+1": whole["query"]})
+    both = {**ablation.kept(CIRCUIT), "query+1": whole["query"]}
+    alone = ablation.circuit_accuracy(one.subject, both, one.prompts, one.means)
+    assert table["heads"].tolist() == [5]
+    assert table["accuracy"].tolist() == [alone.estimate().value]
+
+
+def test_what_a_circuit_gained_and_what_the_rest_gained_add_up_to_what_the_model_gained(settings):
+    base, tuned = settings
+    asked = {"none": {"last": ()}, "found": CIRCUIT}
+    rows = enhanced.compared(base, tuned, asked, "found")
+    inside = [ablation.circuit_accuracy(one.subject, CIRCUIT, one.prompts, one.means).correct[0] for one in settings]
+    over = statistics.difference(inside[1], base.full.correct[0], base.full.contexts)
+    assert rows.loc["over-base", ["value", "low", "high", "n"]].tolist() == [over.value, over.low, over.high, over.n]
+    assert rows["value"]["gained"] + rows["value"]["beside"] == pytest.approx(rows["value"]["whole-gained"])
+    assert rows["value"]["over-base"] - rows["value"]["in-base"] == pytest.approx(rows["value"]["gained"])
+    assert list(rows.index) == list(enhanced.COMPARED)
+
+
+def test_a_circuit_of_all_heads_agrees_with_its_model_and_one_of_none_does_not(settings):
+    everything = ablation.all_heads(settings[0].subject)["last"]
+    rows = enhanced.agreeing(settings, {"everywhere": everything})
+    assert rows["model"].tolist() == ["one", "two"] and rows["agreement"].tolist() == [1.0, 1.0]
+    assert rows["choice"].tolist() == rows["whole_choice"].tolist()
+    nothing = enhanced.agreeing(settings[:1], {"last": ()}).iloc[0]
+    assert nothing["agreement"] < 1 and 0 < nothing["independent"] < 1 and nothing["n"] == 28
 
 
 def test_growth_with_further_places_is_set_beside_the_same_heads_without():

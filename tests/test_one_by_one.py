@@ -106,10 +106,10 @@ def test_circuits_with_further_places_stand_at_the_number_of_heads_of_the_rankin
 def test_the_control_is_told_with_its_whole_model_and_random_heads_or_said_to_be_missing():
     one = {"model": "c", "circuit": "eight times larger", "full": 0.04, "accuracy": 0.2, "low": 0.1, "high": 0.3}
     random = {**one, "circuit": "eight times larger: same layers", "accuracy": 0.0, "low": 0.0, "high": 0.1}
-    told = evaluation.control_words(["c"], pd.DataFrame([one]), pd.DataFrame([random]))
+    told = evaluation.control_words(["c"], pd.DataFrame([one, random]))
     assert told["control_circuit"] == "0.20 [0.10, 0.30]" and told["control_full"] == "0.04"
     assert told["control_random"] == "0.00 [0.00, 0.10]"
-    assert set(evaluation.control_words([], pd.DataFrame(), pd.DataFrame()).values()) == {"(no control)"}
+    assert set(evaluation.control_words([], pd.DataFrame()).values()) == {"(no control)"}
 
 
 def test_a_curve_of_nodes_is_told_by_the_smallest_half_and_by_all():

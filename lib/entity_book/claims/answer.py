@@ -48,11 +48,13 @@ def _central(row: Mapping[Hashable, Any], found: Found) -> str:
     begins = _CENTRAL[row["verdict"]]
     if row["verdict"] == "not tested here":
         return f"{begins}: {row['because']}."
-    one = found["circuit/over-base"]
+    one, before = found["circuit/over-base"], found["circuit/in-base"]
     how = "more" if float(one.value) > 0 else "less"
+    gained, whole = (found[f"circuit/{key}"].brief for key in ("gained", "whole-gained"))
     return (
         f"{begins}: with nothing but the base model's circuit, enlarged, the fine-tuned model is right {how} often "
-        f"than the whole base model (accuracy {one.brief})."
+        f"than the whole base model (accuracy {one.brief}; the base model with that circuit {before.brief}), and of "
+        f"the {whole} that training brought, the circuit itself gained {gained}."
     )
 
 

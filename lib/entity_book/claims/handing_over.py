@@ -7,7 +7,6 @@ import pandas as pd
 from entity_circuits import circuits, statistics
 from entity_circuits.circuits import Finding
 from entity_circuits.heads import LETTERS, Circuit
-from entity_circuits.methods.ablation import Answers
 from entity_circuits.methods.cmap import Patched
 from entity_circuits.runs.recording import Recording
 
@@ -36,14 +35,29 @@ def overlap(one: Finding, other: Finding, again: Finding | None = None) -> None:
         findings.keep("overlap/ceiling", every["shared"] / every["one"], unit="share", model=one.model, about=about)
 
 
-def over_base(answers: Answers, full: Answers, model: str) -> None:
-    """Keep as a finding how far a circuit in the fine-tuned model lies above the whole base model, on the same prompts;
-    nothing outside a chapter.
+def enhanced(compared: Mapping[str, pd.DataFrame], model: str) -> None:
+    """Keep as findings what the base model's circuit does in a fine-tuned model; nothing outside a chapter.
 
-    handing_over.over_base(answers, settings[0].full, "code")
+    `compared` has tables of `enhanced.compared`: "" of the circuit that the verdict is about, others by their names.
+
+        handing_over.enhanced({"": wide, "three-places": narrow}, "code")
     """
-    gain = statistics.difference(answers.correct[0], full.correct[0], full.contexts)
-    findings.keep("circuit/over-base", gain, unit="difference", model=model, about="circuit minus the whole base")
+    for name, rows in compared.items():
+        for key, row in rows.to_dict("index").items():
+            ends = {"low": row["low"], "high": row["high"], "n": row["n"], "unit": "difference", "model": model}
+            findings.keep(f"circuit/{key}{'/' * bool(name)}{name}", row["value"], **ends, about=row["compared"])
+
+
+def agreeing(rows: pd.DataFrame) -> None:
+    """Keep as findings how often a circuit chooses what its whole model chooses, rows of `enhanced.agreeing`; nothing
+    outside a chapter.
+
+        handing_over.agreeing(enhanced.agreeing([first, tuned], circuit))
+    """
+    about = "choices of the circuit that are those of the whole model"
+    for row in rows.to_dict("records"):
+        ends = {"low": row["agreement_low"], "high": row["agreement_high"], "n": row["n"], "unit": "share"}
+        findings.keep(f"circuit/agreement/{row['model']}", row["agreement"], **ends, model=row["model"], about=about)
 
 
 def reading(recording: Recording, circuit: Circuit) -> None:

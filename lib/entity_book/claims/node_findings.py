@@ -213,17 +213,36 @@ def sentence(found: Measured | None) -> str:
             f"right for {told['choice']}, the whole model for {told['whole']}, {told['of_whole']} of it; it agrees "
             f"with the whole model on {told['agreement']} (n = {told['n']}), and {told['success']} the two thresholds."
         )
-    whole = found.rows(circuit="whole")
-    said = found.rows(circuit="own curve", ablation="mean", size=len(found.orders["own"]))
-    told_all = {
-        name: statistics.spoken(one.value, one.low, one.high, ".2f")
-        for name, one in ((n, statistics.estimate(v[0], said.contexts)) for n, v in said.scores(whole).items())
-    }
+    told_all = _all(found)
     return (
         f"No circuit along this order passes the two thresholds. Even all {told['all']} nodes together choose right "
         f"for {told_all['choice']}, where the whole model does for {told['whole']}, and agree with it on "
-        f"{told_all['agreement']} of {told['n']} prompts: part of what it does happens in heads at other tokens."
+        f"{told_all['agreement']} of {told['n']} prompts: to keep every node is to keep those that do harm too, and to "
+        "lose what heads do at other tokens."
     )
+
+
+def _all(found: Measured) -> dict[str, str]:
+    """What all nodes together have under mean ablation: each score in words."""
+    said = found.rows(circuit="own curve", ablation="mean", size=len(found.orders["own"]))
+    scores = said.scores(found.rows(circuit="whole"))
+    parts = {name: statistics.estimate(values[0], said.contexts) for name, values in scores.items()}
+    return {name: statistics.spoken(one.value, one.low, one.high, ".2f") for name, one in parts.items()}
+
+
+def tuned_words(tuned: Mapping[str, Measured]) -> str:
+    """What the same search found in fine-tuned models, a clause a model, for a page to `glue`.
+
+    print(node_findings.tuned_words(node_answers.tuned("qwen2.5-coder-0.5b")))
+    """
+    told = []
+    for name, found in tuned.items():
+        parts, size = words(found), node_tables.verdict(found)["nodes"]
+        every = _all(found)
+        none = f"no circuit; all nodes choose right for {every['choice']}, and agree on {every['agreement']}"
+        some = f"{size} nodes, {parts['choice']}, agreement {parts['agreement']}"
+        told.append(f"{name} (whole {parts['whole']}): {some if size else none}")
+    return "; ".join(told) or "no fine-tuned model was measured"
 
 
 def curve_words(curves: pd.DataFrame) -> dict[str, str]:

@@ -130,9 +130,10 @@ CLAIMS: tuple[Claim, ...] = (
         ("B2", "B8", "B16", "B17"),
     ),
     Claim(
-        "paper", "enhanced", "In the fine-tuned model the larger circuit does better than the whole base model",
-        "section 4, Table 1", ("circuit/over-base",), verdicts.larger("circuit/over-base"),
-        _circuit_over_base, ("B2", "B16"), needs_gap=True,
+        "paper", "enhanced",
+        "In the fine-tuned model the circuit does better than the whole base model, and than in the base",
+        "section 4, Table 1", tuple(f"circuit/{key}" for key in ("over-base", "gained", "in-base", "whole-gained")),
+        verdicts.enhanced, _circuit_over_base, ("B2", "B16"), needs_gap=True,
     ),
     Claim(
         "paper", "overlap", "The fine-tuned model's own circuit has the base circuit's heads", "section 4",

@@ -78,6 +78,21 @@ def reading(found: Found, _: Paper) -> Judgement:
     return Judgement(verdict, f"share for the token that the paper names: {words}", p)
 
 
+def enhanced(found: Found, _: Paper) -> Judgement:
+    """Whether the base model's circuit, in the fine-tuned model, has more than the whole base model, and more than the
+    same circuit has in the base, each by `SMALL`.
+
+    Without the second a circuit from which what disturbs it was cut away would pass before any training.
+    """
+    over_base, gained = found["circuit/over-base"], found["circuit/gained"]
+    verdict, p = all_of({"over the base": exceeds(over_base, SMALL), "over itself": exceeds(gained, SMALL)})
+    words = (
+        f"{over_base.brief} against the whole base model, {found['circuit/in-base'].brief} in the base already; the "
+        f"circuit gained {gained.brief}, the whole model {found['circuit/whole-gained'].brief}"
+    )
+    return Judgement(verdict, words, p)
+
+
 def faithful(who: str) -> Rule:
     """Whether a circuit of the paper's size has the paper's share of the accuracy, give or take `SMALL`, and random
     heads of the same layers have less."""

@@ -78,17 +78,17 @@ def widened(grown: pd.DataFrame, wide: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([grown, more], ignore_index=True)
 
 
-def control_words(names: Sequence[str], table: pd.DataFrame, random: pd.DataFrame) -> dict[str, str]:
+def control_words(names: Sequence[str], table: pd.DataFrame) -> dict[str, str]:
     """What the larger circuit answers in the first of these models, for a page to quote; "(no control)" without one.
 
-    `control_circuit`, `control_full`, the whole model, and `control_random`, random heads of the same layers; from two
-    tables of `evaluation.table`.
+    `control_circuit`, `control_full`, the whole model, and `control_random`, random heads of the same layers; from a
+    table of `evaluation.table` that has these among its `baselines`.
     """
     circuit, keys = "eight times larger", ("control_circuit", "control_full", "control_random")
     if not names:
         return dict.fromkeys(keys, "(no control)")
-    asked = ((table, circuit), (random, f"{circuit}: same layers"))
-    rows = [one[(one["model"] == names[0]) & (one["circuit"] == label)].to_dict("records")[0] for one, label in asked]
+    asked = table[table["model"] == names[0]].set_index("circuit").to_dict("index")
+    rows = [asked[circuit], asked[f"{circuit}: same layers"]]
     said = [statistics.spoken(row["accuracy"], row["low"], row["high"]) for row in rows]
     return dict(zip(keys, (said[0], f"{rows[0]['full']:.2f}", said[1]), strict=True))
 
@@ -97,12 +97,13 @@ def faithfulness(table: pd.DataFrame) -> alt.LayerChart:
     """The share of its own model's accuracy that circuits of each size have, a line a model, random circuits below.
 
     Rows of `evaluation.table` of circuits that grow, with a column `kind`: those of the kind "circuit" are joined by a
-    line, "own circuit" and "same layers" are marks beside it. Rows without a ratio (a model at chance) are left out.
+    line, the other kinds are marks beside it. Rows without a ratio (a model at chance) are left out.
     """
     rows = table.dropna(subset=["ratio"])
     models = list(dict.fromkeys(table["model"]))
     colour = coloured("model:N", palette(models), orient="top", columns=2)
-    styles = {"circuit": "circle", "own circuit": "diamond", "same layers": "cross"}
+    wide = {"two further places": "square", "own, two further places": "triangle-up"}
+    styles = {"circuit": "circle", "own circuit": "diamond", **wide, "same layers": "cross"}
     shapes = alt.Scale(domain=list(styles), range=list(styles.values()))
     axis = alt.Axis(values=[10, 20, 50, 100, 200, 500, 1000, 2000])
     x = alt.X("heads:Q", title="heads kept", axis=axis, scale=alt.Scale(type="log", nice=False, padding=15))

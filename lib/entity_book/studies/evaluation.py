@@ -3,7 +3,7 @@
 import itertools
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
@@ -123,6 +123,7 @@ def table(
     *,
     baselines: Sequence[str] = (),
     draws: int = 5,
+    also: Kept | None = None,
     store: Store | None = None,
 ) -> pd.DataFrame:
     """One row a model and circuit: its accuracy, beside the model's own, and its faithfulness.
@@ -131,7 +132,7 @@ def table(
     equal layer profile. Columns `model`, `circuit`, `heads`, `full` (the model's accuracy), `accuracy`, `low`, `high`,
     `difference` (accuracy minus full, paired) and `ratio` (accuracy / full, the paper's faithfulness; NaN where the
     model is not above chance), each with `_low` and `_high`, and `n`. The object choice stands beside them as
-    `full_choice`, `choice` and `choice_ratio`.
+    `full_choice`, `choice` and `choice_ratio`. Heads that are kept `also`, with each of them, are not counted.
 
         print(evaluation.table([base], {"found": circuit}, baselines=["found"]))
     """
@@ -144,7 +145,7 @@ def table(
                 for words, layers in (("same layers", "same"), ("random", "any")):
                     drawn = criteria.random_circuits(one.subject, circuit, draws, layers=layers)  # type: ignore[arg-type]
                     asked[f"{name}: {words}"] = list(drawn)
-        everything = [circuit for some in asked.values() for circuit in some]
+        everything = kept_too([circuit for some in asked.values() for circuit in some], also)
         answers = ablation.circuit_accuracy(one.subject, everything, one.prompts, one.means, store=store, name=one.name)
         chance, begin = 1 / one.prompts.boxes, 0
         for name, some in asked.items():
@@ -155,6 +156,11 @@ def table(
             named = {"model": one.name, "circuit": name, "heads": ablation.size(some[0]), "full": found.full.value}
             rows.append({**named, **found.cells(), **_choices(part, one.full, chance)})
     return pd.DataFrame(rows)
+
+
+def kept_too(circuits: Iterable[Circuit | Kept], also: Kept | None) -> list[Circuit | Kept]:
+    """These circuits, each with the heads that are kept `also` at further places."""
+    return [{**ablation.kept(one), **also} if also else one for one in circuits]
 
 
 def _choices(part: Answers, full: Answers, chance: float) -> dict[str, float]:
