@@ -64,6 +64,6 @@ def _gain(row: Mapping[Hashable, Any], found: Found) -> str:
         return f"{begins}: {row['because']}."
     gap, a, b = (found[f"cmap/{key}"].brief for key in ("gap", "A", "B"))
     return (
-        f"{begins}: of what the fine-tuned model does better (accuracy {gap}), group A's outputs alone bring the share "
-        f"{a} into the base model, B's {b}."
+        f"{begins}: of what the fine-tuned model does better (accuracy {gap}), group A's outputs alone, the groups "
+        f"enlarged, bring the share {a} into the base model, B's {b}."
     )

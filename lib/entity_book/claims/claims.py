@@ -46,8 +46,8 @@ def judge(claim: Claim, found: Found, published: Paper) -> Judgement:
 
 def table(found: Found) -> pd.DataFrame:
     """One row a claim: `by`, `name`, `claim`, `where`, `paper` (NaN for none); `ours` with `low`, `high`, `n`, `unit`,
-    `model` and `chapter` of the number shown; `verdict`, `because`, `p` after Holm's correction over all claims that
-    were decided, `artefacts` (their ids, with commas) and `note`.
+    `model`, `df` and `chapter` of the number shown; `verdict`, `because`, `p` after Holm's correction over all claims
+    that were decided, `artefacts` (their ids, with commas) and `note`.
 
     A verdict whose p does not stay below 5% after the correction is "open".
 
@@ -69,10 +69,10 @@ def table(found: Found) -> pd.DataFrame:
         row: dict[str, Any] = {"by": claim.by, "name": claim.name, "claim": claim.text, "where": claim.where}
         row |= {"paper": claim.published(published), "ours": None if spoken else one.value}
         row |= {"low": one.low, "high": one.high, "n": one.n, "unit": one.unit, "model": one.model}
-        row |= {"chapter": one.chapter, "verdict": verdict, "because": why, "p": p}
+        row |= {"df": one.df, "chapter": one.chapter, "verdict": verdict, "because": why, "p": p}
         rows.append(row | {"artefacts": ", ".join(claim.artefacts), "note": claim.note})
     numbers = ["paper", "ours", "low", "high", "p"]
-    return pd.DataFrame(rows).astype(dict.fromkeys(numbers, float)).astype({"n": "Int64"})
+    return pd.DataFrame(rows).astype(dict.fromkeys(numbers, float)).astype({"n": "Int64", "df": "Int64"})
 
 
 def of(judged: pd.DataFrame, by: By) -> pd.DataFrame:
@@ -135,7 +135,8 @@ def number(row: Mapping[Hashable, Any]) -> str:
     if pd.isna(row["ours"]):
         return "–"
     low, high = (None if pd.isna(row[end]) else float(row[end]) for end in ("low", "high"))
-    return str(Reported("", row["ours"], low, high, None if pd.isna(row["n"]) else int(row["n"]), row["unit"]))
+    n, df = (None if pd.isna(row.get(name)) else int(row[name]) for name in ("n", "df"))
+    return str(Reported("", row["ours"], low, high, n, row["unit"], df=df))
 
 
 def artefacts(found: Found) -> pd.DataFrame:

@@ -51,7 +51,9 @@ class Reported:
     df: int | None = None
 
     def __str__(self) -> str:
-        return self.brief + (f", n = {self.n}" if self.n is not None and not isinstance(self.value, str) else "")
+        if self.n is None or isinstance(self.value, str):
+            return self.brief
+        return f"{self.brief}, n = {self.n}" + (f" in each of {self.df + 1} trainings" if self.df else "")
 
     @property
     def brief(self) -> str:

@@ -63,6 +63,11 @@ def _dcm(letter: str, what: str, model: str = "llama") -> Callable[[Paper], floa
     return lambda published: published.carried(model, _GROUP[letter], what)
 
 
+def _d_over_floor(published: Paper) -> float | None:
+    carried = published.carried("llama", _GROUP["D"], "position")
+    return None if carried is None else carried - float(published.fact("positional_floor"))
+
+
 def _gains(letter: str, prefix: str = "carries") -> tuple[str, ...]:
     return tuple(f"{prefix}/{letter}/{what}/gain" for what in HYPOTHESES)
 
@@ -154,18 +159,19 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "paper", "D carries", "For group D nothing is found that it carries", "section 5",
-        ("carries/D/position", *_gains("D")), verdicts.nothing(_gains("D")), _dcm("D", "position"),
-        ("B1", "B10", "B12"), "no effect: this is the floor, B1",
+        ("carries/D/position", *_gains("D")), verdicts.nothing(_gains("D")), _d_over_floor,
+        ("B1", "B10", "B12"), "over its floor, B1",
     ),
     Claim(
-        "paper", "label", "No group carries the label", "section 5", _LABELS,
+        "paper", "label", "No group of the base model carries the label", "section 5", _LABELS,
         verdicts.nothing(_LABELS), _dcm("A", "label"), ("B4",), "void, B4",
     ),
     _same("A", "object"),
     _same("B", "position"),
     _same("C", "position"),
     Claim(
-        "paper", "A improved", "Group A carries the object better in the fine-tuned model than in the base",
+        "paper", "A improved",
+        "The base's heads of group A carry the object better in the fine-tuned model than in the base",
         "section 5", ("carries/A/object/improved",), verdicts.larger("carries/A/object/improved"),
         _improved, ("B2", "B11"), needs_gap=True,
     ),
@@ -188,12 +194,12 @@ CLAIMS: tuple[Claim, ...] = (
         verdicts.larger("gain/code/trainings", control="gain/code-over-other"), _none,
     ),
     Claim(
-        "commits", "A through q", "A gains through its queries", "input patching",
+        "commits", "A through q", "A gains most through its queries", "input patching",
         ("cmap/A/q", "cmap/A/k", "cmap/A/v", GAP), verdicts.through("A", "q"), _share("goat", "A", "q"),
         ("B14",), needs_gap=True,
     ),
     Claim(
-        "commits", "B through v", "B gains through its values", "input patching",
+        "commits", "B through v", "B gains most through its values", "input patching",
         ("cmap/B/v", "cmap/B/q", "cmap/B/k", GAP), verdicts.through("B", "v"), _share("goat", "B", "v"),
         ("B14",), needs_gap=True,
     ),

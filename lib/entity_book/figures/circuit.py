@@ -153,9 +153,9 @@ def caption(running: Running) -> str:
     """What happens to the answer when a group hears another prompt, in a sentence."""
     told = {name: f"{one.replaced:.2f}" for name, one in running.groups.items()}
     return (
-        f"One prompt, one model: who reads what, with the share of its attention. On this prompt the model gives "
-        f"{running.clean:.2f} to the {running.answer}; with the news of another prompt in D it gives {told['D']}, in C "
-        f"{told['C']}, in B {told['B']}, in A {told['A']}."
+        f"One prompt, one model: who reads what, with the share of its attention. Among the seven objects "
+        f"the model gives {running.clean:.2f} to the {running.answer} on this prompt; if one group's outputs are those "
+        f"of another prompt: D {told['D']}, C {told['C']}, B {told['B']}, A {told['A']}."
     )
 
 

@@ -70,6 +70,16 @@ def brief(base: Subject, circuit: Circuit) -> tuple[Condition, ...]:
     )
 
 
+def sizes(circuit: Circuit) -> dict[str, str]:
+    """How many heads the groups have, in words, as `group_sizes`, and how many of B's are A's too, as `shared_ab`.
+
+    print(improvement.sizes(improvement.circuit_of(tuned, first))["group_sizes"])
+    """
+    told = ", ".join(f"{LETTERS[group]} {len(heads)}" for group, heads in circuit.groups.items())
+    a, b = (set(circuit.groups.get(name, ())) for name in ("value_fetcher", "position_transmitter"))
+    return {"group_sizes": told, "shared_ab": f"{len(a & b)} of {len(b)}"}
+
+
 def few(circuit: Circuit) -> tuple[Condition, ...]:
     """The outputs of A, B, C, D and the whole circuit, and the queries of A: what controls are asked for.
 
