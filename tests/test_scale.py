@@ -4,8 +4,8 @@ import json
 
 import pytest
 import tiny
-from entity_book.studies import scale
-from entity_circuits import models, places, sums
+from entity_book.studies import scale, scale_circuit
+from entity_circuits import ablation, circuits, models, places, sums
 from entity_circuits.runs import answers
 from entity_circuits.tasks import boxes
 
@@ -37,3 +37,20 @@ def test_what_is_shipped_is_of_a_model_that_the_registry_says_was_run_here():
         assert made["command"].startswith(f"entity-circuits measure-scale {made['model']}")
         assert all(len(row["right"]) == row["contexts"] * row["boxes"] for row in made["rows"])
         assert all(r <= c for row in made["rows"] for r, c in zip(row["right"], row["chosen"], strict=True))
+
+
+def test_circuits_at_another_scale_answer_as_they_do_one_by_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("ENTITY_CIRCUITS_RESULTS", str(tmp_path / "results"))
+    base = tiny.save(tmp_path / "base")
+    path = scale_circuit.measure(str(base), contexts=2, averaged=4, out=tmp_path / "made.json")
+    table, made = scale_circuit.table(path).set_index("circuit"), json.loads(path.read_text())
+    subject = models.load(str(base))
+    prompts, means = boxes.prompts(subject, 14, split="evaluation"), ablation.means(subject, n=4)
+    for name, kept in scale_circuit.asked(subject, circuits.of(subject)).items():
+        alone = ablation.circuit_accuracy(subject, kept, prompts, means)
+        assert table["top1"][name] == pytest.approx(alone.estimate().value), name
+        assert table["heads"][name] == ablation.size(kept)
+    assert next(iter(table.index)) == "the whole model" and len(table) == 7 and set(table["n"]) == {14}
+    depths = scale_circuit.depths(path)
+    assert set(depths["group"]) == {letter for letter, layers in made["depth"].items() if layers}
+    assert depths["depth"].between(0, 1).all()

@@ -134,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     scale = command("measure-scale", measuring.measure_scale, words)
     scale.add_argument("model", type=_word, help="a name that `models` lists, a folder, a GGUF file or a hub id")
     scale.add_argument("--contexts", type=_positive, default=10, help="at each number of boxes (default %(default)s)")
+    scale.add_argument("--circuit", action="store_true", help="evaluate its circuit instead: data/scale/circuit")
     words = "make the runs of a study in the order of its protocol; an interrupted one goes on where it stopped"
     study = command("study", measuring.study, words)
     study.add_argument("study", choices=["arithmetic"], help="arithmetic: data/trainings/README.md")
@@ -171,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
     wired.add_argument("model", type=_word, help="a model of the registry")
     wired.add_argument("--out", type=_path, help="file to write (default: data/edges/MODEL.safetensors)")
 
-    words = "find the nodes that answer as a model does, and measure them (a quarter of an hour); the base first"
+    words = "find the nodes that answer as a model does, and measure them (minutes); the base first"
     circuit = command("measure-circuit", measuring.measure_circuit, words)
     circuit.add_argument("model", type=_word, help="a model of the registry; or `untrained`, for random weights")
     words = "of a base model, also: other ablations, the same on other prompts, the task of copying"

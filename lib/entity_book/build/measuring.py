@@ -58,8 +58,11 @@ def study(arguments: argparse.Namespace) -> None:
 
 def measure_scale(arguments: argparse.Namespace) -> None:
     """Ask a model the prompts, store its answers and print the table."""
-    from ..studies import scale
+    from ..studies import scale, scale_circuit
 
+    if arguments.circuit:
+        print(scale_circuit.table(scale_circuit.measure(arguments.model)).round(3).to_string(index=False))
+        return
     path = scale.measure(arguments.model, arguments.contexts)
     print(scale.table([path]).round(3).to_string(index=False))
 

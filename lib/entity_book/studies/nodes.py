@@ -1,6 +1,6 @@
 """The circuit that is there: heads at places that answer as the whole model does, and whether they carry over.
 
-`data/nodes/README.md` is the protocol; the numbers of this file are its own. A model takes a quarter of an hour, so
+`data/nodes/README.md` is the protocol; the numbers of this file are its own. A model takes minutes, so
 what it answered is kept, prompt by prompt; `node_answers` reads it and `node_tables` makes tables of it.
 """
 
