@@ -7,7 +7,6 @@ import pytest
 import tiny
 from entity_book.figures import charts
 from entity_book.figures import evaluation as figures
-from entity_book.figures.discovery import COLOURS
 from entity_circuits import circuits
 from entity_circuits.circuits.files import Finding
 from entity_circuits.heads import GROUPS, Circuit, Head
@@ -88,9 +87,9 @@ def test_a_path_has_the_colour_of_its_group_and_the_letters_stand_at_the_layers_
     spec = figures.knockout_curves(curves, CIRCUIT).to_dict()
     scale = spec["layer"][0]["encoding"]["color"]["scale"]
     colours = dict(zip(scale["domain"], scale["range"], strict=True))
-    assert colours["last \u2192 object"] == COLOURS["value_fetcher"]
-    assert colours["last \u2192 query"] == COLOURS["position_transmitter"]
-    assert colours["query \u2192 prev"] == COLOURS["position_detector"]
+    assert colours["last \u2192 object"] == charts.GROUP_COLOURS["A"]
+    assert colours["last \u2192 query"] == charts.GROUP_COLOURS["B"]
+    assert colours["query \u2192 prev"] == charts.GROUP_COLOURS["C"]
     assert colours["last \u2192 random"] == colours["query \u2192 random"] == charts.NEUTRAL
     letters = {row["start"]: row["heads"] for row in rows(spec) if row.get("group") == "A value fetcher"}
     assert letters == {2: "L2H0", 3: "L3H1, L3H0"}

@@ -9,7 +9,7 @@ from entity_circuits import statistics
 from entity_circuits.heads import GROUPS, LETTERS, Circuit
 from entity_circuits.methods.knockout import READS
 
-from .charts import BLUE, GREEN, INK, NEUTRAL, PURPLE, VERMILLION, coloured, marked, palette
+from .charts import BLUE, GREEN, GROUP_COLOURS, INK, NEUTRAL, VERMILLION, coloured, marked, palette
 from .discovery import COLOURS, NAMES
 from .parts import PERCENT, QUIET, bands, bars, by_name, diagonal, drawn, estimates, level, numbers, spoken
 
@@ -22,8 +22,6 @@ KINDS = {
     "random": (NEUTRAL, "triangle-up"),
 }
 """Circuits off the top of the rankings, without and with further places, and their two baselines: colour and shape."""
-
-GROUP_COLOURS = {"A": BLUE, "B": VERMILLION, "C": GREEN, "D": PURPLE}
 
 
 def places(table: pd.DataFrame) -> alt.LayerChart:
@@ -179,7 +177,7 @@ def knockout_curves(frame: pd.DataFrame, circuit: Circuit | None = None) -> alt.
     first, end = (int(place) for place in (frame["start"].min(), frame["start"].max()))
     held = {group: circuit.groups[group] for group in GROUPS if circuit.groups.get(group)} if circuit else {}
     look = {"orient": "bottom", "columns": 2, "symbolStrokeWidth": 3, "symbolOpacity": 1}
-    paths = {path: COLOURS[READS[name]] if name in READS else NEUTRAL for name, path in names.items()}
+    paths = {path: GROUP_COLOURS[LETTERS[READS[name]]] if name in READS else NEUTRAL for name, path in names.items()}
     dashes = [[1, 0] if name.startswith("last") else [5, 3] for name in names]
     colour, domain = coloured("path:N", paths, **look), list(paths)
     dash = alt.StrokeDash("path:N", scale=alt.Scale(domain=domain, range=dashes), legend=colour["legend"])
@@ -199,7 +197,9 @@ def knockout_curves(frame: pd.DataFrame, circuit: Circuit | None = None) -> alt.
             | {"heads": ", ".join(str(head) for head in members if head.layer == layer)}
             for layer in sorted({head.layer for head in members})
         ]
-        letters = alt.Chart(pd.DataFrame(marks)).mark_text(fontWeight="bold", color=COLOURS[group], text=LETTERS[group])
+        letter = LETTERS[group]
+        letters = alt.Chart(pd.DataFrame(marks))
+        letters = letters.mark_text(fontWeight="bold", color=GROUP_COLOURS[letter], text=letter)
         layers.append(letters.encode(x="start:Q", y="value:Q", tooltip=["group:N", "heads:N"]))
     ends = [table[table["start"] == place].set_index("path")["value"] for place in (first, end)]
     told = "; ".join(f"{path} {ends[0][path]:.2f} and {ends[1][path]:.2f}" for path in domain)
@@ -227,8 +227,7 @@ def mirrored_impact(frame: pd.DataFrame, names: tuple[str, str] = ("one", "the o
         parts.append(part.assign(sense=(part["effect"] > 0).map({True: "raises", False: "lowers"})))
     table = pd.concat(parts, ignore_index=True).dropna(subset=["effect"])
     bound = (float(table["height"].abs().max()) if len(table) else 0.0) or 1.0
-    colours = {NAMES[group]: COLOURS[group] for group in GROUPS} | {grey: NEUTRAL}
-    colour = coloured("what:N", colours, orient="bottom", columns=2)
+    colour = coloured("what:N", COLOURS | {grey: NEUTRAL}, orient="bottom", columns=2)
     y = alt.Y(
         "height:Q",
         title=f"{names[1]}  \u2190  size of effect  \u2192  {names[0]}",

@@ -8,7 +8,7 @@ from entity_circuits import statistics
 from entity_circuits.heads import LETTERS
 from entity_circuits.methods.cmap import Patched
 
-from .charts import BLUE, GREEN, INK, NEUTRAL, PURPLE, VERMILLION, coloured, marked, palette
+from .charts import BLUE, GREEN, GROUP_COLOURS, INK, NEUTRAL, PURPLE, VERMILLION, coloured, marked, palette
 from .parts import (
     PERCENT,
     QUIET,
@@ -54,9 +54,9 @@ def drawing() -> alt.LayerChart:
     groups = {"D": (0, 0.8), "C": (1, 1.6), "B": (2, 2.4), "A": (2, 3.4)}
     kinds = {
         "as in its own run": (NEUTRAL, "circle"),
-        "read here": (PURPLE, "square"),
-        "put in here": (VERMILLION, "diamond"),
-        "computed anew": (BLUE, "triangle-up"),
+        "read here": (GROUP_COLOURS["B"], "square"),
+        "put in here": (GROUP_COLOURS["B"], "diamond"),
+        "computed anew": (GROUP_COLOURS["A"], "triangle-up"),
     }
     own, read, put, anew = kinds
     what = {("B", 0): read, ("B", right): put, ("A", right): anew}
@@ -79,8 +79,8 @@ def drawing() -> alt.LayerChart:
     axes = plane([-0.5, right + 3], [-0.5, 5])
     colour, shape = marked("what:N", kinds, orient="bottom", columns=2, symbolOpacity=1)
     stream, place_names = streams(pd.DataFrame(ends), axes, dy=14)
-    crossing = alt.Chart(over).mark_line(strokeWidth=3, strokeDash=[6, 4], color=VERMILLION)
-    onward = alt.Chart(above).mark_line(strokeWidth=6, opacity=0.6, color=BLUE)
+    crossing = alt.Chart(over).mark_line(strokeWidth=3, strokeDash=[6, 4], color=GROUP_COLOURS["B"])
+    onward = alt.Chart(above).mark_line(strokeWidth=6, opacity=0.6, color=GROUP_COLOURS["A"])
     points = alt.Chart(nodes).mark_point(filled=True, size=220, opacity=1)
     layers = [
         stream,

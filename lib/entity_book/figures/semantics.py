@@ -8,18 +8,11 @@ from entity_circuits.heads import LETTERS
 from entity_circuits.tasks import boxes
 from entity_circuits.tasks.desiderata import HYPOTHESES, Hypothesis, Triples
 
-from .charts import BLUE, GREEN, INK, NEUTRAL, PURPLE, VERMILLION, coloured, marked, palette
+from .charts import BLUE, GREEN, INFORMATION, INK, NEUTRAL, PURPLE, VERMILLION, coloured, marked, palette
 from .parts import PERCENT, QUIET, by_name, drawn, estimates, heading, level, numbers, plane, stacked, unique
 
 ELSEWHERE = "another place"
-COLOURS = {
-    "base": NEUTRAL,
-    "position": VERMILLION,
-    "object": BLUE,
-    "label": GREEN,
-    ELSEWHERE: PURPLE,
-    "other": "#CFCFCF",
-}
+COLOURS = {"base": NEUTRAL, **INFORMATION, ELSEWHERE: "#D9BE6B", "other": "#CFCFCF"}
 """The colour of each kind of answer; `ELSEWHERE` are the fifth candidates of additional desiderata."""
 
 TITLES = {"llama": "Llama-7B", "goat": "Goat-7B", "float": "FLoat-7B"}
