@@ -7,7 +7,7 @@ import pandas as pd
 from entity_circuits.heads import LETTERS, Group
 
 from .charts import BLUE, INK, NEUTRAL, VERMILLION
-from .parts import QUIET, nothing, numbers
+from .parts import QUIET, helping, nothing, numbers
 
 ACROSS, WIDE = 7, 330
 """How many tokens of the prompt stand beside each other, a statement a line, and how many pixels they take."""
@@ -21,20 +21,20 @@ def explorer(
     tokens: list[str],
     group: Group | str,
     *,
-    legend: str = "score: red helps, blue harms",
-    above: str = "does harm",
+    gain: bool = False,
 ) -> alt.HConcatChart | alt.Chart:
     """The heads of a round by score; of the chosen one also the tokens it looks at, and what it does to each prompt.
 
     `heads` is `looking.by_head`, or `one_by_one.rows` for heads that are no round's; `tokens` the words of the prompt
-    that its attention is about; `group` a group, or another name for these heads. `legend` says what the colours mean,
-    and `above` what a head does whose interval lies above 0. The strongest head is chosen at first; the list below the
-    figure is for the keyboard. Without JavaScript the picture shows the strongest. Where no head has a path the chart
-    says so.
+    that its attention is about; `group` a group, or another name for these heads. `gain` says whether a score above 0
+    helps the right answer, as when a head is patched; else it harms, as when a head is lost. The strongest head is
+    chosen at first; the list below the figure is for the keyboard. Without JavaScript the picture shows the strongest.
+    Where no head has a path the chart says so.
     """
     name = f"Group {LETTERS[group]}" if group in LETTERS else f"Heads {group}"
     if heads.empty:
         return nothing(f"{name}: no head has a path.", WIDE)
+    above = "helps" if gain else "does harm"
     known = heads.sort_values("rank")
     best = str(known["head"].iloc[0])
     drop = alt.binding_select(options=list(known["head"]), name="Head: ")
@@ -56,7 +56,7 @@ def explorer(
         f"strongest, score {first['score']:+.2f}; beside it stand the tokens of a prompt, coloured by its attention, "
         f"and the change that it makes in each of {n} prompts.{rest}"
     )
-    return alt.HConcatChart(hconcat=[_map(known, chosen, legend), side], data=data, spacing=24, description=words)
+    return alt.HConcatChart(hconcat=[_map(known, chosen, gain), side], data=data, spacing=24, description=words)
 
 
 def _short(known: pd.DataFrame) -> list[dict[str, Any]]:
@@ -72,17 +72,15 @@ def _short(known: pd.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
-def _map(known: pd.DataFrame, chosen: alt.Parameter, words: str) -> alt.LayerChart:
+def _map(known: pd.DataFrame, chosen: alt.Parameter, gain: bool) -> alt.LayerChart:
     bound = float(known["score"].abs().max()) or 1.0
-    scale = alt.Scale(scheme="redblue", domain=[-bound, bound])
     layers = alt.Scale(domain=sorted(known["layer"].unique().tolist(), reverse=True))
     base = alt.Chart().encode(
         x=alt.X("index:O", title="head", axis=alt.Axis(labelAngle=0)),
         y=alt.Y("layer:O", title="layer", sort="descending", scale=layers),
         tooltip=["head:N", *numbers("score", "low", "high", form=".3f"), "rank:Q", "n:Q"],
     )
-    legend = alt.Legend(title=words, orient="top", gradientLength=180, format=".2f")
-    cells = base.mark_rect(cursor="pointer").encode(color=alt.Color("score:Q", scale=scale, legend=legend))
+    cells = base.mark_rect(cursor="pointer").encode(color=helping("score:Q", bound, "score", gain=gain))
     mark = base.transform_filter(chosen).mark_rect(filled=False, stroke="black", strokeWidth=2.5)
     height = 13 * known["layer"].nunique()
     return alt.LayerChart(layer=[cells.add_params(chosen), mark]).properties(width=230, height=height)

@@ -17,6 +17,7 @@ from .parts import (
     drawn,
     estimates,
     heading,
+    helping,
     interval,
     level,
     numbers,
@@ -151,15 +152,13 @@ def layered(found: Patched) -> alt.LayerChart:
     """
     table = gains_by_layer(found)
     bound = float(table["gain"].abs().max()) or 1.0
-    scale = alt.Scale(scheme="redblue", domain=[-bound, bound])
-    legend = alt.Legend(title="gain of log p", orient="top", gradientLength=180, format="+.1f")
     layers = alt.Scale(domain=list(range(int(table["layer"].min()), int(table["layer"].max()) + 1)))
     base = alt.Chart(table).encode(
         x=alt.X("layer:O", title="layer", axis=alt.Axis(labelAngle=0), scale=layers),
         y=by_name("group", LETTER_NAMES.values()),
         tooltip=["group:N", "layer:O", "heads:Q", *numbers("gain", "gain_low", "gain_high", form="+.2f"), "n:Q"],
     )
-    cells = base.mark_rect().encode(color=alt.Color("gain:Q", scale=scale, legend=legend))
+    cells = base.mark_rect().encode(color=helping("gain:Q", bound, "gain of log p", gain=True))
     sure = base.transform_filter("datum.gain_low > 0 || datum.gain_high < 0")
     best = ", ".join(
         f"{row['condition']} {spoken(row['gain'], row['gain_low'], row['gain_high'], '+.2f')}"

@@ -39,6 +39,16 @@ def by_name(field: str, order: Iterable[Any], **more: Any) -> alt.Y:
     return alt.Y(f"{field}:N", title=None, sort=unique(order), **more)
 
 
+def helping(field: str, bound: float, title: str, *, gain: bool) -> alt.Color:
+    """Blue for what helps the right answer, red for what harms it, in every map; the legend says so.
+
+    From `-bound` to `bound`; `gain` says whether it is the numbers above 0 that help.
+    """
+    scale = alt.Scale(scheme="redblue", domain=[-bound, bound], reverse=not gain)
+    legend = alt.Legend(title=f"{title}: blue helps, red harms", orient="top", gradientLength=180, format=".2f")
+    return alt.Color(field, scale=scale, legend=legend)
+
+
 def unique(names: Iterable[Any]) -> list[Any]:
     """Each name once, in the order in which they first come."""
     return list(dict.fromkeys(names))
