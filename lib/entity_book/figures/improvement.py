@@ -19,6 +19,7 @@ from .parts import (
     heading,
     helping,
     interval,
+    lanes,
     level,
     numbers,
     plane,
@@ -29,7 +30,7 @@ from .parts import (
 
 WIDTH = 200
 HEIGHT = 230
-STEP = 20  # the height of a bar; of a point among others, half of it
+STEP = 20  # the height of a bar; a line of points has twice that
 LETTER_NAMES = {letter: f"{letter} {group.replace('_', ' ')}" for group, letter in LETTERS.items()}
 
 PATCHED, RANDOM, HARMFUL = "patched heads", "random heads, same layers", "random heads, a named one among them"
@@ -277,7 +278,8 @@ def _panels(table: pd.DataFrame, panel: str, y: alt.Y, words: str) -> alt.FacetC
     tips = ["condition:N", "sites:N", "origin:N", *_NUMBERS, *numbers("share"), "heads:Q", "n:Q"]
     base = alt.Chart().encode(x=x, y=y, color=colour, tooltip=tips)
     if apart := "line" in table:
-        base = base.encode(yOffset=alt.YOffset("line:N", sort=list(ORIGINS.values())))
+        table, beside = lanes(table, ["group", "inputs"], "line", list(ORIGINS.values()))
+        base = base.encode(yOffset=beside)
     own, random = (base.transform_filter(f"datum.what {sign} '{RANDOM}'") for sign in ("!=", "=="))
     controls = random.mark_point(filled=True, size=35, opacity=0.7).encode(shape=shape)
     if apart:
@@ -291,7 +293,7 @@ def _panels(table: pd.DataFrame, panel: str, y: alt.Y, words: str) -> alt.FacetC
         model = alt.Chart().transform_aggregate([alt.AggregatedFieldDef(**given)], groupby=[panel])
         line = model.transform_calculate(what=f"'{name}'").mark_rule(strokeWidth=2, strokeDash=[5, 3])
         layers.append(line.encode(x=alt.X(f"{level}:Q"), color=colour, tooltip=numbers(level)[0]))
-    inner = alt.LayerChart(layer=layers).properties(width=WIDTH, height=alt.Step(STEP / 2 if apart else STEP))
+    inner = alt.LayerChart(layer=layers).properties(width=WIDTH, height=alt.Step(2 * STEP if apart else STEP))
     row = alt.Row(f"{panel}:N", title=None, header=heading(labelPadding=4), sort=unique(table[panel]))
     return inner.facet(row=row, data=table, spacing=12).properties(description=words)
 

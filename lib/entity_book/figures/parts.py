@@ -49,6 +49,19 @@ def helping(field: str, bound: float, title: str, *, gain: bool) -> alt.Color:
     return alt.Color(field, scale=scale, legend=legend)
 
 
+def lanes(table: pd.DataFrame, names: list[str], lane: str, order: Sequence[str]) -> tuple[pd.DataFrame, alt.YOffset]:
+    """Several marks of one name below each other, in the middle of its line however many there are.
+
+    `lane` is the column that tells them apart, in this `order`; `names` those that make up a name. The table comes back
+    with a column for the channel.
+    """
+    first = {key: [one for one in order if one in set(part[lane])] for key, part in table.groupby(names)}
+    at = [(first[tuple(row[:-1])], row[-1]) for row in table[[*names, lane]].itertuples(index=False)]
+    places = [here.index(one) - (len(here) - 1) / 2 for here, one in at]
+    half = max((len(here) for here in first.values()), default=1) / 2
+    return table.assign(lane_at=places), alt.YOffset("lane_at:Q", scale=alt.Scale(domain=[-half, half]))
+
+
 def unique(names: Iterable[Any]) -> list[Any]:
     """Each name once, in the order in which they first come."""
     return list(dict.fromkeys(names))

@@ -237,10 +237,10 @@ def beside_paper(table: pd.DataFrame, published: pd.DataFrame, floor: float) -> 
         beside = ", ".join(f"{row.model} {row.value:.2f}" for row in same.itertuples()) or "void"
         said.append(f"{letter} {desideratum}: {values}; paper {beside}")
     layers = [ticks, *estimates(base, x, 40, color=colour, shape=shape)]
-    panel = alt.LayerChart(layer=layers, data=frame).properties(width=82, height=230)
+    panel = alt.LayerChart(layer=layers, data=frame).properties(width=130, height=260)
     words = f"Answers that are the target when selected heads are patched, ours beside the paper's. {'. '.join(said)}."
-    column = alt.Column("desideratum:N", title=None, sort=list(HYPOTHESES))
-    return panel.facet(column=column).properties(description=words)
+    three = alt.Facet("desideratum:N", title=None, sort=list(HYPOTHESES))
+    return panel.facet(facet=three, columns=3).properties(description=words)
 
 
 def crossed(table: pd.DataFrame) -> alt.FacetChart:
