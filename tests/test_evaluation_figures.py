@@ -7,7 +7,6 @@ import pytest
 import tiny
 from entity_book.figures import charts
 from entity_book.figures import evaluation as figures
-from entity_book.figures.discovery import COLOURS
 from entity_circuits import circuits
 from entity_circuits.circuits.files import Finding
 from entity_circuits.heads import GROUPS, Circuit, Head
@@ -88,9 +87,9 @@ def test_a_path_has_the_colour_of_its_group_and_the_letters_stand_at_the_layers_
     spec = figures.knockout_curves(curves, CIRCUIT).to_dict()
     scale = spec["layer"][0]["encoding"]["color"]["scale"]
     colours = dict(zip(scale["domain"], scale["range"], strict=True))
-    assert colours["last \u2192 object"] == COLOURS["value_fetcher"]
-    assert colours["last \u2192 query"] == COLOURS["position_transmitter"]
-    assert colours["query \u2192 prev"] == COLOURS["position_detector"]
+    assert colours["last \u2192 object"] == charts.GROUP_COLOURS["A"]
+    assert colours["last \u2192 query"] == charts.GROUP_COLOURS["B"]
+    assert colours["query \u2192 prev"] == charts.GROUP_COLOURS["C"]
     assert colours["last \u2192 random"] == colours["query \u2192 random"] == charts.NEUTRAL
     letters = {row["start"]: row["heads"] for row in rows(spec) if row.get("group") == "A value fetcher"}
     assert letters == {2: "L2H0", 3: "L3H1, L3H0"}
@@ -108,7 +107,34 @@ def test_colour_and_dash_share_one_legend(curves):
 def test_fill_and_stroke_of_the_mirror_share_one_legend(impact):
     encoding = figures.mirrored_impact(impact).to_dict()["layer"][0]["encoding"]
     assert encoding["color"]["legend"] == encoding["stroke"]["legend"] is not None
-    assert encoding["color"]["scale"] == encoding["stroke"]["scale"]
+    assert encoding["color"]["scale"]["domain"] == encoding["stroke"]["scale"]["domain"]
+
+
+def test_a_hollow_bar_is_in_the_legend_and_the_first_heads_are_named(impact):
+    spec = figures.mirrored_impact(impact).to_dict()
+    fill, edge = (spec["layer"][0]["encoding"][name]["scale"] for name in ("color", "stroke"))
+    assert fill["domain"][-1] == "hollow: harms" and fill["range"][-1] == "transparent"
+    assert edge["range"][-1] == charts.NEUTRAL
+    named = str(spec["layer"][-1]["mark"]["text"])
+    assert all(head in named for head in impact["head"][:6])
+
+
+def test_the_legend_of_faithfulness_names_only_what_is_drawn():
+    about = {"heads": 4, "ratio_low": 0.4, "ratio_high": 0.6, "accuracy": 0.3, "full": 0.6, "n": 9, "kind": "circuit"}
+    table = pd.DataFrame([{"model": name, "ratio": ratio} | about for name, ratio in (("able", 0.5), ("chance", None))])
+    table["circuit"] = "as found"
+    encoding = figures.faithfulness(table).to_dict()["layer"][-1]["encoding"]
+    assert encoding["color"]["scale"]["domain"] == ["able"] and encoding["shape"]["scale"]["domain"] == ["circuit"]
+
+
+def test_no_set_of_completeness_hides_on_an_axis_and_each_has_its_name():
+    numbers = {"heads": 3, "circuit": 0.0, "full": 0.0, "incompleteness": 0.0, "low": 0.0, "high": 0.0, "n": 9}
+    table = pd.DataFrame([{"removed": name} | numbers for name in ("value_fetcher", "random 1", "random 2")])
+    spec = figures.completeness(table).to_dict()
+    assert {row["label"] for row in rows(spec) if "label" in row} == {"A", "1", "2"}
+    assert spec["layer"][1]["encoding"]["x"]["scale"]["domain"][0] < 0
+    colours = spec["layer"][1]["encoding"]["color"]["scale"]
+    assert colours["range"][colours["domain"].index("A")] == charts.GROUP_COLOURS["A"]
 
 
 def test_the_mirror_shows_sizes_up_and_down_with_colour_for_members_alone(impact):

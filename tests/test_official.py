@@ -521,7 +521,7 @@ def test_figures_say_their_numbers_in_words():
     assert f"{rows['official'][1]:.2f} official" in words
     assert "without a patch: " in words and not {"`", "_"} & set(words)
     looks = pd.DataFrame({"step": [1, 5], "heads": [0, 3], "accuracy": [0.1, 0.4], "official": [False, True]})
-    assert "saves 3 heads" in charts.description(figures.snapshots(looks, 2, 0.4).to_dict())
+    assert told.looked(looks) == "no head at 1 look, then 3 at 1"
     points = pd.DataFrame(
         {"draws": ["official"] * 3 + ["corrected"] * 3, "head": list("abc") * 2, "first": [1, 2, 3.0] * 2}
     ).assign(second=[3, 2, 1.0, 1, 2, 3])

@@ -42,13 +42,29 @@ def test_a_head_alone_has_the_ratio_of_mean_probabilities_and_that_of_each_promp
     assert np.allclose(table["attention"][1], weights[: len(table["attention"][1])])
 
 
+def colours(map_):
+    """The scale and the title of the legend of a map's cells."""
+    (found,) = [part["encoding"]["color"] for part in map_["layer"] if "color" in part["encoding"]]
+    return found["scale"], found["legend"]["title"]
+
+
 def test_the_map_of_heads_outside_the_rounds_says_what_its_colours_and_signs_mean(recording):
     table = rows(recording, torch.tensor([[0.9] * 6, [0.5] * 6]), gain=True)
     tokens = ["word"] * len(table["attention"][0])
-    chart = exploring.explorer(table, tokens, "at the end", legend="blue helps", above="helps").to_dict()
+    chart = exploring.explorer(table, tokens, "at the end", gain=True).to_dict()
     words = charts.description(chart)
     assert words.startswith("Heads at the end: a map of 2 heads") and "surely helps: L0H0 +0.80" in words
-    assert "'blue helps'" in str(chart) and "does harm" not in str(chart)
+    assert "does harm" not in str(chart)
+
+
+def test_what_helps_is_blue_and_what_harms_is_red_whichever_sign_it_has(recording):
+    table = rows(recording, torch.tensor([[0.9] * 6, [0.5] * 6]))
+    tokens = ["word"] * len(table["attention"][0])
+    for gain in (False, True):
+        chart = exploring.explorer(table, tokens, "at the end", gain=gain).to_dict()
+        scale, title = colours(chart["hconcat"][0])
+        assert scale["scheme"] == "redblue" and scale["reverse"] == (not gain)  # red is the low end, unless reversed
+        assert title == "score: blue helps, red harms"
 
 
 def test_a_gain_by_layer_is_the_mean_change_of_log_p_of_its_own_condition():
@@ -62,8 +78,10 @@ def test_a_gain_by_layer_is_the_mean_change_of_log_p_of_its_own_condition():
     assert table["gain"].tolist() == pytest.approx((found.logprob - found.base_logprob).mean(1).tolist(), abs=1e-6)
     assert table["layer"].tolist() == [3, 1] and table["heads"].tolist() == [2, 1]
     assert table["group"].tolist() == ["A value fetcher", "C position detector"]
-    best = table.nlargest(1, "gain")["condition"].item()
-    assert f"Most: {best} " in charts.description(improvement.layered(found).to_dict())
+    best, chart = table.nlargest(1, "gain")["condition"].item(), improvement.layered(found).to_dict()
+    assert f"Most: {best} " in charts.description(chart)
+    scale, title = colours(chart)
+    assert not scale["reverse"] and title == "gain of log p: blue helps, red harms"
 
 
 def scanned(change):

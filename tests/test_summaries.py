@@ -127,11 +127,35 @@ def test_a_head_can_be_chosen_by_click_and_from_a_list_and_the_strongest_is_at_f
     assert len(strongest["attention"]) == int(recording.prompts.last[0]) + 1
     assert len(strongest["effects"]) == strongest["n"]
     spec = exploring.explorer(heads, ["word"] * len(strongest["attention"]), "value_fetcher").to_dict()
-    (param,) = spec["params"]
+    (param,) = [one for one in spec["params"] if "select" in one]
     assert param["value"] == [{"head": strongest["head"]}] or param["value"] == strongest["head"]
     assert param["select"]["on"] == "click" and param["bind"]["options"][0] == strongest["head"]
     assert strongest["head"] in charts.description(spec)
     assert charts.picture(spec, "png")[:4] == bytes([0x89]) + b"PNG"
+
+
+def test_a_head_of_which_only_the_score_is_kept_stands_last_in_the_list_and_the_figure_says_so(found, monkeypatch):
+    monkeypatch.setattr(exploring, "SHOWN", 2)
+    recording = found.recordings[0]
+    heads = looking.by_head(found.scores["value_fetcher"], recording, recording.prompts.last)
+    spec = exploring.explorer(heads, ["word"] * len(heads["attention"].iloc[0]), "value_fetcher").to_dict()
+    most = set(heads.loc[heads["score"].abs().nlargest(2).index, "head"])
+    (choice,) = [one["bind"]["options"] for one in spec["params"] if "select" in one]
+    assert set(choice[:2]) == most and sorted(choice) == sorted(heads["head"])
+    (kept,) = [one["expr"] for one in spec["params"] if "expr" in one]
+    assert all((f"'{head}'" in kept) == (head in most) for head in heads["head"])
+    rows = [row for data in spec["datasets"].values() for row in data if "effects" in row and "rank" in row]
+    assert {row["head"] for row in rows if row["effects"] and row["attention"]} == most
+    assert "kept of the 2 strongest" in str(spec["hconcat"][1]["vconcat"][0])
+
+
+@pytest.mark.parametrize("most", [0.5, 40.0])
+def test_changes_beyond_the_axis_are_said_at_its_end(found, most):
+    recording = found.recordings[0]
+    heads = looking.by_head(found.scores["value_fetcher"], recording, recording.prompts.last)
+    heads["effects"] = [[most] + [0.0] * (len(one) - 1) for one in heads["effects"]]
+    spec = exploring.explorer(heads, ["word"], "value_fetcher").to_dict()
+    assert ("1 or more" in str(spec)) == (most > 1)
 
 
 def test_a_round_without_a_path_is_told_and_stops_no_figure_or_table(found):

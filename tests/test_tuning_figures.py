@@ -48,5 +48,14 @@ def test_a_figure_says_its_numbers_in_words_and_can_be_drawn(drawn, name, words)
     assert charts.picture(chart.to_dict(), "png")[:4] == b"\x89PNG"
 
 
+def test_a_kind_with_one_training_has_its_dot_beside_its_name():
+    measured = pd.concat([frame(base=0.5, code=0.7, **{"code-other": 0.6}), frame(code=0.75).assign(seed=1)])
+    measured = measured[~((measured["kind"] == "code-other") & (measured["seed"] == 1))]
+    chart = figures.differences(tuning.summary(measured), trainings.table(trainings.effects(measured))).to_dict()
+    rows = [row for data in chart["datasets"].values() for row in data if "lane" in row]
+    places = {name: sorted(row["lane_at"] for row in rows if row["kind"] == name) for name in ("code", "code-other")}
+    assert places == {"code": [-1.0, 0.0, 1.0], "code-other": [0.0]}
+
+
 def test_the_base_has_no_difference_to_itself_to_show(drawn):
     assert "base" not in drawn["gain"].description.split(":", 1)[1]

@@ -69,7 +69,9 @@
     var picture = box.querySelector("img");
     var spec = unpacked(JSON.parse(box.querySelector('script[type="application/json"]').textContent));
     var whole = parseFloat(picture.style.width);
-    spec = stacked(grown(spec, whole, box.clientWidth), whole, box.clientWidth);
+    var before = across(spec, whole).width, room = box.clientWidth;
+    spec = stacked(spec, whole, room);
+    spec = grown(spec, whole - before + across(spec, whole).width, room);  // below each other they have more room
     var live = document.createElement("div");
     live.className = "book-chart-live";
     box.appendChild(live);

@@ -12,14 +12,19 @@ import pandas as pd
 from entity_circuits.statistics import spoken as in_brackets
 from entity_circuits.tasks.boxes import Position, Prompts
 
-from .charts import BLUE, GREEN, INK, NEUTRAL, PURPLE, VERMILLION, coloured, marked
+from .charts import BLUE, GREEN, GROUP_COLOURS, INK, NEUTRAL, VERMILLION, coloured, marked
 from .parts import PERCENT, drawn, estimates, numbers, spoken
 
 WIDTH, HEIGHT = 280, 220
-CELL, LINE = 47, 40
+CELL, LINE = 47, 44
 
-POSITIONS: dict[Position, str] = {"object": GREEN, "prev": VERMILLION, "query": PURPLE, "last": BLUE}
-"""The colour of each of the four positions, in every figure that shows them."""
+POSITIONS: dict[Position, str] = {
+    "object": NEUTRAL,
+    "prev": GROUP_COLOURS["D"],
+    "query": GROUP_COLOURS["C"],
+    "last": GROUP_COLOURS["A"],
+}
+"""The colour of each of the four positions: that of the group that acts there, and no group's at the object."""
 
 STYLES = {"top-1": (BLUE, "circle"), "object choice": (GREEN, "diamond")}
 """The two accuracies, wherever both are drawn: over all words, and among the objects of the context."""
@@ -49,8 +54,8 @@ def tokens(prompts: Prompts, row: int, tokenizer: Any) -> alt.LayerChart:
     colours = alt.Scale(domain=list(POSITIONS), range=list(POSITIONS.values()))
     frame = named.mark_rect(filled=False, strokeWidth=2, cornerRadius=4)
     frame = frame.encode(stroke=alt.Stroke("name:N", scale=colours, legend=None))
-    word = base.mark_text(dy=-6, fontSize=12, color=INK).encode(text="token")
-    role = named.mark_text(dy=10, fontSize=12, fontWeight="bold", color=INK).encode(text="name")
+    word = base.mark_text(dy=-8, fontSize=12, color=INK).encode(text="token")
+    role = named.mark_text(dy=8, fontSize=12, fontStyle="italic", color=INK).encode(text="name")
     found = ", ".join(f"{name} at {index} ({table.token[index]})" for index, name in sorted(names.items()))
     words = f"A prompt of {len(ids)} tokens, one statement a line. The four positions: {found}."
     return drawn([frame, word, role], CELL * int(table.column.max() + 1), LINE * int(table.line.max() + 1), words)

@@ -30,6 +30,12 @@ PALETTE = (BLUE, VERMILLION, GREEN, PURPLE)
 There is no fifth one as good: a chart with more than four categories needs labels, facets or shapes.
 """
 
+GROUP_COLOURS = dict(zip("ABCD", PALETTE, strict=True))
+"""The colour of each group of heads, by its letter, in every figure: here, and nowhere else."""
+
+INFORMATION = {"position": "#A67C00", "object": "#7B52D3", "label": "#0E8A99"}
+"""The colour of each kind of information that heads may carry: no group's."""
+
 NEUTRAL = "#767676"
 """Grey for chance lines, references and what is not the point; readable on white and on the dark page."""
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import charts, drawing
+from .charts import GROUP_COLOURS
 from .drawing import curve, tag, text
 
 ROLES = {"D": "read the statement", "C": "find it by its letter", "B": "say where to look", "A": "fetch the object"}
@@ -16,7 +17,6 @@ MISSING = (
 )
 """What stands in place of the drawing."""
 
-_COLOURS = dict(zip("ABCD", charts.PALETTE, strict=True))
 _NAMED = re.compile(r"L\d+H\d+")
 _HANDED = {f"heads_{letter.lower()}": letter for letter in "ABCD"}
 
@@ -182,20 +182,17 @@ _ROW = 258.0
 def _arrows(running: Running, x: Mapping[str, float], thing: float, narrow: bool) -> list[str]:
     """What moves: an arrow is as wide as the attention that it stands for."""
     wide, top, r = {name: 1.5 + 6 * share for name, share in running.looks.items()}, _ROW - 19, _radius(narrow) + 2
-    bend = x["A"] - (x["A"] - thing) / 3
+    bend, high = x["A"] - (x["A"] - thing) / 3, _HIGH["A"]
     drawn = [
-        curve(
-            (thing, top), (thing, _HIGH["A"]), (bend, _HIGH["A"]), (x["A"] - r, _HIGH["A"]), _COLOURS["A"], wide["A"]
-        ),
-        _up(x["D"], top, _HIGH["D"] + r, _COLOURS["D"]),
-        _across((x["D"] + r, _HIGH["D"]), (x["C"] - r, _HIGH["C"]), _COLOURS["C"], wide["C"]),
-        _across((x["C"] + r, _HIGH["C"]), (x["B"] - r, _HIGH["B"]), _COLOURS["B"], wide["B"]),
-        _up(x["B"], _HIGH["B"] - r, _HIGH["A"] + r, _COLOURS["B"]),
+        curve((thing, top), (thing, high), (bend, high), (x["A"] - r, high), GROUP_COLOURS["A"], wide["A"]),
+        _up(x["D"], top, _HIGH["D"] + r, GROUP_COLOURS["D"]),
+        _across((x["D"] + r, _HIGH["D"]), (x["C"] - r, _HIGH["C"]), GROUP_COLOURS["C"], wide["C"]),
+        _across((x["C"] + r, _HIGH["C"]), (x["B"] - r, _HIGH["B"]), GROUP_COLOURS["B"], wide["B"]),
+        _up(x["B"], _HIGH["B"] - r, _HIGH["A"] + r, GROUP_COLOURS["B"]),
         _up(x["A"], _HIGH["A"] - r, 40, charts.INK),
     ]
-    shares = {"A": (thing + (x["A"] - thing) * 0.24, 132.0)}
-    if not narrow:
-        shares |= {"C": ((x["D"] + x["C"]) / 2 + 14, 212.0), "B": (x["C"] + 24, _HIGH["C"] + 14)}
+    shares = {"A": (thing + (x["A"] - thing) * 0.24, 132.0), "B": (x["C"] + 24, _HIGH["C"] + 14)}
+    shares["C"] = (x["D"] + x["C"]) / 2 + (4 if narrow else 14), 212.0
     return drawn + [text(*at, f"{running.looks[name]:.0%}", 12) for name, at in shares.items()]
 
 
@@ -219,7 +216,7 @@ def _across(start: drawing.Point, end: drawing.Point, colour: str, wide: float) 
 
 def _node(name: str, at: drawing.Point, heads: str, narrow: bool) -> str:
     r = _radius(narrow)
-    circle = tag("circle", cx=at[0], cy=at[1], r=r, fill="none", stroke=_COLOURS[name], stroke_width=2.5)
+    circle = tag("circle", cx=at[0], cy=at[1], r=r, fill="none", stroke=GROUP_COLOURS[name], stroke_width=2.5)
     letter = text(at[0], at[1] + 5, name, 14, font_weight="bold", text_anchor="middle")
     told = heads if narrow else f"{heads} {ROLES[name]}"
     if name in "AB":
@@ -256,17 +253,18 @@ def _places(running: Running, narrow: bool) -> tuple[dict[Any, float], float]:
 
 
 def _tokens(running: Running, places: Mapping[Any, float], narrow: bool) -> str:
-    marked = {running.object: "A", running.prev: "D", running.query: "C", running.last: "B"}
+    acting = {running.prev: "D", running.query: "C", running.last: "A"}
+    marked = {running.object: charts.NEUTRAL} | {place: GROUP_COLOURS[name] for place, name in acting.items()}
     names = {running.object: "object", running.prev: "letter in the list", running.query: "letter asked for"}
     row, drawn = _shown(running, narrow), []
     rooms = [drawing.width(word, 14) + (5 if narrow else 11) for _, word in row]
     read = [number for number, (place, _) in enumerate(row) if place in running.statement]
     left, right = (places["row", read[end]] + side * rooms[read[end]] / 2 for end, side in ((0, -1), (-1, 1)))
-    drawn.append(_box((left + right) / 2, right - left, fill=_COLOURS["D"], opacity=0.25))
+    drawn.append(_box((left + right) / 2, right - left, fill=GROUP_COLOURS["D"], opacity=0.25))
     for number, ((place, word), room) in enumerate(zip(row, rooms, strict=True)):
         x, bold = places["row", number], "bold" if place in marked else None
         if place in marked:
-            drawn.append(_box(x, room, stroke=_COLOURS[marked[place]], stroke_width=2, fill="none"))
+            drawn.append(_box(x, room, stroke=marked[place], stroke_width=2, fill="none"))
         drawn.append(text(x, _ROW, word, 14, text_anchor="middle", font_weight=bold))
         if place in names and not narrow:
             drawn.append(text(x, _ROW + 24, names[place], 12, text_anchor="middle"))

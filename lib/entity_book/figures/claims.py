@@ -49,7 +49,9 @@ def _panel(part: pd.DataFrame, title: str) -> alt.LayerChart:
     least, most = min(0.0, *values), max(0.0 if title == TITLES["difference"] else 1.0, *values)
     room = 0.03 * ((most - least) or 1.0)
     y = by_name("name", part["name"])
-    x = alt.X("value:Q", title=title, scale=alt.Scale(domain=[least - room, most + room], nice=False))
+    scale = alt.Scale(domain=[least - room, most + room], nice=False)
+    axis = alt.Axis(tickCount=6, labelOverlap=True, labelSeparation=6)  # however wide the panel grows
+    x = alt.X("value:Q", title=title, scale=scale, axis=axis)
     colour, shape = marked("from:N", {"here": (BLUE, "circle"), "paper": (VERMILLION, "diamond")}, orient="top")
     both = [
         part.assign(value=part[column], **{"from": name}) for column, name in (("ours", "here"), ("paper", "paper"))

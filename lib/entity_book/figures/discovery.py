@@ -8,13 +8,12 @@ import pandas as pd
 from entity_circuits.heads import GROUPS, LETTERS, Circuit, Group
 
 from ..studies.looking import ROLES
-from .charts import BLUE, GREEN, INK, NEUTRAL, PURPLE, VERMILLION, coloured, marked
+from .charts import BLUE, GREEN, GROUP_COLOURS, INK, NEUTRAL, PURPLE, VERMILLION, coloured, marked
 from .parts import PERCENT, QUIET, by_name, diagonal, drawn, numbers, plane, stacked, streams, unique
 
-COLOURS: dict[Group, str] = dict(zip(GROUPS, (BLUE, VERMILLION, PURPLE, GREEN), strict=True))
-"""The colour of each group, in every figure."""
-
 NAMES: dict[Group, str] = {group: f"{LETTERS[group]} {group.replace('_', ' ')}" for group in GROUPS}
+COLOURS = {name: GROUP_COLOURS[LETTERS[group]] for group, name in NAMES.items()}
+"""The colour of each group, by its name."""
 
 _PLACES = ("object", "prev", "query", "last")
 
@@ -90,9 +89,8 @@ def circuit_graph(circuit: Circuit, layers: int) -> alt.LayerChart:
     }
     arrows = alt.Chart(edges).mark_rule(strokeWidth=3, color=NEUTRAL, opacity=0.6)
     arrows = arrows.encode(**axes, x2="x2:Q", y2="layer2:Q", **QUIET)
-    colours = {NAMES[group]: COLOURS[group] for group in GROUPS}
-    colour = coloured("group:N", colours, orient="bottom", columns=2)
-    shape = alt.Shape("group:N", scale=alt.Scale(domain=list(colours)), legend=colour["legend"])
+    colour = coloured("group:N", COLOURS, orient="bottom", columns=2)
+    shape = alt.Shape("group:N", scale=alt.Scale(domain=list(COLOURS)), legend=colour["legend"])
     points = alt.Chart(pd.DataFrame(nodes, columns=["x", "layer", "head", "group"]))
     points = points.mark_point(filled=True, size=110, opacity=0.95)
     points = points.encode(**axes, color=colour, shape=shape, tooltip=["head", "group", "layer"])

@@ -9,9 +9,9 @@ from entity_circuits import statistics
 from entity_circuits.heads import GROUPS, LETTERS, Circuit
 from entity_circuits.methods.knockout import READS
 
-from .charts import BLUE, GREEN, INK, NEUTRAL, PURPLE, VERMILLION, coloured, marked, palette
+from .charts import BLUE, GREEN, GROUP_COLOURS, INK, NEUTRAL, VERMILLION, coloured, marked, palette
 from .discovery import COLOURS, NAMES
-from .parts import PERCENT, QUIET, bands, bars, by_name, diagonal, drawn, estimates, level, numbers, spoken
+from .parts import PERCENT, QUIET, bands, bars, by_name, diagonal, drawn, estimates, level, numbers, spoken, unique
 
 WIDTH, HEIGHT = 290, 225
 LINE = 0.07  # of the accuracy axis: the height of a line of letters below the knockout curves
@@ -23,7 +23,8 @@ KINDS = {
 }
 """Circuits off the top of the rankings, without and with further places, and their two baselines: colour and shape."""
 
-GROUP_COLOURS = {"A": BLUE, "B": VERMILLION, "C": GREEN, "D": PURPLE}
+
+_GREY: dict[str, Any] = {"title": None, "symbolFillColor": NEUTRAL, "symbolStrokeColor": NEUTRAL}
 
 
 def places(table: pd.DataFrame) -> alt.LayerChart:
@@ -100,10 +101,11 @@ def faithfulness(table: pd.DataFrame) -> alt.LayerChart:
     line, the other kinds are marks beside it. Rows without a ratio (a model at chance) are left out.
     """
     rows = table.dropna(subset=["ratio"])
-    models = list(dict.fromkeys(table["model"]))
-    colour = coloured("model:N", palette(models), orient="top", columns=2)
+    named = rows if len(rows) else table
+    colour = coloured("model:N", palette(unique(named["model"])), orient="top", columns=2)
     wide = {"two further places": "square", "own, two further places": "triangle-up"}
     styles = {"circuit": "circle", "own circuit": "diamond", **wide, "same layers": "cross"}
+    styles = {kind: shape for kind, shape in styles.items() if kind in set(named["kind"])}
     shapes = alt.Scale(domain=list(styles), range=list(styles.values()))
     axis = alt.Axis(values=[10, 20, 50, 100, 200, 500, 1000, 2000])
     x = alt.X("heads:Q", title="heads kept", axis=axis, scale=alt.Scale(type="log", nice=False, padding=15))
@@ -111,7 +113,7 @@ def faithfulness(table: pd.DataFrame) -> alt.LayerChart:
     tips = ["model", "circuit", "heads", *numbers("ratio", "ratio_low", "ratio_high", "accuracy", "full"), "n"]
     base = alt.Chart(rows).encode(x=x, tooltip=tips)
     line = base.transform_filter("datum.kind == 'circuit'").mark_line(strokeWidth=1.5).encode(y=y, color=colour)
-    legend = alt.Legend(title=None, orient="bottom", symbolFillColor=NEUTRAL, symbolStrokeColor=NEUTRAL)
+    legend = alt.Legend(**_GREY, orient="bottom")
     shape = alt.Shape("kind:N", scale=shapes, legend=legend)
     ends = ("ratio_low", "ratio_high")
     layers = [level("the whole model", 1.0), line, *estimates(base, y, 50, ends=ends, color=colour, shape=shape)]
@@ -126,28 +128,33 @@ def faithfulness(table: pd.DataFrame) -> alt.LayerChart:
 def completeness(table: pd.DataFrame) -> alt.LayerChart:
     """The circuit without K against the model without K, a point a set. Rows of `criteria.Completeness.table`.
 
-    Points on the diagonal: what the circuit loses is what the model loses.
+    A group has its letter, a random set its number. Points on the diagonal: what the circuit loses, the model loses.
     """
     table = table.assign(kind=["random set" if name.startswith("random") else "group" for name in table["removed"]])
-    table = table.assign(label=table["removed"].replace(LETTERS))
+    table = table.assign(label=table["removed"].replace(LETTERS).str.removeprefix("random "))
     top = float(max(table["circuit"].max(), table["full"].max(), 0.1))
-    scale = alt.Scale(domain=[0, top])
+    scale = alt.Scale(domain=[-0.05 * top, 1.05 * top], nice=False)  # nothing stands on an axis
     line = diagonal("a", "b", [0.0, top]).encode(x=alt.X("a:Q", scale=scale), y=alt.Y("b:Q", scale=scale))
     base = alt.Chart(table).encode(
         x=alt.X("circuit:Q", title="accuracy of the circuit without K", axis=PERCENT, scale=scale),
         y=alt.Y("full:Q", title="accuracy of the model without K", axis=PERCENT, scale=scale),
         tooltip=["removed", "heads", *numbers("circuit", "full", "incompleteness", "low", "high"), "n"],
     )
-    styles = {"group": (VERMILLION, "square"), "random set": (BLUE, "circle")}
-    colour, shape = marked("kind:N", styles, orient="top")
-    points = base.mark_point(filled=True, size=55, opacity=0.9).encode(color=colour, shape=shape)
-    names = base.transform_filter("datum.kind == 'group'").mark_text(dx=9, align="left", color=INK)
+    labels = unique(table["label"])
+    own = alt.Scale(domain=labels, range=[GROUP_COLOURS.get(label, NEUTRAL) for label in labels])
+    kinds = alt.Scale(domain=["group", "random set"], range=["square", "circle"])
+    shape = alt.Shape("kind:N", scale=kinds, legend=alt.Legend(**_GREY, orient="top"))
+    points = base.mark_point(filled=True, size=55, opacity=0.9)
+    points = points.encode(color=alt.Color("label:N", scale=own, legend=None), shape=shape)
+    groups, random = (base.transform_filter(f"datum.kind {sign} 'group'") for sign in ("==", "!="))
+    names = groups.mark_text(dx=9, align="left", color=INK).encode(text="label")
+    turns = random.mark_text(dy=-10, color=INK).encode(text="label")
     gap = table[table["kind"] == "random set"]["incompleteness"].abs()
     words = (
         "Accuracy of the model against that of the circuit, each without a set of heads K. "
         f"Mean distance over {len(gap)} random sets: {gap.mean():.2f}."
     )
-    return drawn([line, points, names.encode(text="label")], WIDTH - 40, WIDTH - 40, words)
+    return drawn([line, points, names, turns], WIDTH - 40, WIDTH - 40, words)
 
 
 def minimality(table: pd.DataFrame) -> alt.LayerChart:
@@ -180,7 +187,7 @@ def knockout_curves(frame: pd.DataFrame, circuit: Circuit | None = None) -> alt.
     first, end = (int(place) for place in (frame["start"].min(), frame["start"].max()))
     held = {group: circuit.groups[group] for group in GROUPS if circuit.groups.get(group)} if circuit else {}
     look = {"orient": "bottom", "columns": 2, "symbolStrokeWidth": 3, "symbolOpacity": 1}
-    paths = {path: COLOURS[READS[name]] if name in READS else NEUTRAL for name, path in names.items()}
+    paths = {path: GROUP_COLOURS[LETTERS[READS[name]]] if name in READS else NEUTRAL for name, path in names.items()}
     dashes = [[1, 0] if name.startswith("last") else [5, 3] for name in names]
     colour, domain = coloured("path:N", paths, **look), list(paths)
     dash = alt.StrokeDash("path:N", scale=alt.Scale(domain=domain, range=dashes), legend=colour["legend"])
@@ -200,7 +207,9 @@ def knockout_curves(frame: pd.DataFrame, circuit: Circuit | None = None) -> alt.
             | {"heads": ", ".join(str(head) for head in members if head.layer == layer)}
             for layer in sorted({head.layer for head in members})
         ]
-        letters = alt.Chart(pd.DataFrame(marks)).mark_text(fontWeight="bold", color=COLOURS[group], text=LETTERS[group])
+        letter = LETTERS[group]
+        letters = alt.Chart(pd.DataFrame(marks))
+        letters = letters.mark_text(fontWeight="bold", color=GROUP_COLOURS[letter], text=letter)
         layers.append(letters.encode(x="start:Q", y="value:Q", tooltip=["group:N", "heads:N"]))
     ends = [table[table["start"] == place].set_index("path")["value"] for place in (first, end)]
     told = "; ".join(f"{path} {ends[0][path]:.2f} and {ends[1][path]:.2f}" for path in domain)
@@ -218,9 +227,10 @@ def mirrored_impact(frame: pd.DataFrame, names: tuple[str, str] = ("one", "the o
     """How strongly each head acts in one model, upwards, and in another, downwards: `circuits.impact`, drawn.
 
     Bars have the colour of the group if the head is in that group of the model's own circuit, else they are grey. A
-    hollow bar is a head whose replacement raised the answer's probability. `names` are those of the two models.
+    hollow bar is a head whose replacement raised the answer's probability. `names` are those of the two models. The
+    heads that act most strongly are named.
     """
-    grey = "not in the circuit"
+    grey, hollow = "not in the circuit", "hollow: harms"
     parts = []
     for sign, column, member, name in ((1, "score", "in_one", names[0]), (-1, "other", "in_other", names[1])):
         part = frame.assign(model=name, effect=frame[column], height=sign * frame[column].abs())
@@ -228,8 +238,9 @@ def mirrored_impact(frame: pd.DataFrame, names: tuple[str, str] = ("one", "the o
         parts.append(part.assign(sense=(part["effect"] > 0).map({True: "raises", False: "lowers"})))
     table = pd.concat(parts, ignore_index=True).dropna(subset=["effect"])
     bound = (float(table["height"].abs().max()) if len(table) else 0.0) or 1.0
-    colours = {NAMES[group]: COLOURS[group] for group in GROUPS} | {grey: NEUTRAL}
-    colour = coloured("what:N", colours, orient="bottom", columns=2)
+    filled = COLOURS | {grey: NEUTRAL, hollow: "transparent"}
+    colour = coloured("what:N", filled, orient="bottom", columns=2)
+    edges = alt.Scale(domain=list(filled), range=[*COLOURS.values(), NEUTRAL, NEUTRAL])
     y = alt.Y(
         "height:Q",
         title=f"{names[1]}  \u2190  size of effect  \u2192  {names[0]}",
@@ -242,7 +253,7 @@ def mirrored_impact(frame: pd.DataFrame, names: tuple[str, str] = ("one", "the o
         x=alt.X("rank:O", title="heads, strongest first", axis=alt.Axis(labels=False, ticks=False)),
         y=y,
         color=colour,
-        stroke=alt.Stroke("what:N", scale=colour["scale"], legend=colour["legend"]),
+        stroke=alt.Stroke("what:N", scale=edges, legend=colour["legend"]),
         fillOpacity=alt.condition("datum.sense == 'raises'", alt.value(0.1), alt.value(1.0)),
         tooltip=["head", "group", "model", *numbers("effect", form=".3f"), "what", "sense"],
     )
@@ -257,4 +268,7 @@ def mirrored_impact(frame: pd.DataFrame, names: tuple[str, str] = ("one", "the o
         f"{int(frame['in_one'].sum())} are in the circuit of {names[0]}, {int(frame['in_other'].sum())} in that of "
         f"{names[1]}, {both} in both."
     )
-    return drawn([both_ways, zero], WIDTH + 20, HEIGHT, words)
+    named = ["from the left:", ", ".join(frame["head"][:3]) + ",", ", ".join(frame["head"][3:6])]
+    first = alt.Chart(pd.DataFrame({"x": [0]})).mark_text(align="right", baseline="top", color=INK, text=named, y=4)
+    layers = [both_ways, zero, first.encode(x=alt.value("width"), **QUIET)]
+    return drawn(layers, WIDTH + 20, HEIGHT, words)

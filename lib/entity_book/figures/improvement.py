@@ -8,7 +8,7 @@ from entity_circuits import statistics
 from entity_circuits.heads import LETTERS
 from entity_circuits.methods.cmap import Patched
 
-from .charts import BLUE, GREEN, INK, NEUTRAL, PURPLE, VERMILLION, coloured, marked, palette
+from .charts import BLUE, GREEN, GROUP_COLOURS, INK, NEUTRAL, PURPLE, VERMILLION, coloured, marked, palette
 from .parts import (
     PERCENT,
     QUIET,
@@ -17,7 +17,9 @@ from .parts import (
     drawn,
     estimates,
     heading,
+    helping,
     interval,
+    lanes,
     level,
     numbers,
     plane,
@@ -28,7 +30,7 @@ from .parts import (
 
 WIDTH = 200
 HEIGHT = 230
-STEP = 20  # the height of a bar; of a point among others, half of it
+STEP = 20  # the height of a bar; a line of points has twice that
 LETTER_NAMES = {letter: f"{letter} {group.replace('_', ' ')}" for group, letter in LETTERS.items()}
 
 PATCHED, RANDOM, HARMFUL = "patched heads", "random heads, same layers", "random heads, a named one among them"
@@ -54,9 +56,9 @@ def drawing() -> alt.LayerChart:
     groups = {"D": (0, 0.8), "C": (1, 1.6), "B": (2, 2.4), "A": (2, 3.4)}
     kinds = {
         "as in its own run": (NEUTRAL, "circle"),
-        "read here": (PURPLE, "square"),
-        "put in here": (VERMILLION, "diamond"),
-        "computed anew": (BLUE, "triangle-up"),
+        "read here": (GROUP_COLOURS["B"], "square"),
+        "put in here": (GROUP_COLOURS["B"], "diamond"),
+        "computed anew": (GROUP_COLOURS["A"], "triangle-up"),
     }
     own, read, put, anew = kinds
     what = {("B", 0): read, ("B", right): put, ("A", right): anew}
@@ -79,8 +81,8 @@ def drawing() -> alt.LayerChart:
     axes = plane([-0.5, right + 3], [-0.5, 5])
     colour, shape = marked("what:N", kinds, orient="bottom", columns=2, symbolOpacity=1)
     stream, place_names = streams(pd.DataFrame(ends), axes, dy=14)
-    crossing = alt.Chart(over).mark_line(strokeWidth=3, strokeDash=[6, 4], color=VERMILLION)
-    onward = alt.Chart(above).mark_line(strokeWidth=6, opacity=0.6, color=BLUE)
+    crossing = alt.Chart(over).mark_line(strokeWidth=3, strokeDash=[6, 4], color=GROUP_COLOURS["B"])
+    onward = alt.Chart(above).mark_line(strokeWidth=6, opacity=0.6, color=GROUP_COLOURS["A"])
     points = alt.Chart(nodes).mark_point(filled=True, size=220, opacity=1)
     layers = [
         stream,
@@ -151,15 +153,13 @@ def layered(found: Patched) -> alt.LayerChart:
     """
     table = gains_by_layer(found)
     bound = float(table["gain"].abs().max()) or 1.0
-    scale = alt.Scale(scheme="redblue", domain=[-bound, bound])
-    legend = alt.Legend(title="gain of log p", orient="top", gradientLength=180, format="+.1f")
     layers = alt.Scale(domain=list(range(int(table["layer"].min()), int(table["layer"].max()) + 1)))
     base = alt.Chart(table).encode(
         x=alt.X("layer:O", title="layer", axis=alt.Axis(labelAngle=0), scale=layers),
         y=by_name("group", LETTER_NAMES.values()),
         tooltip=["group:N", "layer:O", "heads:Q", *numbers("gain", "gain_low", "gain_high", form="+.2f"), "n:Q"],
     )
-    cells = base.mark_rect().encode(color=alt.Color("gain:Q", scale=scale, legend=legend))
+    cells = base.mark_rect().encode(color=helping("gain:Q", bound, "gain of log p", gain=True))
     sure = base.transform_filter("datum.gain_low > 0 || datum.gain_high < 0")
     best = ", ".join(
         f"{row['condition']} {spoken(row['gain'], row['gain_low'], row['gain_high'], '+.2f')}"
@@ -278,7 +278,8 @@ def _panels(table: pd.DataFrame, panel: str, y: alt.Y, words: str) -> alt.FacetC
     tips = ["condition:N", "sites:N", "origin:N", *_NUMBERS, *numbers("share"), "heads:Q", "n:Q"]
     base = alt.Chart().encode(x=x, y=y, color=colour, tooltip=tips)
     if apart := "line" in table:
-        base = base.encode(yOffset=alt.YOffset("line:N", sort=list(ORIGINS.values())))
+        table, beside = lanes(table, ["group", "inputs"], "line", list(ORIGINS.values()))
+        base = base.encode(yOffset=beside)
     own, random = (base.transform_filter(f"datum.what {sign} '{RANDOM}'") for sign in ("!=", "=="))
     controls = random.mark_point(filled=True, size=35, opacity=0.7).encode(shape=shape)
     if apart:
@@ -292,7 +293,7 @@ def _panels(table: pd.DataFrame, panel: str, y: alt.Y, words: str) -> alt.FacetC
         model = alt.Chart().transform_aggregate([alt.AggregatedFieldDef(**given)], groupby=[panel])
         line = model.transform_calculate(what=f"'{name}'").mark_rule(strokeWidth=2, strokeDash=[5, 3])
         layers.append(line.encode(x=alt.X(f"{level}:Q"), color=colour, tooltip=numbers(level)[0]))
-    inner = alt.LayerChart(layer=layers).properties(width=WIDTH, height=alt.Step(STEP / 2 if apart else STEP))
+    inner = alt.LayerChart(layer=layers).properties(width=WIDTH, height=alt.Step(2 * STEP if apart else STEP))
     row = alt.Row(f"{panel}:N", title=None, header=heading(labelPadding=4), sort=unique(table[panel]))
     return inner.facet(row=row, data=table, spacing=12).properties(description=words)
 

@@ -7,10 +7,10 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from .charts import BLUE, NEUTRAL, VERMILLION, marked
+from .charts import BLUE, VERMILLION, marked
 from .parts import by_name, diagonal, drawn, estimates, nothing, numbers
 
-WIDTH, HEIGHT = 290, 230
+WIDTH = 290
 KINDS = {"official": (VERMILLION, "square"), "corrected": (BLUE, "circle")}
 
 
@@ -44,31 +44,6 @@ def _label(quantity: str) -> str:
     """A quantity as the label of its line: without its target, names in words, broken after 22 characters."""
     shorter = re.sub(r"^target `\w+`,? ", "", quantity).replace("_", " ")
     return "\n".join(textwrap.wrap(shorter, 22))
-
-
-def snapshots(looks: pd.DataFrame, selected: int, accuracy: float) -> alt.LayerChart:
-    """Accuracy against number of heads at every look, the saved snapshot and the selection of `dcm.learn` marked.
-
-    `looks` is `official.snapshots`; `selected` heads have `accuracy` on the same pairs.
-    """
-    saved = looks[looks["official"]].iloc[0]
-    steps, heads, accuracies = [saved["step"], None], [saved["heads"], selected], [saved["accuracy"], accuracy]
-    marks = pd.DataFrame({"kind": list(KINDS), "heads": heads, "accuracy": accuracies, "step": steps})
-    colour, shape = _look()
-    x = alt.X("heads:Q", title="heads that are patched", axis=alt.Axis(format="d", tickMinStep=1))
-    y = alt.Y("accuracy:Q", title="target answered", scale=alt.Scale(zero=False, nice=True))
-    tips = ["heads:Q", *numbers("accuracy", form=".3f")]
-    every = alt.Chart(looks).encode(x=x, y=y, order="step:O", tooltip=["step:Q", *tips])
-    line = every.mark_line(color=NEUTRAL, strokeWidth=1)
-    dots = every.mark_point(filled=True, size=35, color=NEUTRAL, opacity=0.8)
-    chosen = alt.Chart(marks).mark_point(size=160, strokeWidth=3, opacity=1)
-    chosen = chosen.encode(x=x, y=y, color=colour, shape=shape, tooltip=["kind:N", *tips])
-    words = (
-        f"{len(looks)} snapshots of one mask, from {looks['heads'].min()} to {looks['heads'].max()} heads. The "
-        f"official rule saves {int(saved['heads'])} heads (accuracy {float(saved['accuracy']):.2f}); the corrected "
-        f"one selects {selected} ({accuracy:.2f})."
-    )
-    return drawn([line, dots, chosen], WIDTH, HEIGHT, words)
 
 
 def two_runs(points: pd.DataFrame) -> alt.HConcatChart | alt.Chart:

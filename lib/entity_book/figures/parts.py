@@ -39,6 +39,29 @@ def by_name(field: str, order: Iterable[Any], **more: Any) -> alt.Y:
     return alt.Y(f"{field}:N", title=None, sort=unique(order), **more)
 
 
+def helping(field: str, bound: float, title: str, *, gain: bool) -> alt.Color:
+    """Blue for what helps the right answer, red for what harms it, in every map; the legend says so.
+
+    From `-bound` to `bound`; `gain` says whether it is the numbers above 0 that help.
+    """
+    scale = alt.Scale(scheme="redblue", domain=[-bound, bound], reverse=not gain)
+    legend = alt.Legend(title=f"{title}: blue helps, red harms", orient="top", gradientLength=180, format=".2f")
+    return alt.Color(field, scale=scale, legend=legend)
+
+
+def lanes(table: pd.DataFrame, names: list[str], lane: str, order: Sequence[str]) -> tuple[pd.DataFrame, alt.YOffset]:
+    """Several marks of one name below each other, in the middle of its line however many there are.
+
+    `lane` is the column that tells them apart, in this `order`; `names` those that make up a name. The table comes back
+    with a column for the channel.
+    """
+    first = {key: [one for one in order if one in set(part[lane])] for key, part in table.groupby(names)}
+    at = [(first[tuple(row[:-1])], row[-1]) for row in table[[*names, lane]].itertuples(index=False)]
+    places = [here.index(one) - (len(here) - 1) / 2 for here, one in at]
+    half = max((len(here) for here in first.values()), default=1) / 2
+    return table.assign(lane_at=places), alt.YOffset("lane_at:Q", scale=alt.Scale(domain=[-half, half]))
+
+
 def unique(names: Iterable[Any]) -> list[Any]:
     """Each name once, in the order in which they first come."""
     return list(dict.fromkeys(names))

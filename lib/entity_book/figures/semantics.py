@@ -8,18 +8,11 @@ from entity_circuits.heads import LETTERS
 from entity_circuits.tasks import boxes
 from entity_circuits.tasks.desiderata import HYPOTHESES, Hypothesis, Triples
 
-from .charts import BLUE, GREEN, INK, NEUTRAL, PURPLE, VERMILLION, coloured, marked, palette
+from .charts import BLUE, GREEN, INFORMATION, INK, NEUTRAL, PURPLE, VERMILLION, coloured, marked, palette
 from .parts import PERCENT, QUIET, by_name, drawn, estimates, heading, level, numbers, plane, stacked, unique
 
 ELSEWHERE = "another place"
-COLOURS = {
-    "base": NEUTRAL,
-    "position": VERMILLION,
-    "object": BLUE,
-    "label": GREEN,
-    ELSEWHERE: PURPLE,
-    "other": "#CFCFCF",
-}
+COLOURS = {"base": NEUTRAL, **INFORMATION, ELSEWHERE: "#D9BE6B", "other": "#CFCFCF"}
 """The colour of each kind of answer; `ELSEWHERE` are the fifth candidates of additional desiderata."""
 
 TITLES = {"llama": "Llama-7B", "goat": "Goat-7B", "float": "FLoat-7B"}
@@ -244,10 +237,10 @@ def beside_paper(table: pd.DataFrame, published: pd.DataFrame, floor: float) -> 
         beside = ", ".join(f"{row.model} {row.value:.2f}" for row in same.itertuples()) or "void"
         said.append(f"{letter} {desideratum}: {values}; paper {beside}")
     layers = [ticks, *estimates(base, x, 40, color=colour, shape=shape)]
-    panel = alt.LayerChart(layer=layers, data=frame).properties(width=82, height=230)
+    panel = alt.LayerChart(layer=layers, data=frame).properties(width=130, height=260)
     words = f"Answers that are the target when selected heads are patched, ours beside the paper's. {'. '.join(said)}."
-    column = alt.Column("desideratum:N", title=None, sort=list(HYPOTHESES))
-    return panel.facet(column=column).properties(description=words)
+    three = alt.Facet("desideratum:N", title=None, sort=list(HYPOTHESES))
+    return panel.facet(facet=three, columns=3).properties(description=words)
 
 
 def crossed(table: pd.DataFrame) -> alt.FacetChart:

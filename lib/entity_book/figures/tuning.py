@@ -4,7 +4,7 @@ import altair as alt
 import pandas as pd
 
 from .charts import BLUE, GREEN, NEUTRAL, PURPLE, VERMILLION, marked
-from .parts import PERCENT, by_name, drawn, estimates, level, numbers, panels, spoken
+from .parts import PERCENT, by_name, drawn, estimates, lanes, level, numbers, panels, spoken
 
 WIDTH, HEIGHT = 280, 220
 COLOURS = {"base": NEUTRAL, "arithmetic": BLUE, "code": GREEN, "shuffled": VERMILLION}
@@ -35,13 +35,13 @@ def differences(table: pd.DataFrame, kinds: pd.DataFrame) -> alt.LayerChart:
     each = table[table["kind"] != "base"].assign(shown="a training")
     each["lane"] = "seed " + each["seed"].astype(str)
     means = kinds.assign(shown=MEAN, lane="mean")
-    both = pd.concat([each, means], ignore_index=True)
-    lanes = [*sorted(set(each["lane"])), "mean"]
+    order = [*sorted(set(each["lane"])), "mean"]
+    both, beside = lanes(pd.concat([each, means], ignore_index=True), ["kind"], "lane", order)
     names, ends = ("gain", "gain_low", "gain_high"), ("gain_low", "gain_high")
     colour, shape = marked("shown:N", UNITS, orient="top")
     base = alt.Chart(both).encode(
         y=by_name("kind", each["kind"]),
-        yOffset=alt.YOffset("lane:N", sort=lanes),
+        yOffset=beside,
         tooltip=["kind", "lane", *numbers(*names, form="+.3f"), "n"],
     )
     x = alt.X("gain:Q", title="accuracy minus that of the base", axis=alt.Axis(format="+.0%"))
@@ -58,7 +58,7 @@ def differences(table: pd.DataFrame, kinds: pd.DataFrame) -> alt.LayerChart:
         f"trainings, with intervals over trainings: {mean or 'none'}."
     )
     zero = level("zero", 0.0, "x", color=NEUTRAL)
-    return drawn([zero, *points], WIDTH, 14 * len(lanes) * each["kind"].nunique(), words)
+    return drawn([zero, *points], WIDTH, 14 * len(order) * each["kind"].nunique(), words)
 
 
 SIDES = {"tracking": (GREEN, "diamond"), "format": (PURPLE, "square")}

@@ -1,5 +1,7 @@
 """The artefacts in words: rows of the table of `artefacts` as the text of a page tells them."""
 
+from itertools import groupby
+
 import pandas as pd
 from entity_circuits import statistics
 
@@ -45,6 +47,18 @@ def floor(rows: pd.DataFrame) -> dict[str, str]:
         "b1_moved": f"{found.count('more')} of {len(found)} groups have a higher number, {found.count('less')} a lower",
         "b1_gain": f"{gains[0]} officially, {gains[1]} corrected",
     }
+
+
+def looked(looks: pd.DataFrame) -> str:
+    """How many heads a mask patches while it is learned, look after look. Rows of `artefacts.snapshots`.
+
+    >>> looked(pd.DataFrame({"heads": [0, 0, 14, 14, 14]}))
+    'no head at 2 looks, then 14 at 3'
+    """
+    parts = [(heads, len(list(some))) for heads, some in groupby(looks["heads"].tolist())]
+    (first, many), *later = parts
+    start = f"{first or 'no'} head{'s' * (first > 1)} at {many} look{'s' * (many != 1)}"
+    return ", then ".join([start, *(f"{heads or 'none'} at {count}" for heads, count in later)])
 
 
 def words(rows: pd.DataFrame) -> pd.DataFrame:
