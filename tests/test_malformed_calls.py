@@ -433,7 +433,6 @@ NUMBERS: list[Case] = [
     ("contexts that are not numbers", "NaN", lambda: statistics.estimate([1, 0], [math.nan, 1])),
     ("no values", "no examples", lambda: statistics.estimate([])),
     ("a column that is not there", "'place'", lambda: statistics.by(TABLE, "place")),
-    ("cells that are not there", "'share'", lambda: statistics.in_cells(pd.DataFrame({"value": [1.0]}), ["share"])),
     ("ranks of other lengths", "(3,)", lambda: agreements.spearman(np.arange(4), np.arange(3))),
     ("more in common than there are", "5", lambda: agreements.overlap(4, 4, 5, 2, 1)),
     ("more drawn than there are", "6", lambda: agreements.overlap(4, 4, 4, 6, 1)),

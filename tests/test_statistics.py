@@ -14,7 +14,6 @@ from entity_circuits.statistics import (
     by,
     difference,
     estimate,
-    in_cells,
     intervals,
     ratio,
     wilson,
@@ -200,15 +199,6 @@ def test_the_interval_of_a_ratio_is_that_of_what_contexts_are_off_it():
     half = 4.302653 * np.sqrt(3 / 2 * (off**2).sum()) / 2
     found = ratio(above, below, [0, 1, 2])
     assert (found.value, found.low, found.high) == pytest.approx((2, 2 - half, 2 + half))
-
-
-def test_cells_hold_a_number_with_its_own_bounds_and_a_dash_where_there_is_none():
-    table = pd.DataFrame({"accuracy": [0.5, np.nan], "low": [0.4, np.nan], "high": [0.6, np.nan]})
-    table = table.assign(gain=[-0.001, 0.25], gain_low=[-0.1, np.nan], gain_high=[0.1, np.nan])
-    told = in_cells(table, ["accuracy", "gain"], "+.2f")
-    assert list(told["accuracy"]) == ["+0.50 [+0.40, +0.60]", "–"]
-    assert list(told["gain"]) == ["+0.00 [-0.10, +0.10]", "+0.25"]
-    assert list(told["low"][:1]) == [0.4] and table["gain"].iloc[1] == 0.25
 
 
 def test_the_overlap_of_two_draws_is_that_of_counting_all_draws():

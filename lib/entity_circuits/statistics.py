@@ -184,26 +184,6 @@ def spoken(value: float, low: float | None, high: float | None, form: str = ".2f
     return f"{one(value)} [{one(low)}, {one(high)}]"
 
 
-def in_cells(table: pd.DataFrame, names: Sequence[str], form: str = ".2f") -> pd.DataFrame:
-    """The same table to be read: each of these numbers with its interval as one column of text, a dash for none.
-
-    The bounds of `x` are `x_low` and `x_high`, or `low` and `high` where the table has no such columns.
-
-        import pandas as pd
-        from entity_circuits import statistics
-
-        table = pd.DataFrame({"share": [0.5], "share_low": [0.4], "share_high": [0.6]})
-        print(statistics.in_cells(table, ["share"])["share"].item())  # 0.50 [0.40, 0.60]
-    """
-    told = {}
-    _require_columns(table, names)
-    for name in names:
-        ends = (f"{name}_low", f"{name}_high") if f"{name}_low" in table else ("low", "high")
-        rows = zip(*(table[column] for column in (name, *ends)), strict=True)
-        told[name] = ["–" if x is None or x != x else spoken(x, low, high, form) for x, low, high in rows]
-    return table.assign(**told)
-
-
 def beside_chance(accuracy: Estimate, chance: float) -> str:
     """An accuracy in words, with a plain warning where it does not lie surely above chance.
 

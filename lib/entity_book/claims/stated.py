@@ -6,7 +6,7 @@ the last chapter, in the introduction and in the README.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from entity_circuits.arguments import one_of
 from entity_circuits.heads import LETTERS
@@ -16,14 +16,7 @@ from . import verdicts
 from .verdicts import HYPOTHESES, Rule
 
 By = Literal["paper", "book", "commits"]
-BY: dict[By, str] = dict(
-    zip(
-        get_args(By),
-        ("The paper's claims", "Claims of this book", "Claims of the authors' earlier commits"),
-        strict=True,
-    )
-)
-"""Who claims it, and what a table of these claims is called."""
+"""Who claims it: the paper, this book, or earlier commits of its authors."""
 
 GAP = "cmap/gap"
 
