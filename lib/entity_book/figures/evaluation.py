@@ -108,8 +108,11 @@ def faithfulness(table: pd.DataFrame) -> alt.LayerChart:
     styles = {kind: shape for kind, shape in styles.items() if kind in set(named["kind"])}
     shapes = alt.Scale(domain=list(styles), range=list(styles.values()))
     axis = alt.Axis(values=[10, 20, 50, 100, 200, 500, 1000, 2000])
-    x = alt.X("heads:Q", title="heads kept", axis=axis, scale=alt.Scale(type="log", nice=False, padding=15))
+    x = alt.X("at:Q", title="heads kept", axis=axis, scale=alt.Scale(type="log", nice=False, padding=15))
     y = alt.Y("ratio:Q", title="share of the model's own accuracy", axis=PERCENT)
+    rows = rows.assign(
+        at=rows["heads"] * rows["kind"].map({"own circuit": 0.9, "own, two further places": 0.9}).fillna(1.0)
+    )
     tips = ["model", "circuit", "heads", *numbers("ratio", "ratio_low", "ratio_high", "accuracy", "full"), "n"]
     base = alt.Chart(rows).encode(x=x, tooltip=tips)
     line = base.transform_filter("datum.kind == 'circuit'").mark_line(strokeWidth=1.5).encode(y=y, color=colour)
