@@ -116,7 +116,7 @@ def faithfulness(table: pd.DataFrame) -> alt.LayerChart:
     tips = ["model", "circuit", "heads", *numbers("ratio", "ratio_low", "ratio_high", "accuracy", "full"), "n"]
     base = alt.Chart(rows).encode(x=x, tooltip=tips)
     line = base.transform_filter("datum.kind == 'circuit'").mark_line(strokeWidth=1.5).encode(y=y, color=colour)
-    legend = alt.Legend(**_GREY, orient="bottom")
+    legend = alt.Legend(**_GREY, orient="bottom", columns=3)
     shape = alt.Shape("kind:N", scale=shapes, legend=legend)
     ends = ("ratio_low", "ratio_high")
     layers = [level("the whole model", 1.0), line, *estimates(base, y, 50, ends=ends, color=colour, shape=shape)]

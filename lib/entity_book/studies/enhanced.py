@@ -46,6 +46,8 @@ def compared(
         also: heads that are kept with each of them, at further places.
         store: where answers are kept.
 
+    For example:
+
         print(enhanced.compared(first, tuned, {"found": circuit}, "found"))
     """
     at, some = list(circuits).index(name), kept_too(circuits.values(), also)
