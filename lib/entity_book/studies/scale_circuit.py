@@ -109,7 +109,7 @@ def table(file: Path | None = None) -> pd.DataFrame:
 
 
 def words(rows: pd.DataFrame, model: str) -> dict[str, str]:
-    """What a page quotes of one model in `table`: `scale_whole`, `_narrow`, `_wide`, `_random`, `_agrees` and `_n`.
+    """What a page quotes of one model in `table`: `scale_whole`, `_narrow`, `_wide`, `_five` and `_n`.
 
     print(scale_circuit.words(scale_circuit.table(), "qwen2.5-coder-1.5b")["scale_wide"])
     """
