@@ -50,7 +50,7 @@ def test_circuits_at_another_scale_answer_as_they_do_one_by_one(tmp_path, monkey
         alone = ablation.circuit_accuracy(subject, kept, prompts, means)
         assert table["top1"][name] == pytest.approx(alone.estimate().value), name
         assert table["heads"][name] == ablation.size(kept)
-    assert next(iter(table.index)) == "the whole model" and len(table) == 7 and set(table["n"]) == {14}
+    assert next(iter(table.index)) == "the whole model" and len(table) == 10 and set(table["n"]) == {14}
     depths = scale_circuit.depths(path)
     assert set(depths["group"]) == {letter for letter, layers in made["depth"].items() if layers}
     assert depths["depth"].between(0, 1).all()

@@ -20,8 +20,9 @@ from entity_circuits.statistics import estimate, spoken
 
 from .evaluation import setting
 
-TWO = ("query+1", "prev+1")
-"""The places that chapter 4 finds missing in the default model; here they are taken from there, not searched for."""
+FURTHER = {"two": ("query+1", "prev+1"), "three": ("query+1", "prev+1", "object")}
+"""Places beside the paper's three: those that the default model needs (chapter 4), and with the queried object, without
+which the model three times as large is never right: that was seen on its first three contexts, all heads kept."""
 
 
 def folder() -> Path:
@@ -31,15 +32,16 @@ def folder() -> Path:
 
 def asked(subject: Subject, found: circuits.Finding) -> dict[str, Circuit | Kept]:
     """What is kept of all heads, by name: the circuit in two sizes, with the two further places, and their controls."""
-    larger, more = criteria.grown(found.circuit, found.rankings(), 8), ablation.all_heads(subject, TWO)
+    larger, every = criteria.grown(found.circuit, found.rankings(), 8), ablation.all_heads(subject)
     (random,) = criteria.random_circuits(subject, larger, 1, layers="same")
-    wide: dict[str, Circuit | Kept] = {
-        f"{name}, two further places": {**ablation.kept(one), **more}
-        for name, one in (("eight times larger", larger), ("random heads of its layers", random))
-    }
-    every = ablation.all_heads(subject)
-    named: dict[str, Circuit | Kept] = {"as found": found.circuit, "eight times larger": larger, **wide}
-    return named | {"all heads at three places": every, "all heads at five places": {**every, **more}}
+    named: dict[str, Circuit | Kept] = {"as found": found.circuit, "eight times larger": larger}
+    named["all heads at three places"] = every
+    for count, names in FURTHER.items():
+        more = ablation.all_heads(subject, names)
+        named[f"eight times larger, {count} further places"] = {**ablation.kept(larger), **more}
+        named[f"random heads of its layers, {count} further places"] = {**ablation.kept(random), **more}
+        named[f"all heads at these and {count} further places"] = {**every, **more}
+    return named
 
 
 def measure(model: str, contexts: int = 14, averaged: int = 40, out: Path | None = None) -> Path:
@@ -109,22 +111,22 @@ def table(file: Path | None = None) -> pd.DataFrame:
 
 
 def words(rows: pd.DataFrame, model: str) -> dict[str, str]:
-    """What a page quotes of one model in `table`: `scale_whole`, `_narrow`, `_wide`, `_five` and `_n`.
+    """What a page quotes of one model in `table`: `scale_whole`, `_narrow`, `_n`; and for two and three further places
+    `_wide_two`, `_random_two`, `_all_two`, and so on.
 
-    print(scale_circuit.words(scale_circuit.table(), "qwen2.5-coder-1.5b")["scale_wide"])
+    print(scale_circuit.words(scale_circuit.table(), "qwen2.5-coder-1.5b")["scale_wide_three"])
     """
     told = rows[rows["model"] == model].set_index("circuit").to_dict("index")
     names = {"whole": "the whole model", "narrow": "eight times larger"}
-    names |= {
-        "wide": "eight times larger, two further places",
-        "random": "random heads of its layers, two further places",
-    }
-    asked = {**{key: (name, "top1") for key, name in names.items()}, "agrees": (names["wide"], "agreement")}
+    for count in FURTHER:
+        names[f"wide_{count}"] = f"eight times larger, {count} further places"
+        names[f"random_{count}"] = f"random heads of its layers, {count} further places"
+        names[f"all_{count}"] = f"all heads at these and {count} further places"
     if not told:
-        return dict.fromkeys([f"scale_{key}" for key in (*asked, "n")], "not measured")
+        return dict.fromkeys([f"scale_{key}" for key in (*names, "n")], "not measured")
     said = {
-        f"scale_{key}": spoken(*(told[name][f"{column}{end}"] for end in ("", "_low", "_high")))
-        for key, (name, column) in asked.items()
+        f"scale_{key}": spoken(*(told[name][f"top1{end}"] for end in ("", "_low", "_high")))
+        for key, name in names.items()
     }
     return {**said, "scale_n": str(told["the whole model"]["n"])}
 
