@@ -168,6 +168,7 @@ def test_a_damaged_circuit_is_refused_by_name_and_left_out_among_others(own_data
         assert [found.model for found in circuits.readable()] == [
             "qwen2.5-coder-0.5b+arithmetic",
             "qwen2.5-coder-0.5b",
+            "qwen2.5-coder-1.5b",
         ]
     circuits.save(circuits.load("arithmetic"), own_data / "circuits" / "again.json")
     assert circuits.load("again").model == circuits.load("arithmetic").model
