@@ -112,7 +112,7 @@ def table(file: Path | None = None) -> pd.DataFrame:
 
 def words(rows: pd.DataFrame, model: str) -> dict[str, str]:
     """What a page quotes of one model in `table`: `scale_whole`, `_narrow`, `_n`; and for two and three further places
-    `_wide_two`, `_random_two`, `_all_two`, and so on.
+    `_wide_two`, `_random_two`, `_all_two`, and so on; `_choice` and `_agrees` of the circuit with three.
 
     print(scale_circuit.words(scale_circuit.table(), "qwen2.5-coder-1.5b")["scale_wide_three"])
     """
@@ -123,11 +123,14 @@ def words(rows: pd.DataFrame, model: str) -> dict[str, str]:
         names[f"random_{count}"] = f"random heads of its layers, {count} further places"
         names[f"all_{count}"] = f"all heads at these and {count} further places"
     if not told:
-        return dict.fromkeys([f"scale_{key}" for key in (*names, "n")], "not measured")
+        return dict.fromkeys([f"scale_{key}" for key in (*names, "choice", "agrees", "n")], "not measured")
     said = {
         f"scale_{key}": spoken(*(told[name][f"top1{end}"] for end in ("", "_low", "_high")))
         for key, name in names.items()
     }
+    widest = told[names["wide_three"]]
+    for key, column in {"choice": "choice", "agrees": "agreement"}.items():
+        said[f"scale_{key}"] = spoken(*(widest[f"{column}{end}"] for end in ("", "_low", "_high")))
     return {**said, "scale_n": str(told["the whole model"]["n"])}
 
 
