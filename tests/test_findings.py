@@ -129,3 +129,9 @@ def test_what_lies_outside_an_earlier_interval_is_told_and_nothing_else():
 def test_a_model_in_a_folder_goes_by_the_name_of_the_folder():
     assert findings.report("a/b", 0.5, model="/somewhere/else/adapter").model == "adapter"
     assert findings.report("a/b", 0.5, model="Qwen/Qwen2.5-0.5B").model == "Qwen/Qwen2.5-0.5B"
+
+
+def test_a_model_in_a_folder_has_a_name_that_a_key_can_have():
+    for model in ("/tmp/made/base", "a folder/my base", "qwen2.5-coder-0.5b", "base+arithmetic"):
+        findings.report(f"nodes/{findings.part(model)}/size", 3)
+    assert findings.part("qwen2.5-coder-0.5b") == "qwen2.5-coder-0.5b"

@@ -115,6 +115,15 @@ def keep(
         display({MIME: {key: _row(finding)}}, raw=True)
 
 
+def part(model: str) -> str:
+    """The name of a model as a part of a key; of a folder its last name.
+
+    >>> part("/models/my base")
+    'my-base'
+    """
+    return re.sub(r"[^\w.+-]", "-", Path(model).name)
+
+
 def report(key: str, value: "Estimate | float | str", **more: Any) -> Reported:
     """The same as a value, checked and rounded; for tests and for pages that hand over nothing."""
     if not isinstance(key, str) or not _KEY.fullmatch(key):

@@ -49,15 +49,15 @@ def enhanced(compared: Mapping[str, pd.DataFrame], model: str) -> None:
 
 
 def agreeing(rows: pd.DataFrame) -> None:
-    """Keep as findings how often a circuit chooses what its whole model chooses, rows of `enhanced.agreeing`; nothing
-    outside a chapter.
+    """Keep as findings how often a circuit chooses what its whole model chooses, the two rows of `enhanced.agreeing` for
+    the base and the fine-tuned model; nothing outside a chapter.
 
         handing_over.agreeing(enhanced.agreeing([first, tuned], circuit))
     """
     about = "choices of the circuit that are those of the whole model"
-    for row in rows.to_dict("records"):
+    for who, row in zip(("base", "finetuned"), rows.to_dict("records"), strict=True):
         ends = {"low": row["agreement_low"], "high": row["agreement_high"], "n": row["n"], "unit": "share"}
-        findings.keep(f"circuit/agreement/{row['model']}", row["agreement"], **ends, model=row["model"], about=about)
+        findings.keep(f"circuit/agreement/{who}", row["agreement"], **ends, model=row["model"], about=about)
 
 
 def reading(recording: Recording, circuit: Circuit) -> None:

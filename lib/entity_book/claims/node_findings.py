@@ -22,25 +22,26 @@ def circuit(found: Measured, model: str) -> None:
 
         node_findings.circuit(node_answers.load("code"), "code")
     """
+    named = findings.part(model)
     told, table = node_tables.verdict(found), node_tables.scores(found)
-    findings.keep(f"nodes/{model}/success", "yes" if told["success"] else "no", model=model, about="by the protocol")
-    findings.keep(f"nodes/{model}/size", told["nodes"] or "none", unit="heads", model=model, about="nodes")
+    findings.keep(f"nodes/{named}/success", "yes" if told["success"] else "no", model=model, about="by the protocol")
+    findings.keep(f"nodes/{named}/size", told["nodes"] or "none", unit="heads", model=model, about="nodes")
     table = table[table["ablation"].isna() | (table["ablation"] == "mean")].set_index("circuit")
     for name, row in table.to_dict("index").items():
         if name in ("whole", "random"):
             ends = {"low": row["choice_low"], "high": row["choice_high"], "n": int(row["n"])}
-            findings.keep(f"nodes/{model}/{name}", row["choice"], **ends, unit="accuracy", model=model, about="choice")
+            findings.keep(f"nodes/{named}/{name}", row["choice"], **ends, unit="accuracy", model=model, about="choice")
         if name != "own":
             continue
         for score, unit in {**_SCORES, "of_whole": "share"}.items():
             ends = {"low": row[f"{score}_low"], "high": row[f"{score}_high"], "n": int(row["n"])}
-            key = f"nodes/{model}/{score.replace(' ', '-').replace('_', '-')}"
+            key = f"nodes/{named}/{score.replace(' ', '-').replace('_', '-')}"
             findings.keep(key, row[score], **ends, unit=unit, model=model, about="the circuit, mean ablation")
     curves = node_tables.curves(found)
     for area in curves[(curves["score"] == "logit difference") & curves["nodes"].isna()].to_dict("records"):
         if area["ablation"] == "mean":
             ends = {"low": area["low"], "high": area["high"], "n": area["n"]}
-            findings.keep(f"nodes/{model}/{area['k']}", area["f"], **ends, model=model, about="of the logit difference")
+            findings.keep(f"nodes/{named}/{area['k']}", area["f"], **ends, model=model, about="of the logit difference")
 
 
 def carried(table: pd.DataFrame) -> None:
