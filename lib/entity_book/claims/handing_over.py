@@ -49,8 +49,8 @@ def enhanced(compared: Mapping[str, pd.DataFrame], model: str) -> None:
 
 
 def agreeing(rows: pd.DataFrame) -> None:
-    """Keep as findings how often a circuit chooses what its whole model chooses, the two rows of `enhanced.agreeing` for
-    the base and the fine-tuned model; nothing outside a chapter.
+    """Keep as findings how often a circuit chooses what its whole model chooses, the two rows of `enhanced.agreeing`
+    for the base and the fine-tuned model; nothing outside a chapter.
 
         handing_over.agreeing(enhanced.agreeing([first, tuned], circuit))
     """
