@@ -31,6 +31,10 @@ PAPER_SHARE = 72 / 1024
 """How many of all heads the paper's circuit has in Llama-7B."""
 
 
+RANDOM = {"same": "same layers", "any": "random"}
+"""What a table calls random circuits, by the layers that their heads are drawn from."""
+
+
 @dataclass(frozen=True, eq=False)
 class Setting:
     """A model with all that evaluating circuits in it needs: prompts, its own means, and what it answers unmodified."""
@@ -123,16 +127,18 @@ def table(
     *,
     baselines: Sequence[str] = (),
     draws: int = 5,
+    layers: Sequence[str] = ("same", "any"),
     also: Kept | None = None,
     store: Store | None = None,
 ) -> pd.DataFrame:
     """One row a model and circuit: its accuracy, beside the model's own, and its faithfulness.
 
-    The circuits named in `baselines` bring two rows more: the mean of `draws` random circuits of equal size, and of
-    equal layer profile. Columns `model`, `circuit`, `heads`, `full` (the model's accuracy), `accuracy`, `low`, `high`,
-    `difference` (accuracy minus full, paired) and `ratio` (accuracy / full, the paper's faithfulness; NaN where the
-    model is not above chance), each with `_low` and `_high`, and `n`. The object choice stands beside them as
-    `full_choice`, `choice` and `choice_ratio`. Heads that are kept `also`, with each of them, are not counted.
+    The circuits named in `baselines` bring more rows: the mean of `draws` random circuits of equal layer profile
+    ("same" `layers`), and of equal size ("any"). Columns `model`, `circuit`, `heads`, `full` (the model's accuracy),
+    `accuracy`, `low`, `high`, `difference` (accuracy minus full, paired) and `ratio` (accuracy / full, the paper's
+    faithfulness; NaN where the model is not above chance), each with `_low` and `_high`, and `n`. The object choice
+    stands beside them as `full_choice`, `choice` and `choice_ratio`. Heads that are kept `also`, with each of them, are
+    not counted.
 
         print(evaluation.table([base], {"found": circuit}, baselines=["found"]))
     """
@@ -142,9 +148,9 @@ def table(
         for name, circuit in circuits.items():
             asked[name] = [circuit]
             if name in baselines:
-                for words, layers in (("same layers", "same"), ("random", "any")):
-                    drawn = criteria.random_circuits(one.subject, circuit, draws, layers=layers)  # type: ignore[arg-type]
-                    asked[f"{name}: {words}"] = list(drawn)
+                for which in layers:
+                    drawn = criteria.random_circuits(one.subject, circuit, draws, layers=which)  # type: ignore[arg-type]
+                    asked[f"{name}: {RANDOM[which]}"] = list(drawn)
         everything = kept_too([circuit for some in asked.values() for circuit in some], also)
         answers = ablation.circuit_accuracy(one.subject, everything, one.prompts, one.means, store=store, name=one.name)
         chance, begin = 1 / one.prompts.boxes, 0
