@@ -73,6 +73,7 @@ def by_place(nodes: Sequence[Node]) -> dict[str, tuple[Head, ...]]:
 
         print(nodes.by_place([("last", Head(3, 5)), ("query", Head(1, 0))]))
     """
+    nodes = several("nodes", nodes, least=0)
     if len(set(nodes)) < len(nodes):
         raise ValueError("a node stands there twice")
     found: dict[str, list[Head]] = {}
