@@ -148,6 +148,8 @@ def answered() -> Any:
 
 
 NOBODY = ThreadPoolExecutor(1)
+ENDED = ThreadPoolExecutor(1)
+ENDED.shutdown()
 SHAPE = Shape(2, 8, 2, 2, 4, 16, 10)
 LAST: dict[str, Any] = {"last": ["L3H5"]}
 CIRCUIT = Circuit({"value_fetcher": (Head(3, 5),)})
@@ -568,6 +570,11 @@ KINDS: list[Case] = [
     ("values that are words", "'yes'", lambda: statistics.estimate(["yes", "no"])),
     ("an executor that does nothing", "submit", lambda: patch(executor=4)),
     ("an executor of masks", "submit", lambda: dcm.sweep(s(), None, pairs(), pairs(), position="last", executor="two")),
+    ("an executor that was shut down", "was shut down", lambda: knockout.sweep(s(), p(), executor=ENDED)),
+    ("values that are complex", "numbers are needed", lambda: statistics.estimate(torch.tensor([1j, 2]))),
+    ("complex values of an array", "numbers are needed", lambda: statistics.estimate(np.array([1j, 2]))),
+    ("ranks of words", "numbers are needed", lambda: agreements.spearman([1, 2, 3], ["a", "b", "c"])),
+    ("a ratio to what rounding left", "mean of zero", lambda: statistics.ratio([1, 0, 1], [0.1, 0.2, -0.3], [0, 1, 2])),
     ("a model in memory for workers", "save_pretrained", lambda: knockout.sweep(s(), p(), executor=NOBODY)),
     ("masks of no size", "masks", lambda: dcm.sweep(s(), None, pairs(), pairs(), position="last", masks=0)),
     ("a dtype of a plan", "'int8'", lambda: needs.of(SHAPE, dtype="int8")),
