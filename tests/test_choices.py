@@ -9,7 +9,7 @@ import torch
 from entity_circuits import prompts as any_prompts
 from entity_circuits import runs
 from entity_circuits.heads import Head
-from entity_circuits.methods import ablation, cmap, interchange, metrics
+from entity_circuits.methods import ablation, cmap, interchange, metrics, path_patching
 from entity_circuits.models.subject import wrap
 from entity_circuits.runs import answers, choices
 from entity_circuits.tasks import boxes, desiderata
@@ -76,6 +76,28 @@ def test_what_is_kept_of_a_run_is_the_metric_s_own_and_the_choice_beside_it():
         assert torch.equal(kept["correct"], metric.correct(own, given)), metric.name
         assert torch.allclose(kept["logprob"], metric.value(own, given)), metric.name
         assert kept["chosen"][0].tolist() == answers.evaluate(SUBJECT, given).chosen.tolist(), metric.name
+
+
+@pytest.mark.parametrize(
+    ("value", "correct", "words"),
+    [
+        (lambda o, p: o.logprob[:, :1], metrics.top, r"value of the metric 'mine'.* \(1, 12\), not \(1, 1\)"),
+        (lambda o, p: o.logprob.mean(), metrics.top, r"not \(\)"),
+        (lambda o, p: o.top == p.answer_ids, metrics.top, "finite floats"),
+        (lambda o, p: o.logprob * torch.nan, metrics.top, "finite floats"),
+        (lambda o, p: o.logprob.tolist(), metrics.top, "Tensor is needed, not list"),
+        (lambda o, p: o.logprob, lambda o, p: o.logprob, "correct of the metric 'mine'.*bools, not torch.float64"),
+        (lambda o, p: o.logprob, lambda o, p: (o.top == p.answer_ids)[:, 0], r"not \(1,\)"),
+    ],
+)
+def test_a_metric_that_gives_no_number_for_each_variant_and_prompt_is_refused(value, correct, words):
+    mine = metrics.Metric("mine", lambda p: p.answer_ids[:, None], value, correct)
+    for call in (
+        lambda: ablation.full_model(SUBJECT, PROMPTS, metric=mine),
+        lambda: path_patching.sweep(SUBJECT, PROMPTS, PROMPTS, position="last", metric=mine),
+    ):
+        with pytest.raises(ValueError, match=words):
+            call()
 
 
 @pytest.mark.parametrize("method", ["replay", "definition"])

@@ -121,6 +121,32 @@ DAMAGE = {
     "a ragged table": (lambda text: text.replace("[null, ", "[", 1), "is not the file of a circuit"),
     "a word for a number": (lambda text: text.replace("[null, ", '["none", ', 1), "is not the file of a circuit"),
     "other scores": (lambda text: text.replace('"ratio_of_means": {', '"median": {'), "no scores by 'ratio_of_means'"),
+    "format true": (lambda text: text.replace('"format": 1', '"format": true'), "its format is True"),
+    "n below 1": (lambda text: text.replace('"n": 6', '"n": -5'), "n=-5"),
+    "n of 0": (lambda text: text.replace('"n": 6', '"n": 0'), "n=0"),
+    "no fingerprint": (lambda text: re.sub('"fingerprint": ".*"', '"fingerprint": ""', text), "'fingerprint', as str"),
+    "a score that is true": (lambda text: text.replace("[null, ", "[true, ", 1), "null for a head without a path, not"),
+    "a score in quotes": (lambda text: text.replace("[null, ", '["1.5", ', 1), "not '1.5'"),
+    "a score that is no number": (lambda text: text.replace("[null, ", "[NaN, ", 1), "NaN is no number of JSON"),
+    "a score beyond numbers": (lambda text: text.replace("[null, ", "[1e999, ", 1), "a score is infinite"),
+    "groups twice": (
+        lambda text: text.replace('"about": {', '"groups": {}, "about": {', 1),
+        "'groups' stands there twice",
+    ),
+    "a position of no group": (
+        lambda text: text.replace('"about": {', '"positions": {"value_fecher": "last"}, "about": {', 1),
+        "'value_fecher'",
+    ),
+    "scores of no group": (lambda text: re.sub(r'"mean": \{', '"mean": {"copier": [[0]],', text), "'copier'"),
+    "heads the wrong way round": (
+        lambda text: re.sub(r'("L\dH\d"), ("L\dH\d")', r"\2, \1", text, count=1),
+        "not in the order of their scores",
+    ),
+    "a head without a path": (
+        lambda text: re.sub(r'("structure_reader": \[)"L\dH\d"', r'\1"L5H0"', text, count=1),
+        "which has no score",
+    ),
+    "a group that is a number": (lambda text: text.replace('"value_fetcher": [', '"value_fetcher": 5, "x": [', 1), "5"),
     "an endless score": (lambda text: text.replace("[null, ", "[Infinity, ", 1), "infinite"),
 }
 
@@ -136,6 +162,20 @@ def test_a_damaged_file_is_refused_by_name_with_what_is_wrong(discovery, tmp_pat
     with pytest.raises(ValueError, match=r"tiny\.json") as raised:
         circuits.load(path)
     assert words in str(raised.value)
+
+
+def test_a_file_in_another_encoding_is_refused_by_its_name(discovery, tmp_path):
+    path = tmp_path / "tiny.json"
+    circuits.save(discovery, path, command=COMMAND)
+    path.write_bytes(path.read_bytes().replace(b"tiny [", b"tin\xe9 ["))
+    with pytest.raises(ValueError, match=r"tiny\.json is no text in UTF-8"):
+        circuits.load(path)
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "3", '{"groups": []}', '{"groups": {"value_fetcher": "L3H5"}}'])
+def test_a_text_that_is_no_circuit_is_refused_in_words(text):
+    with pytest.raises(ValueError, match="list"):
+        Circuit.from_json(text)
 
 
 def test_a_circuit_that_is_not_there_is_missed_with_the_names_that_are(discovery, tmp_path, monkeypatch):

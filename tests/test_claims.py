@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from entity_book.claims import claims, comparisons, findings, handing_over, verdicts
+from entity_book.claims.comparisons import above, below, over
 from entity_book.claims.findings import report
 from entity_book.figures import charts
 from entity_book.figures import claims as figures
@@ -14,6 +15,8 @@ from entity_book.paper import paper
 from entity_circuits.statistics import Estimate
 
 PAPER = paper()
+SMALLEST = 0.88
+"""The smallest faithfulness of the paper's table."""
 NAMES = [claim.name for claim in claims.CLAIMS]
 OWN = [claim.name for claim in claims.CLAIMS if claim.by == "paper"]
 
@@ -190,6 +193,72 @@ def test_a_rule_follows_the_intervals(name, changed, expected):
 )  # fmt: skip
 def test_a_reason_names_what_decided(name, changed, words):
     assert words in judged(name, {**everything(), **found(**changed)}).because
+
+
+A, D = "carries/A/object/gain", "carries/D/{}/gain"
+TO_Q = [f"cmap/A/{site}" for site in "qkv"]
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "verdict", "because", "p", "key"),
+    [
+        # A group carries: the bound is SMALL, the floor 0; the p is that of the comparison that decided.
+        ("A carries", {A: (0.02, 0, 0.04)}, "does not", "surely less than 0.05 over its floor (0.02 [0.00, 0.04])",
+         lambda n: below(n[A], 0.05), ""),
+        ("A carries", {A: (0.1, -0.01, 0.21)}, "open",
+         "not surely above what happens without a patch (0.10 [-0.01, 0.21])", lambda n: 1.0, ""),
+        ("A carries", {A: (0.1, 0.04, 0.16)}, "partly",
+         "above its floor, but not surely by 0.05 (0.10 [0.04, 0.16])", lambda n: above(n[A], 0.0), ""),
+        ("A carries", {A: (0.1, 0.05, 0.15), "carries/A/label/gain": (0.08, 0.02, 0.14)}, "partly",
+         "0.10 [0.05, 0.15] over its floor, but not surely more than the label (0.08 [0.02, 0.14])",
+         lambda n: above(n[A], 0.0), ""),
+        ("A carries", {A: (0.12, 0.06, 0.18)}, "replicates",
+         "0.12 [0.06, 0.18] over its floor, and more than the other two",
+         lambda n: over(n[A], n["carries/A/label/gain"]), ""),
+        # A circuit is faithful: needed is the paper's smallest less SMALL, and more than random heads.
+        ("faithful", {"faithful/base": (0.80, 0.78, 0.82)}, "does not",
+         "0.80 [0.78, 0.82], the paper's smallest 0.88, random heads 0.01 [-0.01, 0.03]",
+         lambda n: below(n["faithful/base"], SMALLEST - 0.05), ""),
+        ("faithful", {"faithful/base": (0.86, 0.84, 0.88), "faithful/heads": "24", "faithful/base/larger": 0.97},
+         "replicates",
+         "0.86 [0.84, 0.88] with 24 heads, the paper's smallest 0.88, random heads 0.01 [-0.01, 0.03]"
+         "; eight times larger 0.97",
+         lambda n: above(n["faithful/base"], SMALLEST - 0.05), ""),
+        ("faithful", {"faithful/base-random": (0.9, 0.86, 0.94)}, "replicates",
+         "0.95 [0.93, 0.97], the paper's smallest 0.88, random heads 0.90 [0.86, 0.94]",
+         lambda n: over(n["faithful/base"], n["faithful/base-random"]), ""),
+        ("faithful", {"faithful/base": (0.84, 0.82, 0.86)}, "open",
+         "0.84 [0.82, 0.86], the paper's smallest 0.88, random heads 0.01 [-0.01, 0.03]", lambda n: 1.0, ""),
+        # Nothing: the surest effect counts as often as there are tests; the least sure of none is shown.
+        ("D carries", {D.format("position"): (0.09, 0.07, 0.11), D.format("label"): (0.08, 0.07, 0.09)}, "does not",
+         "there is an effect: D, label, 0.08 [0.07, 0.09]", lambda n: 3 * above(n[D.format("label")], 0.05),
+         D.format("label")),
+        ("D carries", {D.format("position"): (0.02, -0.01, 0.05), D.format("label"): (0.03, -0.03, 0.09)}, "open",
+         "no effect surely above 0.05, but it cannot be excluded: D, label, 0.03 [-0.03, 0.09]", lambda n: 1.0,
+         D.format("label")),
+        ("D carries", {D.format("label"): (0.02, -0.01, 0.045)}, "replicates",
+         "surely less than 0.05 in each of 3 tests", lambda n: below(n[D.format("label")], 0.05), D.format("label")),
+        # Through one input: more than nothing and than both others; or less than a trace, or than one of the others.
+        ("A through q", dict(zip(TO_Q, [(0.3, 0.02, 0.58), (-0.9, -0.95, -0.85), (-0.9, -0.95, -0.85)], strict=True)),
+         "replicates", "q recovers more than either other input; q 0.30 [0.02, 0.58], k -0.90 [-0.95, -0.85], "
+         "v -0.90 [-0.95, -0.85]", lambda n: above(n[TO_Q[0]], 0.0), ""),
+        ("A through q", {TO_Q[1]: (0.7, 0.65, 0.75)}, "replicates",
+         "q recovers more than either other input; q 0.80 [0.78, 0.82], k 0.70 [0.65, 0.75], v 0.00 [-0.02, 0.02]",
+         lambda n: over(n[TO_Q[0]], n[TO_Q[1]]), ""),
+        ("A through q", dict(zip(TO_Q, [(0.07, 0.05, 0.09), (0.3, -0.1, 0.7), (0.3, -0.1, 0.7)], strict=True)),
+         "does not", "q 0.07 [0.05, 0.09], k 0.30 [-0.10, 0.70], v 0.30 [-0.10, 0.70]",
+         lambda n: below(n[TO_Q[0]], 0.1), ""),
+        ("A through q", {TO_Q[2]: around(0.84)}, "does not",
+         "q 0.80 [0.78, 0.82], k 0.00 [-0.02, 0.02], v 0.84 [0.82, 0.86]",
+         lambda n: 2 * over(n[TO_Q[2]], n[TO_Q[0]]), ""),
+        ("A through q", {TO_Q[2]: around(0.83)}, "open",
+         "q 0.80 [0.78, 0.82], k 0.00 [-0.02, 0.02], v 0.83 [0.81, 0.85]",
+         lambda n: 1.0, ""),
+    ],
+)  # fmt: skip
+def test_a_judgement_has_the_words_the_p_and_the_finding_of_what_decided(name, changed, verdict, because, p, key):
+    numbers = {**everything(), **{key: one(key, number) for key, number in changed.items()}}
+    assert judged(name, numbers) == (verdict, because, pytest.approx(p(numbers), rel=1e-9), key)
 
 
 def test_a_verdict_that_one_of_many_would_reach_by_chance_stays_open():

@@ -54,6 +54,7 @@ def test_a_model_that_is_a_folder_here_is_the_same_folder_for_the_chapters(tmp_p
     monkeypatch.chdir(tmp_path)
     for name in ("base", "tuned", "code"):
         Path(name).mkdir()
+        Path(name, "adapter_config.json").touch()  # a model, as far as is looked at before it is fetched
     assert cli.main(["book", "--base", "./base", "--finetuned", "tuned"]) == 0
     assert cli.main(["book", "-p", "model", "base"]) == 0
     assert cli.main(["book", "--base", "qwen2.5-coder-0.5b", "--finetuned", "code"]) == 0  # a name of the registry

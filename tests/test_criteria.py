@@ -8,7 +8,7 @@ import torch
 from entity_circuits.circuits import criteria
 from entity_circuits.circuits.criteria import Minimality
 from entity_circuits.heads import Circuit, Head
-from entity_circuits.methods import ablation, path_patching
+from entity_circuits.methods import ablation, chosen, cmap, path_patching
 from entity_circuits.methods.ablation import Answers
 from entity_circuits.results import Store
 from entity_circuits.tasks import boxes
@@ -212,3 +212,33 @@ def test_minimality_of_some_parts_is_what_it_is_among_all():
     assert criteria.minimality_cost(asked, ["last"]) == 1 + 3 + 9 < criteria.minimality_cost(asked)
     with pytest.raises(ValueError, match="no part called 'prev': this circuit has last, query"):
         criteria.minimality(subject, asked, prompts, means, parts=["prev"])
+
+
+ONCE = ("L1H1", "L2H2")
+
+
+def asked_of(subject, prompts, means, some):
+    """What is asked of heads at `last`: all calls that read a circuit more than once."""
+    place = {"last": some()}
+    ranking = {"value_fetcher": some()}
+    circuit = Circuit({"value_fetcher": ("L2H2",)})
+    growth = {"scales": (1, 2), "draws": 1, "also": {"query": some()}}
+    yield lambda: criteria.completeness(subject, place, prompts, means, draws=1).table()
+    yield lambda: criteria.minimality(subject, {"last": some()}, prompts, means).table()
+    yield lambda: criteria.growth(subject, circuit, ranking, prompts, means, **growth)
+    yield lambda: criteria.random_circuits(subject, {"last": some()}, 2)
+    yield lambda: chosen.circuits(subject, [{"last": some()}], prompts, means).logprobs.tolist()
+    yield lambda: cmap.inputs(circuit, sites=(x for x in ("q", "v")), origins=(x for x in ("run", "inputs")))
+    yield lambda: cmap.Condition("A", {"last": some()}, (x for x in ("q", "v"))).words
+
+
+def test_heads_that_can_be_read_only_once_are_those_of_a_list(tmp_path):
+    subject, prompts, means = setting()
+    listed = asked_of(subject, prompts, means, lambda: list(ONCE))
+    once = asked_of(subject, prompts, means, lambda: (head for head in ONCE))
+    for one, other in zip(listed, once, strict=True):
+        assert str(one()) == str(other()) != "()"
+    store = Store(tmp_path)
+    for heads_ in (ONCE, ()):  # and what is stored of them is not what is stored of none
+        kept = chosen.circuits(subject, [{"last": (head for head in heads_)}], prompts, means, store=store)
+        assert torch.equal(kept.logprobs, chosen.circuits(subject, [{"last": heads_}], prompts, means).logprobs)

@@ -246,6 +246,13 @@ def test_a_mask_says_when_it_has_not_converged(pairs, judge):
     assert mask.converged and ", converged after" in str(mask) and len(mask.logit) < 150
 
 
+def test_without_gradients_the_same_mask_is_learned(pairs, judge):
+    asked = {"position": "last", "steps": 10}
+    with torch.no_grad():
+        there = dcm.learn(SUBJECT, GROUP, pairs, judge, **asked)
+    assert torch.equal(there.trace, dcm.learn(SUBJECT, GROUP, pairs, judge, **asked).trace)
+
+
 def test_a_mask_keeps_to_its_bounds_and_tells_its_story(pairs, judge):
     mask = dcm.learn(SUBJECT, GROUP, pairs, judge, position="last", steps=30)
     assert mask.trace.min() >= 0 and mask.trace.max() <= 1 and (mask.trace[0] == 1).all()
@@ -346,6 +353,9 @@ NOWHERE: Any = "nowhere"
         (lambda t: dcm.learn(SUBJECT, GROUP, t, t, position="last", steps=0), "steps=0: .* at least 1"),
         (lambda t: dcm.sweep(SUBJECT, GROUP, t, t, position="last", seeds=[]), "there are no seeds"),
         (lambda t: interchange.record(SUBJECT, t, batch=0), "batch"),
+        (lambda t: dcm.learn(SUBJECT, GROUP, t, t, position="last", seed=2**70), "seed=1180591620717411303424"),
+        (lambda t: dcm.learn(SUBJECT, GROUP, t, drawn("object"), position="last"), "of the same desideratum"),
+        (lambda t: torch.inference_mode()(dcm.learn)(SUBJECT, GROUP, t, t, position="last"), "inference_mode"),
     ],
 )
 def test_impossible_requests_are_refused_before_any_model_runs(call, message, monkeypatch):

@@ -53,6 +53,69 @@ def test_a_number_that_is_none_is_refused(value):
         report("x", value)
 
 
+def test_a_report_keeps_what_is_given_before_what_an_estimate_brings_to_six_digits():
+    given = {"low": 0.30000049, "high": 0.60000051, "n": 3, "df": 1, "about": "of all", "model": "here/base"}
+    found = report("x", ESTIMATE, **given)
+    assert found == Reported("x", 0.451235, 0.3, 0.600001, 3, "", "here/base", "of all", df=1)
+    assert report("x", "none", unit="accuracy", n=0) == Reported("x", "none", n=0, unit="accuracy")
+    assert report("x", 2, low=2, high=2) == Reported("x", 2.0, 2.0, 2.0)
+    assert [report("x", end, unit="accuracy").value for end in (0, 1)] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("value", "more", "words"),
+    [
+        (-0.1, {"unit": "accuracy"}, "finding x, an accuracy=-0.1: .* at least 0, at most 1"),
+        (0.5, {"df": 0}, "df of finding x=0"),
+        (0.5, {"n": -1}, "n of finding x=-1: .* at least 0"),
+        (0.5, {"low": 0.6, "high": 0.4}, "finding x: its interval from 0.6 to 0.4 is the wrong way round"),
+        (0.5, {"low": 0.1}, "finding x: an interval has two ends"),
+        ([1], {}, r"finding x is \[1\], which is no number"),
+        (math.nan, {}, "finding x is nan: keep only what there is"),
+    ],
+)
+def test_a_report_that_cannot_be_is_refused_by_its_key(value, more, words):
+    with pytest.raises(ValueError, match=words):
+        report("x", value, **more)
+
+
+def test_a_key_that_is_no_text_is_refused():
+    with pytest.raises(ValueError, match="a finding is named like carries/A/object, not 3"):
+        report(3, 0.5)
+
+
+def test_gathered_findings_are_written_in_one_order_and_without_what_is_not_there():
+    rows = {"y": report("y", 0.5, low=0.4, high=0.6, n=0), "a/b": Reported("a/b", "none", unit="word")}
+    assert (
+        Gathered(rows, ("02_two", "01_one"), {"seed": 1, "boxes": [3]}).to_json()
+        == """{
+ "findings": {
+  "a/b": {
+   "unit": "word",
+   "value": "none"
+  },
+  "y": {
+   "high": 0.6,
+   "low": 0.4,
+   "n": 0,
+   "value": 0.5
+  }
+ },
+ "missing": [
+  "02_two",
+  "01_one"
+ ],
+ "parameters": {
+  "boxes": [
+   3
+  ],
+  "seed": 1
+ }
+}
+"""
+    )
+
+
 def test_findings_are_read_as_they_were_gathered(tmp_path):
     rows = {"01_one": {"x": {"value": 0.5, "low": 0.4, "high": 0.6, "n": 7}}, "02_two": {"y": {"value": "none"}}}
     whole = gather(rows, ["03_three"], {"seed": 1})

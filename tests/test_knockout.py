@@ -147,6 +147,8 @@ def test_impossible_requests_are_refused_before_anything_runs(monkeypatch):
         knockout.sweep(subject, prompts, conditions=["last prev"])
     with pytest.raises(ValueError, match="no place called 'nowhere'"):
         knockout.sweep(subject, prompts, conditions=["last->nowhere"])
+    with pytest.raises(ValueError, match="'object->last' cuts nothing"):
+        knockout.sweep(subject, prompts, conditions=["last->object", "object->last"])
     with pytest.raises(ValueError, match=r"start layer=5: .* from 0 to 4"):
         knockout.sweep(subject, prompts, starts=[5])
     with pytest.raises(ValueError, match="no right answer"):

@@ -148,6 +148,8 @@ def answered() -> Any:
 
 
 NOBODY = ThreadPoolExecutor(1)
+ENDED = ThreadPoolExecutor(1)
+ENDED.shutdown()
 SHAPE = Shape(2, 8, 2, 2, 4, 16, 10)
 LAST: dict[str, Any] = {"last": ["L3H5"]}
 CIRCUIT = Circuit({"value_fetcher": (Head(3, 5),)})
@@ -222,6 +224,14 @@ def without(removed: Any = (LAST,), some: Any = None, **more: Any) -> Any:
 def unlike() -> Any:
     """Path patching between prompts about seven boxes and prompts about two."""
     return path_patching.sweep(s(), boxes.prompts(s(), 14), boxes.prompts(s(), 14, 2), position="last")
+
+
+def effects(keep: Any) -> Any:
+    return nodes.effects(s(), p(), means(), ["last"], keep=keep)
+
+
+def said(some: Any) -> Any:
+    return choosing.circuits(s(), some, p(), means())
 
 
 def setting() -> Any:
@@ -410,6 +420,14 @@ NUMBERS: list[Case] = [
     ("no circuits", "circuits", lambda: accuracy([])),
     ("means of another shape of model", "other", lambda: accuracy(at=foreign())),
     ("means of other prompts", "tokens", lambda: accuracy(some=seven())),
+    ("a place that no prompt has", "'last+1'", lambda: accuracy({"last+1": ["L3H5"]})),
+    ("a removal where no prompt has a token", "'last+1'", lambda: without([{"last+1": ["L3H5"]}])),
+    ("circuits where no prompt has a token", "'last+1'", lambda: said([{"last+1": ["L3H5"]}])),
+    ("means that are not numbers", "NaN", lambda: replace(means(), z=nan_like(means().z))),
+    ("a keep of other layers", "(3, 1, 8)", lambda: effects(torch.ones(3, 1, 8, dtype=torch.bool))),
+    ("a keep of other places", "(4, 2, 8)", lambda: effects(torch.ones(4, 2, 8, dtype=torch.bool))),
+    ("a keep of floats", "float", lambda: effects(torch.full((4, 1, 8), 7.0))),
+    ("a keep that is a list", "list", lambda: effects([True])),
     ("means in another dtype", "float64", lambda: accuracy(at=Means(means().z.double(), 4))),
     ("random circuits", "-1", lambda: criteria.random_circuits(s(), LAST, -1)),
     ("random circuits of a head that is not there", "L9H0", lambda: criteria.random_circuits(s(), NOWHERE, 2)),
@@ -541,6 +559,10 @@ KINDS: list[Case] = [
     ("prompts in place of triples", "Prompts", lambda: interchange.patch(s(), ["L3H5"], p(), position="last")),
     ("prompts in place of a recording", "Prompts", lambda: path_patching.screen(p(), source(), position="last")),
     ("a recording in place of prompts", "Recording", lambda: answers.evaluate(s(), rec())),
+    ("a circuit that is a list", "['L3H5']", lambda: Circuit(["L3H5"])),
+    ("a circuit about nothing", "about", lambda: Circuit({}, None)),
+    ("a position that is a number", "int", lambda: Circuit({"mine": ["L3H5"]}, positions={"mine": 3})),
+    ("no name of a circuit", "NoneType", lambda: circuits.load(None)),
     ("a circuit in place of a finding", "Circuit", lambda: circuits.compare(CIRCUIT, CIRCUIT)),
     ("models and prompts the wrong way round", "Prompts", lambda: cmap.patch(s(), p(), LAST, other())),
     ("a place that is a number", "int", lambda: cmap.scan(s(), 3)),
@@ -548,6 +570,11 @@ KINDS: list[Case] = [
     ("values that are words", "'yes'", lambda: statistics.estimate(["yes", "no"])),
     ("an executor that does nothing", "submit", lambda: patch(executor=4)),
     ("an executor of masks", "submit", lambda: dcm.sweep(s(), None, pairs(), pairs(), position="last", executor="two")),
+    ("an executor that was shut down", "was shut down", lambda: knockout.sweep(s(), p(), executor=ENDED)),
+    ("values that are complex", "numbers are needed", lambda: statistics.estimate(torch.tensor([1j, 2]))),
+    ("complex values of an array", "numbers are needed", lambda: statistics.estimate(np.array([1j, 2]))),
+    ("ranks of words", "numbers are needed", lambda: agreements.spearman([1, 2, 3], ["a", "b", "c"])),
+    ("a ratio to what rounding left", "mean of zero", lambda: statistics.ratio([1, 0, 1], [0.1, 0.2, -0.3], [0, 1, 2])),
     ("a model in memory for workers", "save_pretrained", lambda: knockout.sweep(s(), p(), executor=NOBODY)),
     ("masks of no size", "masks", lambda: dcm.sweep(s(), None, pairs(), pairs(), position="last", masks=0)),
     ("a dtype of a plan", "'int8'", lambda: needs.of(SHAPE, dtype="int8")),

@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 
 from .arguments import integer
+from .bootstrap import as_array
 
 
 def spearman(one: np.ndarray, other: np.ndarray) -> float:
     """The rank correlation of two series (n,); NaN for fewer than three numbers or where all of one rank alike.
 
-    Raises `ValueError` for series of different lengths.
+    Raises `ValueError` for series of different lengths, and for what is no number.
 
         import numpy as np
         from entity_circuits.agreement import spearman
@@ -22,7 +23,7 @@ def spearman(one: np.ndarray, other: np.ndarray) -> float:
         raise ValueError(
             f"a rank correlation needs two series of one length, not {np.shape(one)} and {np.shape(other)}"
         )
-    ranks = [pd.Series(values).rank().to_numpy() for values in (one, other)]
+    ranks = [pd.Series(as_array(values)).rank().to_numpy() for values in (one, other)]
     if len(one) < 3 or any(np.ptp(rank) == 0 for rank in ranks):
         return float("nan")
     return float(np.corrcoef(ranks[0], ranks[1])[0, 1])

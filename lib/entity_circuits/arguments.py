@@ -1,5 +1,6 @@
 """What a call was given, looked at before any work: a word of a list, a whole number, a number within bounds."""
 
+import json
 import math
 import operator
 from collections.abc import Iterable, Mapping
@@ -71,6 +72,29 @@ def of_kind(what: str, given: object, *kinds: type) -> None:
     if not isinstance(given, kinds):
         named = " or ".join(kind.__name__ for kind in kinds)
         raise ValueError(f"{what}: {named} is needed, not {type(given).__name__}")
+
+
+def from_json(text: str) -> Any:
+    """The content of a JSON text. Raises `ValueError` for a name that stands twice, and for NaN and Infinity.
+
+    The reader of Python would take the last of two, and numbers that JSON does not have.
+
+        from entity_circuits.arguments import from_json
+
+        print(from_json('{"n": 70}'))
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands there twice")
+        return found
+
+    def refused(word: str) -> None:
+        raise ValueError(f"{word} is no number of JSON: finite numbers are, and null for none; not NaN, not infinite")
+
+    return json.loads(text, object_pairs_hook=once, parse_constant=refused)
 
 
 def integer(what: str, given: Any, least: int | None = 1, most: int | None = None) -> int:

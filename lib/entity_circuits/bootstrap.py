@@ -78,8 +78,11 @@ def medians(cells: np.ndarray, groups: np.ndarray, picked: np.ndarray) -> np.nda
 def as_array(values: Values) -> np.ndarray:
     """Any of tensor, array or sequence as float64 in memory."""
     if hasattr(values, "detach"):
-        values = values.detach().cpu().double().numpy()
+        values = values.detach().cpu()
+        values = (values if values.is_complex() else values.double()).numpy()
     try:
+        if np.iscomplexobj(values):
+            raise TypeError("a complex number is none that has an order")
         return np.asarray(values, dtype=float)
     except (TypeError, ValueError) as error:
         raise ValueError(f"numbers are needed, one an example, not {values!r}") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from . import sums
-from .arguments import integer
+from .arguments import from_json, integer, of_kind, several
 
 Group = str
 """The name of a group of heads. A circuit may have any; these are the paper's."""
@@ -51,7 +51,7 @@ class Head:
 
             assert Head.parse("L14H5") == Head(14, 5)
         """
-        match = re.fullmatch(r"L(\d+)H(\d+)", text)
+        match = re.fullmatch(r"L(\d+)H(\d+)", text) if isinstance(text, str) else None
         if not match:
             raise ValueError(f"a head is written like L14H5, not {text!r}")
         return cls(int(match[1]), int(match[2]))
@@ -63,7 +63,7 @@ class Circuit:
 
     `about` says what produced it (model, parameters, code), as plain JSON values. `positions` says where the heads of a
     group act; those of the paper's groups need not be named. Heads may be written as text. Raises `ValueError` for a
-    group of neither kind, and for a head twice in one group. Paper: section 4.2.
+    group of neither kind, for a head twice in one group, and for what is no mapping. Paper: section 4.2.
 
         from entity_circuits.heads import Circuit, Head
 
@@ -76,6 +76,14 @@ class Circuit:
     positions: Mapping[Group, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for what in ("groups", "about", "positions"):
+            if not isinstance(given := getattr(self, what), Mapping):
+                raise ValueError(
+                    f"a circuit has heads by group, as in Circuit({{'value_fetcher': ['L3H5']}}), and its `about` and "
+                    f"`positions` by name; its {what} cannot be {given!r}"
+                )
+        for group, place in self.positions.items():
+            of_kind(f"the position of {group!r}", place, str)
         object.__setattr__(self, "groups", {name: of(some) for name, some in self.groups.items()})
         for name, some in self.groups.items():
             if twice := [head for head in some if some.count(head) > 1]:
@@ -107,7 +115,7 @@ class Circuit:
 
     @classmethod
     def from_json(cls, text: str) -> "Circuit":
-        """The circuit of such a text. Raises `ValueError` for what is no head or no group.
+        """The circuit of such a text. Raises `ValueError` for what is no head or no group, and for a name twice.
 
         For example:
 
@@ -116,8 +124,10 @@ class Circuit:
             circuit = Circuit({"value_fetcher": (Head(3, 5),)})
             assert Circuit.from_json(circuit.to_json()) == circuit
         """
-        content = json.loads(text)
-        groups = {name: tuple(map(Head.parse, heads)) for name, heads in content["groups"].items()}
+        content = from_json(text)
+        if not isinstance(content, dict) or not isinstance(content.get("groups"), dict):
+            raise ValueError("the text of a circuit has `groups`, which are lists of heads by name")
+        groups = {name: tuple(map(Head.parse, several(name, some, 0))) for name, some in content["groups"].items()}
         return cls(groups, content.get("about", {}), content.get("positions", {}))
 
     def save(self, path: Path) -> None:

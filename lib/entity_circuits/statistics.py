@@ -124,7 +124,7 @@ def ratio(first: Values, second: Values, contexts: Values) -> Estimate:
     """Mean of `first` over mean of `second` for the same prompts, such as two accuracies.
 
     `first` (n,) numbers or bools; `second` (n,) likewise, not all zero; `contexts` (n,) numbers: which prompts belong
-    together. The interval is that of `intervals.of_ratios`. Raises `ValueError` if `second` is zero everywhere.
+    together. The interval is that of `intervals.of_ratios`. Raises `ValueError` if the mean of `second` is zero.
 
         from entity_circuits import statistics
 
@@ -137,7 +137,7 @@ def ratio(first: Values, second: Values, contexts: Values) -> Estimate:
             f"a ratio needs finite values of the same prompts twice and their contexts, not "
             f"{pair[0].shape}, {pair[1].shape} and {groups.shape}"
         )
-    if not pair[1].sum():
+    if abs(pair[1].sum()) <= len(groups) * np.finfo(float).eps * np.abs(pair[1]).sum():  # no more than rounding
         raise ValueError("a ratio to a mean of zero")
     (low,), (high,) = bounds.of_ratios(pair[0][None], pair[1], groups)
     value = float(pair[0].sum() / pair[1].sum())

@@ -84,7 +84,10 @@ def read(path: Path) -> str:
     content, known = path.read_bytes(), listed(path.parent)
     if known is not None and known.get(path.name) != hashlib.sha256(content).hexdigest():
         raise ValueError(_words(path))
-    return content.decode()
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8: {error}") from None
 
 
 def tensors(path: Path) -> tuple[dict[str, Any], dict[str, "Tensor"]]:

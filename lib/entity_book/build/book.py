@@ -19,7 +19,7 @@ from entity_circuits import places
 
 from ..claims import findings
 from . import chapter as kernels
-from . import due, executed, kept, lifetime, lock, machine, notebooks, peaks
+from . import due, executed, kept, lifetime, lock, machine, notebooks, peaks, values
 from . import plan as plans
 from .chapter import Job, say
 from .executed import Run
@@ -86,9 +86,16 @@ def check(
     preset: str = "",
     root: Path | None = None,
 ) -> None:
-    """Raises the `BookError` of `execute` for what is asked of it, before a model is fetched or anything is run."""
+    """Raises the `BookError` of `execute` for what is asked of it, before a model is fetched or anything is run.
+
+    Also for values that chapters could not be run with (`values`): a number out of its range, a dtype, device or
+    attention that cannot be used here, a model that there is not, or the same one twice.
+    """
     root = root or places.ROOT
-    plans.make(root, plans.chosen(chapters(root), only), parameters or {}, pair, preset)
+    names = plans.chosen(chapters(root), only)
+    plan = plans.make(root, names, parameters or {}, pair, preset)
+    tables = {name: {**plan.defaults[name], **plan.given[name]} for name in names}
+    values.require(tables, (*(parameters or {}), *(("model", "base", "finetuned") if pair else ())))
 
 
 def reasons(

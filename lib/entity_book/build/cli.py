@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from entity_circuits.spelling import meant
 
-from . import commands, measuring, needed
+from . import commands, measuring, needed, values
 
 INSTALL = "in a clone of the repository, pip install -c constraints.txt -e '.[book]'"
 
@@ -266,7 +266,7 @@ def _number(text: str, low: int, high: int) -> int:
 
 
 def _positive(text: str) -> int:
-    return _number(text, 1, 1_000_000)
+    return _number(text, *values.COUNT)
 
 
 def _tokens(text: str) -> int:
@@ -284,7 +284,7 @@ def _amount(text: str) -> float:
 
 
 def _seed(text: str) -> int:
-    return _number(text, 0, 2**32 - 1)
+    return _number(text, *values.SEED)
 
 
 def _port(text: str) -> int:

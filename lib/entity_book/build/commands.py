@@ -40,13 +40,13 @@ def book(arguments: argparse.Namespace) -> None:
         raise ValueError(
             "--only, parameters, a preset and a pair are for executing chapters; --build-only executes none"
         )
+    if arguments.dry_run and arguments.build_only:
+        raise ValueError("--dry-run tells which chapters would run; --build-only runs none")
+    book.check(arguments.only, given, pair=pair, preset=preset)
     if arguments.dry_run:
-        if arguments.build_only:
-            raise ValueError("--dry-run tells which chapters would run; --build-only runs none")
         for name, told in book.reasons(arguments.only, given, pair=pair, preset=preset).items():
             print(f"{name}: {told}")
         return
-    book.check(arguments.only, given, pair=pair, preset=preset)
     with lock.held(places.ROOT, "making the book"):
         if pair:
             from entity_circuits.models import pair as models

@@ -161,6 +161,8 @@ def discover(arguments: argparse.Namespace) -> None:
         raise ValueError(f"say where to write the circuit of {name}: --out FILE.json")
     out = arguments.out or circuits.folder() / f"{name}.json"
     _require_place(out)
+    if out.exists():
+        circuits.load(out)  # which may be written anew; any other file was not meant
     with _workers(arguments) as executor:
         asked: dict[str, Any] = {"n": arguments.n, "boxes": arguments.boxes, "seed": arguments.seed}
         if wording:

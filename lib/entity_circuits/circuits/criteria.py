@@ -158,7 +158,9 @@ def completeness(
         print(criteria.completeness(subject, relay, p, means, draws=2).table())
     """
     executor(method)  # an unknown one is told before anything runs
-    whole, draws, seed = kept(circuit), integer("draws", draws, least=0), integer("seed", seed, least=None)
+    draws, seed = integer("draws", draws, least=0), integer("seed", seed, least=None)
+    circuit = _once(circuit)
+    whole = kept(circuit)
     names: list[str] = ["nothing"]
     sets: list[dict[str, tuple[Head, ...]]] = [{}]
     for label, (place, some) in _parts(circuit).items():
@@ -175,6 +177,11 @@ def completeness(
         circuit_accuracy(subject, left, prompts, means, method=method, store=store, name="circuit without"),
         full_without(subject, sets, prompts, means, method=method, store=store),
     )
+
+
+def _once(circuit: Circuit | Kept) -> Circuit | Kept:
+    """A circuit that can be read again and again: heads may come from generators."""
+    return circuit if isinstance(circuit, Circuit) else kept(circuit)
 
 
 def _parts(circuit: Circuit | Kept) -> dict[str, tuple[str, tuple[Head, ...]]]:
@@ -252,6 +259,7 @@ def minimality_cost(circuit: Circuit | Kept, parts: Sequence[str] | None = None)
 
         print(criteria.minimality_cost({"last": [Head(2, 0), Head(2, 1), Head(3, 5)]}))  # 13
     """
+    parts = None if parts is None else several("parts", parts)
     sizes = [len(some) for label, (_, some) in _parts(circuit).items() if parts is None or label in parts]
     return 1 + sum(n * (n - 1) // 2 + 3 * n for n in sizes)
 
@@ -294,6 +302,7 @@ def minimality(
     """
     executor(method)
     finite("share", share, 0, 1)
+    circuit = _once(circuit)
     parts = None if parts is None else several("parts", parts)
     everything = _parts(circuit)
     if unknown := [label for label in parts or () if label not in everything]:

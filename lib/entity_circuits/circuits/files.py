@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import heads, places, results, sums
-from ..arguments import each_of, integer, one_of
+from ..arguments import each_of, from_json, integer, of_kind, one_of
 from ..heads import Circuit, Group, Head
 from ..methods import path_patching
 from ..methods.path_patching import Discovery, Statistic
@@ -139,6 +139,7 @@ def load(name: str | Path) -> Finding:
         one = circuits.load("qwen2.5-coder-0.5b")
         print(*one.circuit.groups["value_fetcher"], one.circuit.about["command"])
     """
+    of_kind("the name of a circuit, or the path of its file", name, str, Path)
     path = Path(name)
     if not path.is_file():
         if str(name) not in (known := names()):
@@ -211,15 +212,17 @@ def names() -> list[str]:
 def _parsed(text: str, path: Path) -> Finding:
     """A finding from the text of its file; a `ValueError` names the file and what is wrong with it."""
     try:
-        content = json.loads(text)
-        if content.get("format") != FORMAT:
+        content = from_json(text)
+        if type(content.get("format")) is not int or content["format"] != FORMAT:
             raise ValueError(f"its format is {content.get('format')!r}, not {FORMAT}")
         circuit = Circuit.from_json(text)
         for name, kind in KNOWN.items():
-            if not isinstance(circuit.about.get(name), kind) or isinstance(circuit.about[name], bool):
-                raise ValueError(f"`about` must say {name!r}, as {kind.__name__}, not {circuit.about.get(name)!r}")
+            said = circuit.about.get(name)
+            if type(said) is not kind or said == "":
+                raise ValueError(f"`about` must say {name!r}, as {kind.__name__}, not {said!r}")
+        integer("n", circuit.about["n"])
         scores = {
-            kind: {group: np.array(tables[group], dtype=float) for group in dict.fromkeys((*circuit.groups, *tables))}
+            kind: {group: _table(tables[group]) for group in dict.fromkeys((*circuit.groups, *tables))}
             for kind, tables in content["scores"].items()
         }
         found = Finding(circuit, scores)
@@ -233,8 +236,19 @@ def _parsed(text: str, path: Path) -> Finding:
     return found
 
 
+def _table(rows: list[list[float | None]]) -> np.ndarray:
+    """A table of scores: numbers, and null for none."""
+    if bad := [x for row in rows for x in row if type(x) not in (int, float, type(None))]:
+        raise ValueError(f"a score is a number, or null for a head without a path, not {bad[0]!r}")
+    return np.array(rows, dtype=float)
+
+
 def _check(found: Finding) -> None:
-    """Shapes and heads that fit together, or a `ValueError`."""
+    """Shapes, groups and heads that fit together, or a `ValueError`."""
+    known = {*found.circuit.groups, *found.circuit.positions, *heads.GROUPS}
+    for tables in found.scores.values():
+        each_of("group that the circuit has or has a position for", tables, known)
+    each_of("group with scores", found.circuit.positions, found.scores[found.statistic])
     shapes = {table.shape for tables in found.scores.values() for table in tables.values()}
     if len(shapes) != 1 or len(next(iter(shapes))) != 2:
         raise ValueError(f"scores must be tables of one shape, layers by heads, not {sorted(shapes)}")
@@ -247,6 +261,11 @@ def _check(found: Finding) -> None:
         for head in members:
             if head.layer >= layers or head.head >= numbers:
                 raise ValueError(f"{group} has {head}, but the scores are of {layers} layers of {numbers} heads")
+        ranked = [found.scores[found.statistic][group][head.layer, head.head] for head in members]
+        if none := [str(head) for head, score in zip(members, ranked, strict=True) if math.isnan(score)]:
+            raise ValueError(f"{group} has {none[0]}, which has no score")
+        if ranked != sorted(ranked):
+            raise ValueError(f"the heads of {group} are not in the order of their scores, the most negative first")
 
 
 def _rows(table: np.ndarray) -> list[list[float | None]]:

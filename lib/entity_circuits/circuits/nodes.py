@@ -73,6 +73,7 @@ def by_place(nodes: Sequence[Node]) -> dict[str, tuple[Head, ...]]:
 
         print(nodes.by_place([("last", Head(3, 5)), ("query", Head(1, 0))]))
     """
+    nodes = several("nodes", nodes, least=0)
     if len(set(nodes)) < len(nodes):
         raise ValueError("a node stands there twice")
     found: dict[str, list[Head]] = {}
@@ -110,6 +111,7 @@ def effects(
 
     To first order: the gradient with respect to how far each node is kept, between its mean (0) and its own output
     (1), at the circuit; averaged over the prompts. Of nodes that are not kept it says what keeping them would bring.
+    Raises `ValueError` as `find` does, and for another `keep`.
 
         from entity_circuits import ablation, models, tasks
         from entity_circuits.circuits import nodes
@@ -119,6 +121,13 @@ def effects(
         print(nodes.effects(subject, p, means, ["last", "query"]).shape)
     """
     asked = _Asked(subject, prompts, means, places)
+    if keep is not None:
+        of_kind("keep", keep, Tensor)
+        if (keep.shape, keep.dtype) != (asked.all.shape, torch.bool):
+            raise ValueError(
+                f"keep is one bool for each layer, place and head, {tuple(asked.all.shape)}, not {keep.dtype} of "
+                f"shape {tuple(keep.shape)}"
+            )
     return asked.effects(asked.all if keep is None else keep)[0]
 
 

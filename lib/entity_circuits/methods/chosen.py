@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .. import results, runs
 from ..arguments import several
+from ..heads import Circuit
 from ..models.subject import Subject
 from ..results import Store
 from ..runs import choices, replay
@@ -19,6 +20,7 @@ from ..runs.edits import Outcome
 from ..runs.mean_replay import Means, Table
 from ..tasks.prompts import Prompts
 from . import kept as places
+from .ablation import kept
 from .kept import Kept
 
 
@@ -121,7 +123,7 @@ def whole(subject: Subject, prompts: Prompts, *, store: Store | None = None) -> 
 
 def circuits(
     subject: Subject,
-    some: Sequence[Kept],
+    some: Sequence[Circuit | Kept],
     prompts: Prompts,
     means: Means | Sequence[Means],
     *,
@@ -132,7 +134,7 @@ def circuits(
 
     Args:
         subject: the model.
-        some: circuits, each a mapping of places to heads (see `Prompts.places`).
+        some: circuits, each a `Circuit` or a mapping of places to heads (see `Prompts.places`).
         prompts: n prompts with choices, of the length of those of the means.
         means: what stands in place of every head that is not kept; several, and each serves the contexts of its turn:
             one prompt's outputs each, and that is resample ablation.
@@ -148,7 +150,8 @@ def circuits(
         p, means = tasks.default.prompts(subject, n=7), ablation.means(subject, n=20)
         print(chosen.circuits(subject, [{"last": ["L3H5"]}, {}], p, means).chosen)
     """
-    asked, given = several("circuits", some), [means] if isinstance(means, Means) else list(several("means", means))
+    asked = [kept(one) for one in several("circuits", some)]
+    given = [means] if isinstance(means, Means) else list(several("means", means))
     targets = choices.require(prompts)
     for one in given:
         places.check(subject, prompts, asked, one)

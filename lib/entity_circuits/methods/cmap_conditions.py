@@ -42,6 +42,7 @@ class Condition:
     draw: int | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "sites", tuple(self.sites))
         each_of(f"site of {self.name}", self.sites, Site)
         one_of(f"origin of {self.name}", self.origin, Origin)
         one_of(f"model to patch {self.name} into", self.into, Into)
@@ -129,9 +130,10 @@ def inputs(
         print([(condition.name, condition.sites, condition.origin) for condition in conditions])
     """
     one_of("model to patch into", into, Into)
-    each_of("origin", several("origins", origins), Origin)
+    origins, sites = several("origins", origins), several("sites", sites)
+    each_of("origin", origins, Origin)
     of_kind("circuit", circuit, Circuit)
-    for letters in several("sites", sites):
+    for letters in sites:
         sites_of(letters)
     return tuple(
         Condition(letter, of_circuit(circuit, [group]), sites_of(letters), origin, into)
@@ -164,8 +166,9 @@ def random_heads(
     """
     of_kind("condition", condition, Condition)
     draws, seed = integer("draws", draws), integer("seed", seed, least=None)
-    avoided = by_layer(heads_of(without))
-    for some in (*condition.heads.values(), heads_of(without)):
+    without = heads_of(without)
+    avoided = by_layer(without)
+    for some in (*condition.heads.values(), without):
         require(some, subject.layers, subject.heads, f"of {condition.name}")
     made = []
     for number in range(draws):

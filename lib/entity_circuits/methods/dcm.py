@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .. import results
@@ -202,6 +203,18 @@ def together(
     for given in (triples, validation):
         for target in {one.target for one in asked if one.target}:
             _triples(given).towards(target)
+    zs = [z for one in (triples, validation) if isinstance(one, Pairs) for z in one.z.values()]
+    if torch.is_inference_mode_enabled() or any(z.is_inference() for z in zs):
+        raise ValueError(
+            "inside of torch.inference_mode() nothing can be learned, nor from pairs recorded in it: call and record "
+            "outside of it"
+        )
+    named = [_triples(given).desideratum for given in (triples, validation)]
+    if any(one.target is None for one in asked) and len(set(named)) > 1:
+        raise ValueError(
+            f"masks are learned towards the {named[0]} and would be chosen by the {named[1]}: validation triples are "
+            "of the same desideratum, or a target is asked for"
+        )
     recorded = next((one for one in (triples, validation) if isinstance(one, Pairs)), None)
     work.require(executor, subject, given=recorded)
     size = len(asked) if masks is None else integer("masks of a piece of work", masks)

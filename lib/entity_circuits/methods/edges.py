@@ -195,7 +195,7 @@ def patched(
         for head in numbers
     ]
     outcome = way(method)(base, variants, targets=metric.targets(base.prompts), vocabulary=metric.vocabulary)
-    return metric.value(outcome, base.prompts).unflatten(0, (len(senders), -1))
+    return metrics.number(metric, outcome, base.prompts).unflatten(0, (len(senders), -1))
 
 
 def _received(

@@ -25,7 +25,10 @@ def positions(prompts: Prompts, place: str) -> Tensor:
 
 
 def check(subject: Subject, prompts: Prompts, circuits: Sequence[Kept], means: Means) -> None:
-    """Raise `ValueError` for a head or a place that is not there, or means that do not fit model and prompts."""
+    """Raise `ValueError` for a head or a place that is not there, or means that do not fit model and prompts.
+
+    A place that some prompts lack is there; one that no prompt has is not, and no head could be kept there.
+    """
     of_kind("prompts", prompts, Prompts)
     of_kind("means", means, Means)
     means.require(prompts, subject)
@@ -37,8 +40,10 @@ def check(subject: Subject, prompts: Prompts, circuits: Sequence[Kept], means: M
         )
     for circuit in circuits:
         for place, some in circuit.items():
-            prompts.places(place)
-            heads.require(heads.of(some), subject.layers, subject.heads, f"at {place}")
+            there, some = prompts.places(place), heads.of(some)
+            heads.require(some, subject.layers, subject.heads, f"at {place}")
+            if some and not bool((there >= 0).any()):
+                raise ValueError(f"none of the prompts has a token at {place!r}: heads cannot be kept or removed there")
 
 
 def live(subject: Subject, prompts: Prompts, circuits: Sequence[Kept]) -> tuple[Tensor, Tensor]:

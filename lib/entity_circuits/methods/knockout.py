@@ -114,8 +114,9 @@ def sweep(
         executor: does them in other processes (see `work`); the same numbers.
         recording: of all these prompts; made in batches unless given.
 
-    Returns `Curves`. Raises `ValueError`, before the model runs, for an unknown condition or start layer, a prompt
-    without a right answer, or a recording of other prompts. Paper: the attention knockout experiment.
+    Returns `Curves`. Raises `ValueError`, before the model runs, for an unknown condition or start layer, a condition
+    that cuts nothing, a prompt without a right answer, or a recording of other prompts. Paper: the attention knockout
+    experiment.
 
     Cost, in tokens put through one layer, for L layers: start layer s takes L - s for a path from `last`, three times
     that for one from `query` (the tokens from there to `last`), so a condition L * (L + 1) / 2 times 1 or 3 a prompt,
@@ -144,6 +145,9 @@ def sweep(
     random = any(name.endswith("->random") for name in conditions)
     keys = prompts.random_keys(subject.tokenizer, seed) if random else prompts.last
     paths = torch.stack([torch.stack(_path(prompts, name, keys)) for name in conditions])  # conditions, 2, n
+    for name, (reader, key) in zip(conditions, paths, strict=True):
+        if bool((key > reader).all()):
+            raise ValueError(f"{name!r} cuts nothing: in every prompt the key comes after the token that should see it")
     batches = torch.arange(len(prompts)).split(batch)
 
     def units() -> Iterator[work.Unit]:

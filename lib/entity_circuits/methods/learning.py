@@ -19,10 +19,11 @@ _WINDOW = 10  # steps, at least, over which weights are averaged
 _ROWS = 512  # tokens of all masks together that are replayed at once with gradients
 
 
+@torch.enable_grad()
 def learned(
     asked: list[Asked], train: Pairs, judge: Pairs, *, rate: float, steps: int, tolerance: float, method: Method
 ) -> list[Mask]:
-    """`dcm.together`, of pairs that are recorded and requests that are checked.
+    """`dcm.together`, of pairs that are recorded and requests that are checked; also inside of `torch.no_grad()`.
 
     Args:
         asked: what each mask is to be, its heads written out.

@@ -37,7 +37,7 @@ class Asked:
                 raise ValueError("a mask needs heads to choose among")
         finite("penalty", self.penalty, 0)
         if self.seed is not None:
-            object.__setattr__(self, "seed", integer("seed", self.seed, least=None))
+            object.__setattr__(self, "seed", integer("seed", self.seed, -(2**63), 2**64 - 1))  # what torch takes
 
     def among(self, subject: Subject) -> "Asked":
         """The same with its heads written out, each once."""

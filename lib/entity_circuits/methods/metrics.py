@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..arguments import one_of
+from ..arguments import of_kind, one_of
 from ..runs import choices
 from ..runs.edits import Outcome
 from ..tasks.prompts import Prompts, require_answers
@@ -24,7 +24,8 @@ class Metric:
     `targets` names the tokens (n, k) whose logits are wanted. Of an outcome for these, `value` (variants, n) is the
     number and `correct` (variants, n) bool says whether the answer is right. With `log`, the number is the logarithm
     of a probability, so that relative changes are those of the probability. Without `vocabulary` the logits of the
-    targets are all that it needs, which saves a replay half of the work.
+    targets are all that it needs, which saves a replay half of the work. A `value` that is no finite float for each
+    variant and prompt is refused (`number`), a `correct` that is no bool for each, too (`verdict`).
 
         from entity_circuits.methods import metrics
 
@@ -126,6 +127,41 @@ def wanted(metric: Metric, prompts: Prompts) -> Tensor:
     return torch.cat((targets, prompts.choice_ids), dim=1)
 
 
+def number(metric: Metric, outcome: Outcome, prompts: Prompts) -> Tensor:
+    """(variants, n) finite floats: the metric's number. Raises `ValueError` for whatever else its `value` gives.
+
+    NaN is not among them: in tables of scores it says that there is no path. For example:
+
+        from entity_circuits import runs, toy
+        from entity_circuits.methods import metrics
+
+        p = toy.prompts("apple", "cup")
+        print(metrics.number(metrics.LOG_PROBABILITY, runs.run(toy.subject(), p), p).shape)
+    """
+    found = _fitting(metric, "value", metric.value(outcome, prompts), outcome)
+    if not (found.is_floating_point() and bool(torch.isfinite(found).all())):
+        raise ValueError(f"the value of the metric {metric.name!r} has to be finite floats, not {found}")
+    return found
+
+
+def verdict(metric: Metric, outcome: Outcome, prompts: Prompts) -> Tensor:
+    """(variants, n) bool: whether the answer is right by the metric, checked as `number` is."""
+    found = _fitting(metric, "correct", metric.correct(outcome, prompts), outcome)
+    if found.dtype != torch.bool:
+        raise ValueError(f"the correct of the metric {metric.name!r} has to be bools, not {found.dtype}")
+    return found
+
+
+def _fitting(metric: Metric, name: str, found: Tensor, outcome: Outcome) -> Tensor:
+    of_kind(f"the {name} of the metric {metric.name!r}", found, Tensor)
+    if found.shape != (shape := outcome.logits.shape[:2]):
+        raise ValueError(
+            f"the {name} of the metric {metric.name!r} has to be one for each variant and prompt, "
+            f"{tuple(shape)}, not {tuple(found.shape)}"
+        )
+    return found
+
+
 def answers(metric: Metric, outcome: Outcome, prompts: Prompts) -> dict[str, Tensor]:
     """What is kept of an outcome for the `wanted` tokens, each (variants, n).
 
@@ -140,7 +176,7 @@ def answers(metric: Metric, outcome: Outcome, prompts: Prompts) -> dict[str, Ten
     """
     own = metric.targets(prompts).shape[1]
     read = replace(outcome, logits=outcome.logits[..., :own], logprobs=outcome.logprobs[..., :own])
-    kept = {"correct": metric.correct(read, prompts), "logprob": metric.value(read, prompts)}
+    kept = {"correct": verdict(metric, read, prompts), "logprob": number(metric, read, prompts)}
     if choices.given(prompts):
         kept["chosen"] = choices.right(outcome.logits[..., own:], prompts)
     return kept

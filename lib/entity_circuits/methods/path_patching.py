@@ -177,7 +177,8 @@ def patched(
     given, targets = source.at("z", layer, there), metric.targets(base.prompts)
     changed = [[Edit("z", layer, (head,), here, given[:, [head]])] for head in senders]
     if receivers is None:
-        return metric.value(execute(base, changed, frozen=True, targets=targets, vocabulary=whole), base.prompts)
+        outcome = execute(base, changed, frozen=True, targets=targets, vocabulary=whole)
+        return metrics.number(metric, outcome, base.prompts)
     assert composition is not None
     above = {above: numbers for above, numbers in heads.by_layer(receivers).items() if above > layer}
     read = [Read(composition, above_layer, here) for above_layer in above]
@@ -190,7 +191,8 @@ def patched(
         ]
         for index in range(len(senders))
     ]
-    return metric.value(execute(base, variants, targets=targets, vocabulary=whole), base.prompts)
+    outcome = execute(base, variants, targets=targets, vocabulary=whole)
+    return metrics.number(metric, outcome, base.prompts)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from ..results import Store
 from ..runs.recording import Recording
 from ..runs.replay import Method
 from ..runs.replay import executor as way
-from . import work
+from . import metrics, work
 from .metrics import Metric
 from .recorded import CHUNK, Recorded, Runs
 from .scores import Scores
@@ -99,7 +99,8 @@ def unpatched(recorded: Recorded, method: Method, metric: Metric) -> dict[str, T
     """(n,) each: the metric of the base run itself, as `logprob`, and whether the answer is right by it, `correct`."""
     execute, base = way(method), recorded()[0]
     outcome = execute(base, [[]], targets=metric.targets(base.prompts), vocabulary=metric.vocabulary)
-    return {"logprob": metric.value(outcome, base.prompts)[0], "correct": metric.correct(outcome, base.prompts)[0]}
+    found = {"logprob": metrics.number, "correct": metrics.verdict}
+    return {name: read(metric, outcome, base.prompts)[0] for name, read in found.items()}
 
 
 def unchanged(base: Recording, source: Recording, layer: int, senders: tuple[int, ...], position: str) -> Tensor:

@@ -60,6 +60,8 @@ def require(executor: Executor | None, *subjects: Subject, given: object = None)
         raise ValueError("workers make recordings of their own: give recordings, or an executor, and not both")
     if not callable(getattr(executor, "submit", None)):
         raise ValueError(f"an executor has `submit`, as those of concurrent.futures do, and {executor!r} has not")
+    if any(getattr(executor, ended, False) is True for ended in ("_shutdown", "_shutdown_thread")):
+        raise ValueError("this executor was shut down: make the call inside its `with`, or give a new one")
     start = getattr(getattr(executor, "_mp_context", None), "get_start_method", str)()
     if start == "fork":
         raise ValueError(

@@ -78,7 +78,7 @@ def load(
         subject = models.load("qwen2.5-coder-0.5b")
         print(subject.layers, subject.heads)  # 24 14
     """
-    dtype, place = _options(dtype, device, attention)
+    dtype, place = options(dtype, device, attention)
     entries, name = registry(), naming.text(name)
     adapter = None if adapter is None else naming.text(adapter)
     if name in entries and entries[name].base:
@@ -205,8 +205,15 @@ def _local(path: Path) -> tuple[Path, str]:
     raise FetchError(f"{what} {CONVERT if pickled else ''}")
 
 
-def _options(dtype: torch.dtype | str, device: devices.Device, attention: str) -> tuple[torch.dtype, torch.device]:
-    """The dtype and the device that are meant, if both and the attention can be used."""
+def options(dtype: torch.dtype | str, device: devices.Device, attention: str) -> tuple[torch.dtype, torch.device]:
+    """The dtype and the device that are meant. Raises `ValueError` unless both, and the attention, can be used here.
+
+    For example:
+
+        from entity_circuits.models import loading
+
+        print(loading.options("float32", "cpu", "sdpa"))
+    """
     if attention not in ATTENTION:
         raise ValueError(
             f"attention {attention!r} cannot be used: it is one of {', '.join(ATTENTION)}. Others, as flash attention, "

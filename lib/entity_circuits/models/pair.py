@@ -4,9 +4,37 @@ import warnings
 from pathlib import Path
 
 from .. import models
-from . import alike, naming, reading
+from . import alike, folders, naming, reading
 from .adapters import adapted, same_model
 from .registry import named as named
+
+
+def known(name: str) -> str:
+    """A model's name as text, as far as can be told without fetching it: of the registry, a folder or file that holds
+    one, or a hub id.
+
+    Raises `ValueError` for a name that nothing has, and for a folder or a file without a model.
+
+        from entity_circuits.models import pair
+
+        print(pair.known("qwen2.5-coder-0.5b"))
+    """
+    name, path = naming.text(name), naming.path_of(name)
+    if name in models.registry():
+        return name
+    if not path.exists():
+        if not naming.HUB_ID.fullmatch(name):
+            raise naming.unknown(name)
+    elif not (
+        (path.is_file() and path.suffix == ".gguf")
+        or any(path.glob("*.gguf"))
+        or (path / "adapter_config.json").is_file()
+        or ((path / "config.json").is_file() and folders.weight_files(path))
+    ):
+        raise ValueError(
+            f"{name} holds no model: neither config.json with safetensors, nor a GGUF file, nor an adapter"
+        )
+    return name
 
 
 def ready(base: str, finetuned: str) -> tuple[str, str]:
@@ -23,10 +51,9 @@ def ready(base: str, finetuned: str) -> tuple[str, str]:
         base, finetuned = pair.ready("qwen2.5-coder-0.5b", "arithmetic")
         print(base, finetuned)
     """
-    entries, base, finetuned = models.registry(), naming.text(base), naming.text(finetuned)
-    for name in (base, finetuned):
-        if name not in entries and not naming.path_of(name).exists() and "/" not in name:
-            raise naming.unknown(name)
+    entries, base, finetuned = models.registry(), known(base), known(finetuned)
+    if base == finetuned:
+        raise ValueError(f"the base and the fine-tuned model are both {base}: give two models")
     if base in entries and entries[base].base:
         raise ValueError(f"{base} is an adapter on {entries[base].base}; it can be the fine-tuned model, not the base")
     on = _adapts(finetuned)

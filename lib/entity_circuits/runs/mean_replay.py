@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..arguments import finite, integer
+from ..arguments import finite, integer, of_kind
 from ..models import forms
 from ..models.precision import fast_float32
 from ..models.subject import Subject
@@ -28,7 +28,7 @@ class Means:
     """Mean head outputs: `z` (layers, T, heads, head_size), one mean a layer, absolute position and head.
 
     On the CPU, in the dtype of the model; averaged over `n` prompts of T tokens. `ablation.means` takes them, and
-    says of which model they are by its `fingerprint` ("" is not compared).
+    says of which model they are by its `fingerprint` ("" is not compared). Raises `ValueError` for NaN or infinity.
 
         import torch
         from entity_circuits import runs, toy
@@ -42,6 +42,11 @@ class Means:
     z: Tensor
     n: int
     fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        of_kind("means", self.z, Tensor)
+        if not bool(torch.isfinite(self.z).all()):
+            raise ValueError("means of head outputs have NaN or infinite numbers in them")
 
     def require(self, prompts: Prompts, subject: Subject) -> None:
         """Raise `ValueError` unless these are means of this model, and every prompt has a token at each position."""

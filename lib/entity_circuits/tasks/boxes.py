@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 Position = Literal["last", "query", "prev", "object"]
 
+NUMBER = (2, 10)
+"""The fewest and the most boxes of a prompt."""
+
 _A, _B, _C, _D = GROUPS
 ROUNDS = (
     Round(_A, "last", share=20 / 1024),
@@ -77,7 +80,7 @@ def prompts(
         print(p.texts[0], p.answer_ids[0])
     """
     one_of("split", split, Split)
-    n, boxes, seed = integer("n", n, least=None), integer("boxes", boxes, 2, 10), integer("seed", seed, least=None)
+    n, boxes, seed = integer("n", n, least=None), integer("boxes", boxes, *NUMBER), integer("seed", seed, least=None)
     if n < 1 or n % boxes:
         raise ValueError(
             f"n={n} is not a multiple of {boxes}: the {boxes} queries of a context come together. "
@@ -286,7 +289,7 @@ def for_means(subject: Subject, n: int = 200, boxes: int = 7, seed: int = 0) -> 
         subject = models.load("qwen2.5-coder-0.5b")
         print(boxes.for_means(subject, n=20).texts[0])
     """
-    n, boxes, seed = integer("n", n), integer("boxes", boxes, 2, 10), integer("seed", seed, least=None)
+    n, boxes, seed = integer("n", n), integer("boxes", boxes, *NUMBER), integer("seed", seed, least=None)
     letters = sorted(vocabulary.require(subject.tokenizer, vocabulary.LABELS, boxes + 1, "box labels"))
     drawn = list(itertools.islice(worlds(subject.tokenizer, boxes, seed, "means"), n))
     draw = random.Random(f"means/{seed}")
