@@ -11,7 +11,7 @@ from entity_circuits.heads import Circuit, Head
 from entity_circuits.methods import ablation
 from entity_circuits.methods import kept as places
 from entity_circuits.models import precision
-from entity_circuits.models.subject import put_back
+from entity_circuits.models.subject import put_back, wrap
 from entity_circuits.results import Store
 from entity_circuits.runs import mean_replay, replay
 from entity_circuits.tasks import boxes
@@ -287,11 +287,11 @@ def test_finished_circuits_are_not_run_again(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("scale", [1e-4, 1.0])
 def test_a_model_that_the_fast_way_gets_wrong_is_noticed_before_any_number_is_returned(scale):
-    subject, prompts, means = setting()
-    subject.model.lm_head.weight.mul_(scale)
-    put_back(subject)
-    attention = subject.model.model.layers[2].self_attn
-    attention.register_forward_hook(lambda module, args, output: (2 * output[0], output[1]))
+    made = tiny.model(dtype=torch.float64)
+    made.lm_head.weight.data.mul_(scale)
+    tiny.double(made.model.layers[2].self_attn)
+    subject = wrap(made, tiny.tokenizer())
+    prompts, means = boxes.prompts(subject, n=3, boxes=BOXES), ablation.means(subject, n=7, boxes=BOXES)
     with pytest.raises(RuntimeError, match="differs from the definition"):
         ablation.circuit_accuracy(subject, {}, prompts, means)
 

@@ -132,8 +132,9 @@ def test_the_tokens_of_shared_contexts_are_counted(subject):
 
 def test_the_model_really_runs_fewer_tokens(subject):
     seen = []
-    hook = subject.model.model.layers[0].register_forward_pre_hook(
-        lambda _, inputs: seen.append(inputs[0].shape[:2].numel())
+    lowest = subject.model.model.layers[0]
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(  # a hook on the layer itself would be refused
+        lambda module, inputs: seen.append(inputs[0].shape[:2].numel()) if module is lowest else None
     )
     try:
         found = answers.evaluate(subject, boxes.prompts(subject, n=21))

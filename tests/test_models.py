@@ -14,7 +14,7 @@ import tiny
 import torch
 import transformers
 from entity_circuits import models, places
-from entity_circuits.models import loading, pair
+from entity_circuits.models import alike, conversion, loading, pair
 from entity_circuits.models.subject import ModelCheckError
 from entity_circuits.models.weights import FetchError
 from entity_circuits.tasks import boxes, vocabulary
@@ -232,13 +232,51 @@ def test_an_adapter_shares_all_that_it_leaves_unchanged_with_its_base_and_change
     assert torch.equal(beside.model(ids).logits, alone.model(ids).logits)
 
 
-def test_a_base_that_was_changed_after_it_was_loaded_is_not_shared(qwen, tmp_path):
+WRITING = (  # ways in which PEFT writes into weights of the model that it is given
+    {"target_modules": ["q_proj"], "bias": "lora_only"},
+    {"target_modules": ["q_proj"], "bias": "all"},
+    {"target_modules": ["q_proj"], "init_lora_weights": "olora"},
+    {"target_modules": ["q_proj"], "target_parameters": ["mlp.gate_proj.weight"]},
+    {"target_modules": ["embed_tokens"]},
+)
+
+
+@pytest.mark.parametrize("options", WRITING, ids=str)
+def test_an_adapter_that_writes_into_weights_leaves_those_of_its_loaded_base_alone(qwen, tmp_path, options):
+    adapted = peft.get_peft_model(tiny.model(), peft.LoraConfig(**{"init_lora_weights": False, **options}))
+    for name, weight in adapted.named_parameters():
+        if weight.requires_grad and "lora_" not in name:
+            weight.data += 0.3
+    adapted.save_pretrained(str(tmp_path))
+    base = models.load(str(qwen))
+    before = [weight.clone() for weight in base.model.state_dict().values()]
+    models.load(str(qwen), adapter=str(tmp_path))
+    assert all(map(torch.equal, before, base.model.state_dict().values()))
+    base.require_unchanged()
+
+
+def window(model):
+    model.config.layer_types, model.config.sliding_window = ["sliding_attention"] * 4, 4
+
+
+CHANGED = {
+    "a number": lambda model: model.model.layers[1].mlp.up_proj.weight.data[3, 5].add_(1),  # unseen by torch's count
+    "the rotation": lambda model: model.model.rotary_emb.inv_freq.mul_(0.1),
+    "the windows": window,
+    "the attention": lambda model: model.set_attn_implementation("eager"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGED.values(), ids=CHANGED)
+def test_a_base_that_was_changed_after_it_was_loaded_is_not_shared(qwen, tmp_path, change):
     make_adapter(tmp_path / "adapter", tiny.model())
     alone = models.load(str(qwen), adapter=str(tmp_path / "adapter"))
     base = models.load(str(qwen))
-    base.model.model.layers[1].mlp.up_proj.weight.data[3, 5] += 1  # unseen by the version that torch counts
+    change(base.model)
     again = models.load(str(qwen), adapter=str(tmp_path / "adapter"))
     assert all(map(torch.equal, again.model.state_dict().values(), alone.model.state_dict().values()))
+    assert again.fingerprint == alone.fingerprint
+    assert torch.equal(logits(again), logits(alone))
 
 
 def test_a_pair_loads_its_base_and_its_adapter_by_their_names(qwen, tmp_path, monkeypatch):
@@ -438,3 +476,106 @@ def test_tiny_models_are_made_by_their_seed_and_do_something():
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
     assert one.std() > 0.5
+
+
+WRONG = {
+    "no decoder-only model": lambda made, _: (torch.nn.Linear(2, 2), tiny.tokenizer()),
+    "a NoneType, and no model of transformers": lambda made, _: (None, tiny.tokenizer()),
+    "a str, and no model of transformers": lambda made, _: ("qwen", tiny.tokenizer()),
+    "needs its tokenizer beside it": lambda made, _: (made, None),
+    "a PeftModel, with its adapter beside it": lambda made, folder: (make_adapter(folder, made), tiny.tokenizer()),
+    "a Qwen2Model gives no logits": lambda made, _: (made.model, tiny.tokenizer()),
+    "ForSequenceClassification gives no logits": lambda made, _: (
+        transformers.Qwen2ForSequenceClassification(made.config),
+        tiny.tokenizer(),
+    ),
+    "is no tensor of numbers": lambda made, _: (made.to("meta"), tiny.tokenizer()),
+}
+
+
+@pytest.mark.parametrize("says", WRONG)
+def test_what_is_no_whole_language_model_with_its_tokenizer_is_not_wrapped(tmp_path, says):
+    with pytest.raises(models.ModelCheckError, match=says):
+        models.wrap(*WRONG[says](tiny.model(layers=2), tmp_path))
+
+
+def retold(folder, **changed):
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+
+
+def windowed(folder, window):
+    retold(folder, use_sliding_window=True, layer_types=["sliding_attention"] * 4, sliding_window=window)
+
+
+def without_tokenizer(folder):
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+
+
+def said_twice(folder):
+    file = folder / "config.json"
+    file.write_text(file.read_text().rstrip().removesuffix("}").rstrip() + ', "rms_norm_eps": 0.5}')
+
+
+def in_two_files(folder):
+    parts = load_file(folder / "model.safetensors")
+    names = [f"model-0000{part}-of-00002.safetensors" for part in (1, 2)]
+    save_file(parts, folder / names[0])
+    save_file({"lm_head.weight": 3 * parts["lm_head.weight"]}, folder / names[1])
+    weight_map = dict.fromkeys(parts, names[0]) | {"model.norm.weight": names[1]}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    (folder / "model.safetensors").unlink()
+
+
+DAMAGES = {
+    "holds no tokenizer that knows a word": without_tokenizer,
+    "says rms_norm_eps twice": said_twice,
+    "lm_head.weight is in model-00001-of-00002.safetensors and in model-00002": in_two_files,
+    "another last token moves logits before it": lambda folder: retold(folder, is_causal=False),
+    "sliding_window is 0": lambda folder: windowed(folder, 0),
+    "sliding_window is -3": lambda folder: windowed(folder, -3),
+    "sliding_window is None": lambda folder: windowed(folder, None),
+}
+
+
+@pytest.mark.parametrize("says", DAMAGES)
+def test_a_folder_that_would_load_as_something_else_is_refused(tmp_path, says):
+    DAMAGES[says](tiny.save(tmp_path))
+    with pytest.raises(models.ModelCheckError, match=says):
+        models.load(str(tmp_path))
+
+
+def test_an_adapter_that_is_quantised_or_asks_for_what_is_not_here_is_refused(qwen, tmp_path):
+    make_adapter(tmp_path, tiny.model())
+    file, told = tmp_path / "adapter_model.safetensors", (tmp_path / "adapter_config.json").read_text()
+    for asked in ({"layer_replication": [[0, 9]]}, {"megatron_config": {"a": 1}, "megatron_core": "megatron.core"}):
+        (tmp_path / "adapter_config.json").write_text(json.dumps(json.loads(told) | asked))
+        with pytest.raises(models.ModelCheckError, match="'adapter'"):
+            models.load(str(qwen), adapter=str(tmp_path))
+    (tmp_path / "adapter_config.json").write_text(told)
+    save_file({key: (9 * part).to(torch.int8) for key, part in load_file(file).items()}, file)
+    with pytest.raises(models.ModelCheckError, match="holds int8, not floating numbers"):
+        models.load(str(qwen), adapter=str(tmp_path))
+
+
+def test_a_gguf_file_whose_words_are_cut_as_transformers_does_not_rebuild_is_refused():
+    told = {"general.architecture": "llama", "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "smollm"}
+    with pytest.raises(FetchError, match=r"tokenizer.ggml.pre = 'smollm'"):
+        conversion.require_known(told, "mine.gguf")
+
+
+def scaled(kind, room, **stated):
+    rotation = {"rope_type": kind, "rope_theta": 1e4, "original_max_position_embeddings": 256, **stated}
+    shape = {**tiny.SHAPE, "max_position_embeddings": room}
+    return transformers.LlamaConfig(**shape, rope_parameters=rotation)
+
+
+def test_rotations_that_follow_from_the_longest_prompt_are_apart_where_that_differs():
+    long = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+    for kind, stated in (("longrope", long), ("yarn", {"factor": None}), ("dynamic", {"factor": 2.0})):
+        differ, _ = alike.apart(scaled(kind, 512, **stated), scaled(kind, 4096, **stated))
+        assert differ == ["max_position_embeddings, by which it rotates, (512 and 4096)"]
+    assert alike.apart(scaled("yarn", 512, factor=2.0), scaled("yarn", 4096, factor=2.0)) == ([], [])
+    differ, _ = alike.apart(*(transformers.LlamaConfig(**tiny.SHAPE, rms_norm_eps=eps) for eps in (1e-6, 0.5)))
+    assert differ == ["rms_norm_eps (1e-06 and 0.5)"]

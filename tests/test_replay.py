@@ -223,10 +223,10 @@ class Deaf(Qwen2Attention):
 
 
 def test_a_model_that_replay_gets_wrong_is_noticed_before_any_number_is_returned():
-    base, _ = setting()
-    attention = base.subject.model.model.layers[2].self_attn
-    attention.register_forward_hook(lambda module, args, output: (2 * output[0], output[1]))
-    fresh = runs.record(base.subject, base.prompts)
+    made = tiny.model(dtype=torch.float64)
+    tiny.double(made.model.layers[2].self_attn)
+    subject = wrap(made, tiny.tokenizer())
+    fresh = runs.record(subject, boxes.prompts(subject, n=3, boxes=3))
     with pytest.raises(RuntimeError, match="differs from whole forward passes"):
         replay.replay(fresh, [[]])
 
@@ -245,6 +245,7 @@ def test_a_head_with_nothing_left_to_attend_to_is_refused(execute):
 def test_cutting_a_key_outside_the_window_changes_nothing(execute):
     subject = tiny.subject("mistral", dtype=torch.float64)
     subject.model.config.sliding_window = 8
+    put_back(subject)
     base = runs.record(subject, boxes.prompts(subject, n=3, boxes=3))
     zero, every = torch.zeros_like(base.prompts.last), tuple(range(subject.heads))
     far = [Edit("score", layer, every, base.prompts.last, key=zero) for layer in range(subject.layers)]

@@ -5,8 +5,10 @@ from dataclasses import replace
 import pytest
 import tiny
 import torch
+import transformers
 from entity_circuits import runs
-from entity_circuits.runs import definition, edits, replay
+from entity_circuits.models.subject import wrap
+from entity_circuits.runs import answers, definition, edits, replay
 from entity_circuits.runs.edits import Edit, Read
 from entity_circuits.tasks import boxes
 
@@ -246,3 +248,40 @@ def test_another_z_is_read_where_it_was_put_and_nowhere_else():
         assert torch.equal(moved.at("z", layer, base.last), shared.at("z", layer, base.last))
         for table in ("residual", "k", "v"):
             assert torch.equal(moved.span(table, layer), shared.span(table, layer))
+
+
+class KeepsAll(transformers.LlamaForCausalLM):
+    """A model that gives the logits of all tokens, whatever is asked for."""
+
+    def forward(self, input_ids=None, attention_mask=None, **options):
+        options.pop("logits_to_keep", None)
+        return super().forward(input_ids=input_ids, attention_mask=attention_mask, **options)
+
+
+def test_a_model_that_gives_other_logits_than_are_asked_for_is_refused():
+    subject = wrap(KeepsAll(transformers.LlamaConfig(**tiny.SHAPE | {"num_hidden_layers": 2})), tiny.tokenizer())
+    with pytest.raises(RuntimeError, match="gives the logits of 25 tokens where those of 1 are asked for"):
+        runs.run(subject, boxes.prompts(subject, n=3, boxes=3))
+
+
+def test_a_model_whose_heads_take_their_queries_from_several_is_refused():
+    made = transformers.DiffLlamaForCausalLM(transformers.DiffLlamaConfig(**tiny.SHAPE | {"num_hidden_layers": 2}))
+    subject = wrap(made, tiny.tokenizer())
+    p = boxes.prompts(subject, n=3, boxes=3)
+    with pytest.raises(RuntimeError, match="queries, keys and values of some heads move what others give out"):
+        runs.run(subject, p, [Edit("z", 0, (0,), p.last, torch.zeros(3, 1, subject.head_size))])
+
+
+def test_prompts_that_a_longrope_model_would_rotate_by_the_longest_of_them_are_refused():
+    factors = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+    rotation = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 44, **factors}
+    shape = tiny.SHAPE | {"num_hidden_layers": 2, "original_max_position_embeddings": 44}
+    subject = wrap(
+        transformers.Phi3ForCausalLM(transformers.Phi3Config(**shape, rope_parameters=rotation)), tiny.tokenizer()
+    )
+    short, long = (boxes.prompts(subject, n=6, boxes=count) for count in (3, 6))
+    for call in (runs.run, runs.record, answers.evaluate):
+        call(subject, short)
+        with pytest.raises(ValueError, match=r"has 46 tokens with its padding.*longrope.*take prompts of 44 at most"):
+            call(subject, long)
+    subject.require_unchanged()

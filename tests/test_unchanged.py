@@ -1,15 +1,20 @@
-"""A model that was changed after it was wrapped is refused by the name of a weight, wherever its past is relied on."""
+"""A model that was changed after it was wrapped is refused by the name of what, wherever its past is relied on."""
 
 import copy
+import functools
+import re
 
 import peft
 import pytest
 import tiny
 import torch
+import transformers
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from entity_book.training import finetune
 from entity_circuits import boxes, models, replay, results, runs
 from entity_circuits.models import unchanged
 from entity_circuits.models.subject import put_back
+from entity_circuits.runs import answers
 from entity_circuits.runs.mean_replay import Means
 
 NAME = "model.layers.1.self_attn.v_proj.weight"
@@ -102,3 +107,113 @@ def test_what_is_not_a_number_is_itself_and_an_empty_model_has_no_weights():
     subject.require_unchanged()
     nothing = unchanged.seen(torch.nn.Identity())
     assert unchanged.changed(nothing, nothing) == ""
+
+
+def a_scaling(model):
+    model.model.layers[1].self_attn.scaling *= 2
+
+
+def an_epsilon(model):
+    model.model.norm.variance_epsilon = 0.5
+
+
+def a_buffer_that_is_never_saved(model):
+    model.model.rotary_emb.inv_freq[2] *= 1.01
+
+
+def another_activation(model):
+    model.model.layers[0].mlp.act_fn = torch.nn.ReLU().eval()
+
+
+def a_setting_of_the_config(model):
+    model.config.sliding_window = 4
+
+
+SETTINGS = {
+    a_scaling: "model.layers.1.self_attn.scaling",
+    an_epsilon: "model.norm.variance_epsilon",
+    a_buffer_that_is_never_saved: "model.rotary_emb.inv_freq",
+    another_activation: "model.layers.0.mlp.act_fn",
+    a_setting_of_the_config: "config.sliding_window",
+}
+
+
+@pytest.mark.parametrize("change", SETTINGS, ids=lambda change: change.__name__)
+def test_a_model_is_more_than_its_weights_and_what_else_was_changed_is_named(change):
+    subject = tiny.subject(layers=2)
+    subject.require_unchanged()
+    change(subject.model)
+    with pytest.raises(ValueError, match=rf"^{re.escape(SETTINGS[change])} of tiny.*was changed after.*Wrap it anew"):
+        subject.require_unchanged()
+    models.wrap(subject.model, subject.tokenizer).require_unchanged()
+
+
+def a_hook(model):
+    model.model.layers[1].mlp.register_forward_hook(lambda module, given, output: 2 * output)
+
+
+def a_hook_before(model):
+    model.model.layers[1].register_forward_pre_hook(lambda module, given: None)
+
+
+def a_forward_of_its_own(model):
+    mlp = model.model.layers[0].mlp
+    mlp.forward = functools.partial(functools.wraps(mlp.forward)(lambda own, x: 2 * own(x)), mlp.forward)
+
+
+def training(model):
+    model.train()
+
+
+FOREIGN = {
+    a_hook: "a hook on model.layers.1.mlp",
+    a_hook_before: "a hook on model.layers.1",
+    a_forward_of_its_own: "a forward of its own in model.layers.0.mlp",
+    training: "training mode in the model itself",
+}
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["before anything ran", "after"])
+@pytest.mark.parametrize("change", FOREIGN, ids=lambda change: change.__name__)
+def test_hooks_and_training_mode_are_refused_by_name_wherever_a_model_runs(change, begun):
+    subject = tiny.subject(layers=2)
+    p = boxes.prompts(subject, n=2, boxes=2)
+    recording = runs.record(subject, p) if begun else None
+    change(subject.model)
+    calls = [lambda: runs.run(subject, p), lambda: answers.evaluate(subject, p), lambda: runs.record(subject, p)]
+    calls.append(lambda: results.key("entity_circuits.heads", subject))
+    if recording is not None:
+        calls.append(lambda: replay.replay(recording, [[]]))
+    for refused in calls:
+        with pytest.raises(ValueError, match=f"has {FOREIGN[change]}, and is another model"):
+            refused()
+    if change is not training:
+        with pytest.raises(models.ModelCheckError, match=f"'hooks': it has {FOREIGN[change]}"):
+            models.wrap(subject.model, subject.tokenizer)
+
+
+def test_what_libraries_put_into_a_model_to_carry_it_is_not_foreign():
+    model = tiny.model(layers=2)
+    add_hook_to_module(model.model.layers[0], AlignDevicesHook(execution_device="cpu"))
+    model.enable_input_require_grads()
+    subject = models.wrap(model, tiny.tokenizer())
+    runs.run(subject, boxes.prompts(subject, n=2, boxes=2))
+    subject.require_unchanged()
+    assert unchanged.foreign(torch.compile(model)) == ""
+
+
+def test_a_model_that_was_wrapped_anew_is_checked_anew():
+    made = tiny.model(layers=2)
+    subject = models.wrap(made, tiny.tokenizer())
+    p = boxes.prompts(subject, n=2, boxes=2)
+    answers.evaluate(subject, p)
+    made.__class__ = type("Half", (type(made),), {"forward": half})
+    again = models.wrap(made, tiny.tokenizer())
+    with pytest.raises(RuntimeError, match="differs from its own logits"):
+        answers.evaluate(again, p)
+
+
+def half(self, *given, **options):
+    out = transformers.Qwen2ForCausalLM.forward(self, *given, **options)
+    out.logits = out.logits / 2
+    return out

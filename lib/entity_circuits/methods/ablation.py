@@ -314,7 +314,7 @@ _CHECKED: WeakSet[Any] = WeakSet()
 
 def _check_once(subject: Subject, prompts: Prompts, means: Means) -> None:
     """Ablate half of the heads for the first prompt both ways and compare, once a model."""
-    if subject.model in _CHECKED:
+    if subject.as_wrapped in _CHECKED:
         return
     first = prompts.select([0])
     everywhere = all_heads(subject, ["last", *first.positions])
@@ -327,4 +327,4 @@ def _check_once(subject: Subject, prompts: Prompts, means: Means) -> None:
             f"the fast way differs from the definition by {precision.apart(fast, literal):.2g} of the size of the "
             'logits: this model does something that it does not know. Use method="definition".'
         )
-    _CHECKED.add(subject.model)
+    _CHECKED.add(subject.as_wrapped)

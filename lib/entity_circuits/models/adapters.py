@@ -104,12 +104,12 @@ def merge(model: Any, path: Path, name: str) -> Any:
 
         print(models.load("arithmetic").name)  # the base with its adapter merged by this function
     """
-    from peft import PeftModel  # slow to import, as is the other
-    from safetensors import SafetensorError
+    from peft import PeftModel  # slow to import
 
     if (kind := _config(path / "adapter_config.json").get("peft_type")) != "LORA":
         raise ModelCheckError(name, "adapter", f"it is of the kind {kind}; only LoRA adapters can be merged")
     try:
+        _give_memory_of_its_own(model, path)
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             unmerged = PeftModel.from_pretrained(model, str(path)).eval()
@@ -118,7 +118,7 @@ def merge(model: Any, path: Path, name: str) -> Any:
             merged: Any = unmerged.merge_and_unload(safe_merge=True)  # into copies: the weights may be shared
     except ModelCheckError:
         raise
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+    except Exception as error:  # PEFT has no errors of its own: an adapter may ask for anything of a model
         raise ModelCheckError(name, "adapter", f"it does not fit this base model: {_short(error)}") from error
     off, scale = float((_logits(merged) - expected).abs().max()), float(expected.abs().max())
     allowed = max(3 * torch.finfo(model.dtype).eps ** 0.5, 10 * devices.rounding(model.device))
@@ -128,12 +128,28 @@ def merge(model: Any, path: Path, name: str) -> Any:
     return merged
 
 
+def _give_memory_of_its_own(model: Any, path: Path) -> None:
+    """Copy the weights of each module that an adapter has a part for: PEFT writes into some of them (biases, targets
+    that are parameters, what OLoRA takes off its base), and their memory may be that of a loaded base."""
+    from safetensors import safe_open
+
+    with safe_open(path / "adapter_model.safetensors", framework="pt") as opened:
+        parts = {key.removeprefix("base_model.model.") for key in opened.keys()}  # noqa: SIM118 (not a dict)
+    for name, weight in model.named_parameters():
+        within = f"{name.rpartition('.')[0]}."
+        if any(part.startswith(within) for part in parts):
+            weight.data = weight.data.clone()
+
+
 def _require_all_taken(unmerged: Any, path: Path, told: list[warnings.WarningMessage], name: str) -> None:
     """Every tensor of the file is in the model, every part of the adapter is in the file; PEFT has nothing to say."""
     from peft import get_peft_model_state_dict
     from safetensors.torch import load_file
 
     given = load_file(path / "adapter_model.safetensors")
+    if odd := next((key for key, one in given.items() if not one.is_floating_point()), ""):
+        what = f"{odd} holds {str(given[odd].dtype)[6:]}, not floating numbers: quantised, or no weights. "
+        raise ModelCheckError(name, "adapter", what + "Save the adapter as it was trained.")
     parts = get_peft_model_state_dict(unmerged, save_embedding_layers=False)
     taken = {**unmerged.state_dict(), **parts}
     there = {key: taken[key] for key in given if key in taken and taken[key].shape == given[key].shape}

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from .forms import rotations
 from .identity import computing
 
 UNIMPORTANT = frozenset(
@@ -13,10 +14,13 @@ UNIMPORTANT = frozenset(
     }
 )
 """Fields in which two models may differ whose heads do the same: the tokenizers are compared themselves, windows by
-`sliding_window` and `layer_types`, and dropout is off."""
+`sliding_window` and `layer_types`, and dropout is off. `max_position_embeddings` counts where rotations follow from it.
+"""
 
 SHIFTING = frozenset({"rms_norm_eps", "layer_norm_eps", "norm_eps"})
-"""Fields that move numbers a little and change no head's meaning: told, not refused."""
+"""Fields that move numbers a little and change no head's meaning: told, not refused, unless one is above `LITTLE`."""
+
+LITTLE = 1e-3
 
 PROBES = (
     "There is a dog in the house, and the cup is in it; it holds 10.",
@@ -48,7 +52,8 @@ def apart(one: Any, other: Any) -> tuple[list[str], list[str]]:
             continue
         if index:
             lists.add(field)  # of a list the first difference is enough
-        found[name in SHIFTING].append(f"{name} ({first.get(name)} and {second.get(name)})")
+        little = name in SHIFTING and max(first.get(name, 0), second.get(name, 0)) <= LITTLE
+        found[little].append(f"{name} ({first.get(name)} and {second.get(name)})")
     return found
 
 
@@ -85,11 +90,19 @@ def _same(one: Any, other: Any) -> bool:
 def _stated(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config with what it leaves to be worked out, and without what is off, which others leave out."""
     stated = {name: value for name, value in config.items() if value is not False}
+    if any(map(_by_length, rotations(config.get("rope_parameters")))):
+        stated["max_position_embeddings, by which it rotates,"] = config.get("max_position_embeddings")
     heads, width = config.get("num_attention_heads"), config.get("hidden_size")
     stated.setdefault("num_key_value_heads", heads)
     if heads and width:
         stated.setdefault("head_dim", width // heads)
     return stated
+
+
+def _by_length(rotation: Mapping[str, Any]) -> bool:
+    """Whether a rotation takes a scale that it does not state from `max_position_embeddings`."""
+    kind, stated = rotation.get("rope_type"), {"factor", "original_max_position_embeddings"} <= rotation.keys()
+    return kind == "dynamic" or (kind in ("longrope", "yarn") and not stated)
 
 
 def _fields(config: Mapping[str, Any], under: str = "") -> Iterator[tuple[str, Any]]:

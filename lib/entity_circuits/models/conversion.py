@@ -47,7 +47,7 @@ NOTHING: dict[str, tuple[object, ...]] = {
 }
 """Keys that say nothing when they have these values."""
 
-SPLITS = frozenset({"qwen2", "deepseek-r1-qwen", "llama-bpe", "llama3", "llama-v3", "tekken", "smollm", "gpt-2"})
+SPLITS = frozenset({"qwen2", "deepseek-r1-qwen", "llama-bpe", "llama3", "llama-v3", "tekken", "gpt-2"})
 """The ways of cutting a text before byte pairs are joined (`tokenizer.ggml.pre`) that transformers rebuilds."""
 
 _WORDS = {"model", "pre", "tokens", "token_type", "token_type_count", "scores", "merges", "add_space_prefix"}

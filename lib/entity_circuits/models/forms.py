@@ -4,6 +4,7 @@ All that recording, replaying and checking know about a family stands in `FORMS`
 can be run under edits if its parts are called as in Llama (`method="definition"`), but never replayed.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -149,6 +150,27 @@ def part(parent: Any, path: str) -> Any:
     for name in path.split("."):
         parent = getattr(parent, name)
     return parent
+
+
+def rotates_alike_to(model: Any) -> int | None:
+    """How many tokens a batch may have, so that how each is rotated does not depend on how many they are; None: any.
+
+    Longrope has other frequencies for all tokens of a batch in which one is beyond `original_max_position_embeddings`:
+    a prompt would give other numbers by itself, in a batch, and continued from a prefix.
+    """
+    config = model.config
+    ends = [
+        one.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
+        for one in rotations(getattr(config, "rope_parameters", None))
+        if one.get("rope_type") == "longrope"
+    ]
+    return min((end for end in ends if end is not None), default=None)
+
+
+def rotations(parameters: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """The rotations of a config by its `rope_parameters`: one for all layers, or one for each type of layer."""
+    told = parameters or {}
+    return [told, *(one for one in told.values() if isinstance(one, Mapping))]
 
 
 def rescaled(model: Any, logits: Tensor) -> Tensor:

@@ -19,6 +19,11 @@ BOOKKEEPING = frozenset(
 nor on any `*_version`. Everything else counts, also what is not known yet."""
 
 
+_OF_EVERY_MODULE = frozenset({*vars(torch.nn.Module()), "name_or_path"})
+"""Attributes of a module that say nothing of what it computes."""
+
+_PLAIN = (bool, int, float, str)
+
 _OF_A_CALL = ("padding", "truncation")
 """What a tokenizer was last called with; it is no part of it."""
 
@@ -33,7 +38,8 @@ def fingerprint(model: Any, tokenizer: Any, weights: str | None = None) -> str:
 
     Counted are the weights, their dtype, all of the config but `BOOKKEEPING`, the attention implementation, and of the
     tokenizer vocabulary, merges, normalisers and special tokens. Nothing here generates text, so how a model would do
-    that does not count. Hooks are not seen. The same digest in every process and on every machine.
+    that does not count. Hooks are not seen:
+    a model with any is refused (see `unchanged`). The same digest in every process and on every machine.
 
         from entity_circuits import models
         from entity_circuits.models.identity import fingerprint
@@ -79,13 +85,27 @@ def hash_weights(model: Any) -> str:
     """
     running = hashlib.sha256()
     for name, module in model.named_modules():
-        plain = {key: value for key, value in sorted(vars(module).items()) if _is_setting(key, value)}
-        running.update(f"{name} {type(module).__name__} {plain}\n".encode())
+        running.update(f"{name} {type(module).__name__} {settings(module)}\n".encode())
     tensors = {**dict(model.named_buffers()), **model.state_dict()}
     for name, tensor in sorted(tensors.items()):
         running.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         running.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return running.hexdigest()
+
+
+def settings(module: Any) -> dict[str, bool | int | float | str]:
+    """The plain values of a module that its computation may use, sorted by their names.
+
+    For example:
+
+        from entity_circuits import models
+        from entity_circuits.models.identity import settings
+
+        print(settings(models.load("qwen2.5-coder-0.5b").model.model.norm))
+    """
+    held = vars(module)
+    own = sorted(held.keys() - _OF_EVERY_MODULE)
+    return {name: held[name] for name in own if isinstance(held[name], _PLAIN) and not name.startswith("_")}
 
 
 def combine(*parts: str) -> str:
@@ -106,12 +126,6 @@ def _without_bookkeeping(fields: Mapping[Any, Any]) -> dict[str, Any]:
         for name, value in fields.items()
         if not (name in BOOKKEEPING or str(name).endswith("_version") or value is None)
     }
-
-
-def _is_setting(name: str, value: object) -> bool:
-    """Whether an attribute of a module is a plain value that its computation may use."""
-    known = name.startswith("_") or name in ("training", "name_or_path")
-    return not known and isinstance(value, bool | int | float | str)
 
 
 def _tokens(tokenizer: Any) -> str:

@@ -1,6 +1,7 @@
 """From a folder with config, tokenizer and safetensors to a model in memory, or a sentence that says what is wrong."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ def config_of(folder: Path, name: str) -> Any:
     from transformers import AutoConfig  # slow to import, as are the others
 
     try:
-        told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        text = (folder / "config.json").read_text(encoding="utf-8")
+        told = json.loads(text, object_pairs_hook=partial(_once, name))
         if code := told.get("auto_map"):
             what = f"its config.json asks for code of its own ({', '.join(code)}), and no code of a model is run here. "
             raise ModelCheckError(name, "loading", what + "If transformers has this model itself, remove auto_map.")
@@ -49,6 +51,14 @@ def config_of(folder: Path, name: str) -> Any:
     if getattr(config, "is_encoder_decoder", False):
         raise ModelCheckError(name, "architecture", DECODER_ONLY)
     return config
+
+
+def _once(name: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The fields of an object of JSON, each of them once: of two, readers take the one that they please."""
+    fields = [field for field, _ in pairs]
+    if twice := sorted({field for field in fields if fields.count(field) > 1}):
+        raise ModelCheckError(name, "loading", f"its config.json says {twice[0]} twice: leave one of them")
+    return dict(pairs)
 
 
 def tokenizer_of(folder: Path, name: str) -> Any:
@@ -67,11 +77,16 @@ def tokenizer_of(folder: Path, name: str) -> Any:
     reader = PreTrainedTokenizerFast if (folder / "tokenizer.json").exists() else AutoTokenizer
     try:
         with quiet():
-            return reader.from_pretrained(folder, padding_side="right", **_LOCAL)
+            found = reader.from_pretrained(folder, padding_side="right", **_LOCAL)
+            words = found("The cup")["input_ids"]
     except Exception as error:  # the tokenizers library raises plain exceptions
         raise ModelCheckError(
             name, "loading", f"transformers cannot read the tokenizer of {folder}: {error}"
         ) from error
+    if not words:  # transformers makes one without words where there are no files
+        what = f"{folder} holds no tokenizer that knows a word: save it there with tokenizer.save_pretrained"
+        raise ModelCheckError(name, "tokenizer", what)
+    return found
 
 
 def read(folder: Path, name: str, dtype: torch.dtype, attention: str) -> tuple[Any, Any]:
@@ -141,12 +156,16 @@ def require_numbers(model: Any, name: str) -> None:
 
 
 def _require_floats(folder: Path, name: str) -> None:
-    """All tensors of the files that transformers will read are floating numbers."""
+    """All tensors of the files that transformers will read are floating numbers, and each is in one file alone."""
     from safetensors import safe_open
 
+    holding: dict[str, str] = {}
     for file in weight_files(folder):
         with safe_open(file, framework="pt") as opened:
             for key in opened.keys():  # noqa: SIM118 (not a dict)
+                if (other := holding.setdefault(key, file.name)) != file.name:
+                    what = f"{key} is in {other} and in {file.name}: the folder is of two models. Fetch it again."
+                    raise ModelCheckError(name, "loading", what)
                 if (kind := opened.get_slice(key).get_dtype()) not in _FLOATS:
                     what = f"{key} in {file.name} holds {kind}, not floating numbers: quantised, or no weights. "
                     raise ModelCheckError(name, "loading", what + "Load the unquantised model, or a GGUF file of it.")

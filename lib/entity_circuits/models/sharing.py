@@ -10,7 +10,7 @@ Key = tuple[str, ...]
 """What makes a loaded base the one that is asked for: its files, dtype and attention, as text."""
 
 _LOADED: WeakValueDictionary[Key, Any] = WeakValueDictionary()
-_CONTENT: dict[Key, list[int]] = {}
+_CONTENT: dict[Key, list[Any]] = {}
 
 
 def remember(key: Key, model: Any) -> None:
@@ -30,7 +30,8 @@ def again(model: Any) -> Any:
     """A model of its own that shares every weight with another one.
 
     Parameters are new ones on the same memory, so whoever changes one by assignment (as a merged adapter does) changes
-    this model alone. For example:
+    this model alone, and whoever writes into one changes both (so `adapters.merge` copies what PEFT may write into).
+    For example:
 
         from entity_circuits import models
         from entity_circuits.models import sharing
@@ -40,7 +41,8 @@ def again(model: Any) -> Any:
     """
     with torch.device("meta"):
         made = type(model)._from_config(copy.deepcopy(model.config))
-    made.load_state_dict(model.state_dict(), strict=True, assign=True)
+    weights = {name: one.data for name, one in model.state_dict().items()}  # whose changes are counted apart
+    made.load_state_dict(weights, strict=True, assign=True)
     made.tie_weights()
     for name, buffer in model.named_buffers():  # those that no file holds
         where, _, last = name.rpartition(".")
@@ -48,7 +50,9 @@ def again(model: Any) -> Any:
     return made.eval().requires_grad_(False)
 
 
-def _content(model: Any) -> list[int]:
-    """A number a weight, from all its bits, and how many there are: half a second for 2 GB."""
-    weights = [one.detach() for _, one in sorted(model.state_dict().items())]
-    return [len(weights), *(int(torch.hash_tensor(one).view(torch.int64)) for one in weights)]
+def _content(model: Any) -> list[Any]:
+    """All that `again` takes over: a number a weight or buffer, from all its bits (half a second for 2 GB), how many
+    there are, and the config with the attention that it names."""
+    tensors = {**dict(model.named_buffers()), **model.state_dict()}
+    numbers = [int(torch.hash_tensor(one.detach()).view(torch.int64)) for _, one in sorted(tensors.items())]
+    return [len(numbers), *numbers, repr(vars(model.config))]

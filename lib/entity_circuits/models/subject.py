@@ -51,19 +51,31 @@ class Subject:
     kv_heads: int
     head_size: int
     fingerprint: str
-    weights: unchanged.Weights | None = field(default=None, repr=False, compare=False)
+    weights: unchanged.State | None = field(default=None, repr=False, compare=False)
     specification: Specification | None = field(default=None, repr=False, compare=False)
 
     def require_unchanged(self) -> None:
-        """Raise `ValueError` that names a weight which is not what it was when the model was wrapped.
-
-        Recordings and keys of stored results do so; it takes milliseconds (see `unchanged`).
-        """
+        """Raise `ValueError` that names what is not as it was when the model was wrapped: a weight, a buffer, a module,
+        a plain setting of one, a field of the config; and as `require_plain` does. It takes milliseconds."""
+        self.require_plain()
         if self.weights is not None and (name := unchanged.changed(self.weights, unchanged.seen(self.model))):
             raise ValueError(
                 f"{name} of {self.name} was changed after the model was wrapped: its fingerprint and its recordings "
                 "are of another model now. Wrap it anew: models.wrap(model, tokenizer)"
             )
+
+    def require_plain(self) -> None:
+        """Raise `ValueError` for a hook, a `forward` put into a module, or training mode: every run does so."""
+        if what := unchanged.foreign(self.model):
+            raise ValueError(
+                f"{self.name} has {what}, and is another model by that than the one that was wrapped. "
+                "Remove hooks, put back the module's own forward, and call model.eval()"
+            )
+
+    @property
+    def as_wrapped(self) -> Any:
+        """The model in the state in which it was wrapped: the key by which passed checks are remembered."""
+        return self.weights or self.model
 
     @property
     def device(self) -> torch.device:
@@ -86,11 +98,14 @@ def wrap(model: Any, tokenizer: Any, name: str = "in memory", fingerprint: str |
 
     The tokenizer is set to pad on the right, with its end-of-sequence token if it has no other. A `fingerprint` that is
     given stands for the weights, and only for them: config, dtype, attention and tokenizer always count beside it (see
-    `identity.fingerprint`). Without one all weights are hashed (0.4 GB/s or more). A model whose weights are changed
-    after that is refused where it is recorded or results are stored; a change of its config or tokenizer is not seen,
-    and stored results of the old one would be served: wrap it anew.
+    `identity.fingerprint`). Without one all weights are hashed (0.4 GB/s or more). A model whose weights, modules or
+    config are changed after that is refused where it is recorded or results are stored, and one with hooks or in
+    training mode wherever it runs; a change of its tokenizer is not seen, and stored results of the old one would be
+    served: wrap it anew.
 
-    Raises `ModelCheckError` if the config does not tell the geometry.
+    Raises `ModelCheckError` if the config does not tell the geometry, for what is no whole language model in memory (an
+    adapter left unmerged, a body without a head, weights that are not there), without a tokenizer, and for a model with
+    hooks or with a `forward` put into a module.
 
         from entity_circuits import models
 
@@ -98,13 +113,17 @@ def wrap(model: Any, tokenizer: Any, name: str = "in memory", fingerprint: str |
         subject = models.wrap(known.model, known.tokenizer, name="mine", fingerprint="first draft")
         print(subject.layers, subject.heads, subject.head_size)
     """
-    config = model.config
-    heads = getattr(config, "num_attention_heads", None)
-    layers = getattr(config, "num_hidden_layers", None)
-    hidden = getattr(config, "hidden_size", None)
-    if not (heads and layers and hidden) or getattr(config, "is_encoder_decoder", False):
-        raise ModelCheckError(name, "architecture", DECODER_ONLY)
+    heads, layers, hidden = _geometry(model, name)
+    if not callable(tokenizer) or not hasattr(tokenizer, "padding_side"):
+        what = f"it needs its tokenizer beside it, as AutoTokenizer gives it, not {type(tokenizer).__name__}"
+        raise ModelCheckError(name, "tokenizer", what)
     model.eval().requires_grad_(False)
+    if what := unchanged.foreign(model):
+        what = (
+            f"it has {what}, which would be in no fingerprint of it. Remove hooks, put back the module's own forward."
+        )
+        raise ModelCheckError(name, "hooks", what)
+    config = model.config
     tokenizer.padding_side = "right"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -119,6 +138,28 @@ def wrap(model: Any, tokenizer: Any, name: str = "in memory", fingerprint: str |
         fingerprint=_fingerprint(model, tokenizer, fingerprint),
         weights=unchanged.seen(model),
     )
+
+
+def _geometry(model: Any, name: str) -> tuple[int, int, int]:
+    """Heads, layers and width of what may be wrapped: a whole causal language model of transformers, in memory."""
+    kind, config, what = type(model).__name__, getattr(model, "config", None), ""
+    told = [getattr(config, field, None) for field in ("num_attention_heads", "num_hidden_layers", "hidden_size")]
+    heads, layers, hidden = (one if isinstance(one, int) else 0 for one in told)
+    if not isinstance(model, nn.Module):
+        what = f"it is a {kind}, and no model of transformers in memory. By its name a model is had with models.load"
+    elif kind.startswith("Peft"):
+        what = f"it is a {kind}, with its adapter beside it: wrap what model.merge_and_unload() gives"
+    elif not (heads and layers and hidden) or getattr(config, "is_encoder_decoder", False):
+        what = DECODER_ONLY
+    elif (give := getattr(model, "get_output_embeddings", None)) is None or give() is None:
+        what = f"a {kind} gives no logits over a vocabulary: load it with AutoModelForCausalLM"
+    if what:
+        raise ModelCheckError(name, "architecture", what)
+    for which, weight in model.state_dict().items():
+        if not isinstance(weight, torch.Tensor) or weight.is_meta:
+            what = f"its {which} is no tensor of numbers: quantised, or on the device 'meta'. Load the weights"
+            raise ModelCheckError(name, "loading", what)
+    return heads, layers, hidden
 
 
 def put_back(subject: Subject) -> None:
@@ -157,6 +198,7 @@ def check(subject: Subject) -> None:
     - head split: z, the input of the output projection, cut by head and sent through that head's columns of its weight,
       sums to its output
     - no-op edit: replacing z by a copy of itself leaves the logits as they are, bit for bit
+    - causality: another last token leaves the logits of all before it as they are
 
     `load` does so unless told otherwise.
 
@@ -189,6 +231,7 @@ def check(subject: Subject) -> None:
             f"replacing z by its copy moves the logits by {(clean - edited).abs().max().item():.2g}; the model or "
             "its attention does not give the same result twice. Try attention='eager', or another device.",
         )
+    _check_causality(subject, batch, clean)
 
 
 def _check_settings(subject: Subject, form: Form) -> None:
@@ -197,6 +240,11 @@ def _check_settings(subject: Subject, form: Form) -> None:
         if getattr(config, name, False):
             what = f"a {type(subject.model).__name__} with {name} is another model than the one known here"
             raise ModelCheckError(subject.name, "settings", f"{what}. Choose one without.")
+    window = getattr(config, "sliding_window", None)
+    slides = "sliding_attention" in (getattr(config, "layer_types", None) or ())
+    if (slides and window is None) or (window is not None and window < 1):
+        what = f"sliding_window is {window} in its config: give the number of tokens that a layer with a window hears"
+        raise ModelCheckError(subject.name, "settings", what)
     used = getattr(config, "_attn_implementation", None)
     if used not in ATTENTION:
         what = f"its attention is run by {used!r}, which does not heed edited masks: load it with attention='sdpa'"
@@ -247,6 +295,20 @@ def _check_head_split(subject: Subject, z: list[torch.Tensor], out: list[torch.T
                 f"in layer {index} the heads' parts miss the output of its projection by {error:.2g} of {scale:.2g}. "
             )
             raise ModelCheckError(subject.name, "head split", what + "Merge adapters, remove hooks and wrappers.")
+
+
+def _check_causality(subject: Subject, batch: torch.Tensor, clean: torch.Tensor) -> None:
+    other = batch.clone()
+    other[0, -1] = batch[0, 0]
+    moved, _, _ = _observe(subject, other)
+    before, size = (moved - clean)[:, :-1].double().abs().max().item(), clean.double().abs().max().item()
+    if not before <= max(1e-4, 5 * torch.finfo(subject.dtype).eps) * size:  # also catches NaN
+        what = (
+            f"another last token moves logits before it by {before:.2g} of {size:.2g}: it attends to what comes later. "
+        )
+        raise ModelCheckError(
+            subject.name, "causality", what + "Take a causal model, or correct is_causal in its config."
+        )
 
 
 def matrix(linear: Any) -> torch.Tensor:

@@ -1,24 +1,40 @@
-"""Whether a model still has the weights that it was wrapped with: told in milliseconds, without reading them all.
+"""Whether a model is still the one that was wrapped: told in milliseconds, without reading all of its weights.
 
-A fingerprint is of the weights as they were. PyTorch counts the changes of each tensor in place (`_version`), which
-sees an edit of a single number; what goes by `.data` is not counted, as where PEFT merges an adapter, so some numbers
-of every tensor are compared, too. Missed is only an edit by `.data` that leaves all of these as they are.
+A fingerprint is of a model as it was. PyTorch counts the changes of each tensor in place (`_version`), which sees an
+edit of a single number; what goes by `.data` is not counted, as where PEFT merges an adapter, so some numbers of every
+tensor are compared, too. Missed is only an edit by `.data` that leaves all of these as they are. Beside the weights a
+model is its buffers (what is in them: some rotations write the same into theirs in each run), the classes and plain
+settings of its modules, and its config: these are compared whole.
+
+Hooks and a `forward` put into a module are in no fingerprint, nor is training mode: a model with any of them is
+refused. Hooks for all modules at once (`torch.nn.modules.module.register_module_forward_hook`) are not looked for.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .identity import BOOKKEEPING, settings
+
 SAMPLE = 16
 """How many numbers of each tensor are kept, evenly spread."""
 
+SMALL = 256
+"""A tensor of no more numbers is kept whole."""
+
+CARRIERS = frozenset({"accelerate", "nnsight", "torch", "transformers"})
+"""Whose hooks and forwards only carry a model: they move it between devices, compile it, or look into it."""
+
 
 @dataclass(frozen=True, eq=False)
-class Weights:
-    """What is known of the weights of one model: by name shape, dtype and count of changes, and some numbers of all.
+class State:
+    """What is known of one model: by name each tensor's shape, dtype and count of changes, and some numbers of all;
+    by name each module's class and settings; the config.
 
     `model` is its `id`: counts of changes are compared within one model, and not with a copy of it.
     """
@@ -26,10 +42,12 @@ class Weights:
     model: int
     tensors: Mapping[str, tuple[torch.Size, torch.dtype, int]]
     numbers: Tensor
+    modules: Mapping[str, tuple[type, Mapping[str, Any]]]
+    config: Mapping[str, str]
 
 
-def seen(model: Any) -> Weights:
-    """The weights of a model as they are now.
+def seen(model: Any) -> State:
+    """A model as it is now.
 
     For example:
 
@@ -38,14 +56,24 @@ def seen(model: Any) -> Weights:
 
         print(len(unchanged.seen(toy.subject().model).tensors))
     """
-    tensors = model.state_dict(keep_vars=True)
-    told = {name: (one.shape, one.dtype, 0 if one.is_inference() else one._version) for name, one in tensors.items()}
+    tensors: dict[str, Tensor] = {}
+    told, modules = {}, {}
+    for path, module in model.named_modules():
+        modules[path] = (type(module), settings(module))
+        for held in (module._parameters, module._buffers):
+            for name, one in held.items():
+                if one is not None:
+                    full = f"{path}.{name}" if path else name
+                    counted = name not in module._non_persistent_buffers_set and not one.is_inference()
+                    tensors[full], told[full] = one, (one.shape, one.dtype, one._version if counted else 0)
     some = [_some(one.detach()) for one in tensors.values()]
-    return Weights(id(model), told, torch.cat(some) if some else torch.zeros(0))
+    config = vars(model.config) if hasattr(model, "config") else {}
+    numbers = torch.cat(some or [torch.zeros(0)]).double()  # on the CPU, since not every device has float64
+    return State(id(model), told, numbers, modules, {name: repr(value) for name, value in config.items()})
 
 
-def changed(before: Weights, now: Weights) -> str:
-    """The name of a tensor that is not what it was; nothing if all are.
+def changed(before: State, now: State) -> str:
+    """The name of a tensor, module or setting that is not what it was; nothing if all are.
 
     For example:
 
@@ -59,17 +87,69 @@ def changed(before: Weights, now: Weights) -> str:
     """
     if before.tensors.keys() != now.tensors.keys():
         return min(before.tensors.keys() ^ now.tensors.keys())
-    whole = 3 if before.model == now.model else 2
-    begin = 0
+    whole, begin = 3 if before.model == now.model else 2, 0
+    numbers = [one.numbers.view(torch.int64) for one in (before, now)]  # so that NaN is itself
+    alike = torch.equal(*numbers)
     for name, told in before.tensors.items():
-        end = begin + min(SAMPLE, told[0].numel())
-        numbers = (one.numbers[begin:end].view(torch.int64) for one in (before, now))  # so that NaN is itself
-        if told[:whole] != now.tensors[name][:whole] or not torch.equal(*numbers):
+        some = slice(begin, begin := begin + (size if (size := told[0].numel()) <= SMALL else SAMPLE))
+        if told[:whole] != now.tensors[name][:whole] or not (alike or torch.equal(*(one[some] for one in numbers))):
             return name
-        begin = end
+    for path, (kind, plain) in before.modules.items():
+        here, other = now.modules.get(path, (None, {}))
+        if here is not kind:
+            return path
+        if name := _apart(plain, other):
+            return f"{path}.{name}"
+    name = min(now.modules.keys() - before.modules.keys(), default="")
+    return name or (f"config.{field}" if (field := _apart(before.config, now.config)) else "")
+
+
+def foreign(model: Any) -> str:
+    """What makes a model another one than its weights and its config say, in words; nothing for a plain model.
+
+    For example:
+
+        from entity_circuits import toy
+        from entity_circuits.models import unchanged
+
+        model = toy.subject().model
+        model.lm_head.register_forward_hook(lambda module, given, output: 2 * output)
+        print(unchanged.foreign(model))  # a hook on lm_head
+    """
+    modules = [model]
+    for module in modules:  # which grows: a walk of its own, since `modules()` takes three times as long
+        held = vars(module)
+        odd = held.get("training") or held["_forward_hooks"] or held["_forward_pre_hooks"] or "forward" in held
+        if odd and (what := _foreign(held)):
+            path = next(path for path, one in model.named_modules() if one is module)
+            return f"{what} {path or 'the model itself'}"
+        modules.extend(one for one in held["_modules"].values() if one is not None)
     return ""
+
+
+def _foreign(held: Mapping[str, Any]) -> str:
+    hooks = [*held["_forward_hooks"].values(), *held["_forward_pre_hooks"].values()]
+    if not all(map(_carries, hooks)):
+        return "a hook on"
+    if "forward" in held and not _carries(held["forward"]):
+        return "a forward of its own in"
+    return "training mode in" if held.get("training") else ""
+
+
+def _carries(function: Any) -> bool:
+    """Whether a hook or a forward is of a library that only carries the model, whatever name it goes by."""
+    while type(function) in (functools.partial, MethodType):
+        function = function.func if isinstance(function, functools.partial) else function.__func__
+    where = function.__globals__["__name__"] if isinstance(function, FunctionType) else type(function).__module__
+    return str(where).partition(".")[0] in CARRIERS
+
+
+def _apart(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The name of what differs; of a config nothing counts that no logit depends on."""
+    names = (name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    return min((name for name in names if name not in BOOKKEEPING), default="")
 
 
 def _some(weight: Tensor) -> Tensor:
     flat = weight.reshape(-1)
-    return flat[:: max(1, len(flat) // SAMPLE)][:SAMPLE].cpu().double()  # not every device has float64
+    return flat.cpu() if len(flat) <= SMALL else flat[:: len(flat) // SAMPLE][:SAMPLE].cpu()

@@ -100,6 +100,7 @@ def evaluate(
     """
     batch = integer("batch", batch)
     of_kind("prompts", prompts, Prompts)
+    subject.require_plain()
     require_room(subject, prompts)
     compute = partial(_answers, subject, prompts, share_context, batch)
     if store is None:
@@ -184,7 +185,7 @@ _CHECKED: WeakSet[Any] = WeakSet()
 
 def _check_once(subject: Subject, prompts: Prompts) -> None:
     """Compare the logits that are read here with the model's own, after the first prompt, once a model."""
-    if subject.model in _CHECKED:
+    if subject.as_wrapped in _CHECKED:
         return
     first = prompts.select([0])
     with fast_float32(subject), torch.no_grad():
@@ -196,7 +197,7 @@ def _check_once(subject: Subject, prompts: Prompts) -> None:
             f"what is read of {subject.name} differs from its own logits by {apart(read, own):.2g} of their size: it "
             "does something to them that is not known here. Use runs.run, which takes them from the model."
         )
-    _CHECKED.add(subject.model)
+    _CHECKED.add(subject.as_wrapped)
 
 
 def _choices(prompts: Prompts) -> Tensor:

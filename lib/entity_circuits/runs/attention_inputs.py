@@ -40,7 +40,7 @@ def of(subject: Subject, width: int) -> tuple[AttentionInputs, ...]:
 
         print(attention_inputs.of(models.load("qwen2.5-coder-0.5b"), width=5)[0].rotation[0].shape)
     """
-    seen = _SEEN.setdefault(subject.model, {})
+    seen = _SEEN.setdefault(subject.as_wrapped, {})
     if width not in seen:
         seen[width] = _observed(subject, width)
     return seen[width]

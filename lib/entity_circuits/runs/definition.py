@@ -21,7 +21,7 @@ from ..models.precision import apart, close, fast_float32
 from ..models.subject import Subject
 from ..tasks.prompts import Prompts
 from .attention_inputs import require_something_heard
-from .edits import TIED, Edit, Outcome, Read, check, heard_together
+from .edits import TIED, Activation, Edit, Outcome, Read, check, heard_together
 from .projected import projected_at, put_together, taken_apart
 from .recording import Recording, require_room, require_targets
 from .tracing import inputs_of, wrapped
@@ -67,6 +67,7 @@ def run(
         check(item, subject, prompts)
     heard_together(edits)
     integer("batch", batch)
+    subject.require_plain()
     require_room(subject, prompts)
     if targets is not None:
         require_targets(subject, prompts, targets)
@@ -202,6 +203,9 @@ def _forward(
                     place.input = slices["z"].flatten(-2)
         logits = nnsight.save(model.output.logits)
         taken = nnsight.save(taken)
+    if logits.shape[1] != len(ends):
+        what = f"it gives the logits of {logits.shape[1]} tokens where those of {len(ends)} are asked for"
+        raise _refusal(subject, f"{what} (logits_to_keep)")
     final = logits[rows, torch.searchsorted(ends, prompts.last)]
     final = final.to(torch.promote_types(final.dtype, torch.float32))
     home, targets = targets.device, targets.to(final.device)
@@ -274,10 +278,10 @@ _CHECKED: WeakSet[Any] = WeakSet()
 def _check_once(subject: Subject, prompts: Prompts) -> None:
     """Whether a model of an unknown type does what edits say: tried on the first prompt, once a model.
 
-    Its own keys and values in place of themselves must change nothing, and what a head is forbidden to attend to must
-    not reach its output.
+    Its own keys and values in place of themselves must change nothing, what a head is forbidden to attend to must not
+    reach its output, and other queries, keys and values of some heads must leave what the other heads give out.
     """
-    if subject.model in _CHECKED:
+    if subject.as_wrapped in _CHECKED:
         return
     first, heads = prompts.select(torch.tensor([0])), tuple(range(subject.heads))
     last, early, targets = first.last, first.last // 2, first.input_ids[:, :8]
@@ -293,13 +297,28 @@ def _check_once(subject: Subject, prompts: Prompts) -> None:
         cut, z = Edit("score", 0, heads, last, key=early), [Read("z", 0, last)]
         other = Edit("v", 0, heads, early, 1 - 2 * clean.reads[1][0])
         leaked, held = (forward(edits, z).reads[0] for edits in ([cut, other], [cut]))
-    for what, one, right in (
+        mixed, own = [], []
+        sites: tuple[Activation, ...] = ("q", "k", "v")
+        for layer in sorted({0, subject.layers // 2, subject.layers - 1}) if subject.heads > 1 else ():
+            out = [Read("z", layer, last)]
+            given = forward([], [*out, *(Read(site, layer, last) for site in sites)]).reads
+            changes = [
+                Edit(site, layer, heads[::2], last, 1 - 2 * value[0][:, ::2])
+                for site, value in zip(sites, given[1:], strict=True)
+            ]
+            mixed.append(forward(changes, out).reads[0][..., 1::2, :].cpu())
+            own.append(given[0][..., 1::2, :].cpu())
+    found = [
         ("its own keys and values in place of themselves move its logits", moved, clean.logits),
         ("a cut leaks, and moves the output of a head", leaked, held),
-    ):
+    ]
+    if mixed:
+        what = "queries, keys and values of some heads move what others give out"
+        found.append((what, torch.cat(mixed), torch.cat(own)))
+    for what, one, right in found:
         if not close(one, right, subject.dtype, subject.device):
             raise _refusal(subject, f"{what} by {apart(one, right):.2g} of their size")
-    _CHECKED.add(subject.model)
+    _CHECKED.add(subject.as_wrapped)
 
 
 def _refusal(subject: Subject, what: str) -> RuntimeError:

@@ -240,13 +240,19 @@ def _numbered(kept: Tensor, begin: int) -> Tensor:
 
 
 def require_room(subject: Subject, prompts: Prompts) -> None:
-    """Raise `ValueError` for prompts longer than the model was made for, or with tokens that it does not have, or has
-    for other words: those of another vocabulary, whose numbers would be wrong without a word."""
+    """Raise `ValueError` for prompts longer than the model was made for, or than it rotates without looking at the
+    longest of a batch (see `forms.rotates_alike_to`), or with tokens that it does not have, or has for other words:
+    those of another vocabulary, whose numbers would be wrong without a word."""
     room = getattr(subject.model.config, "max_position_embeddings", None)
     words = subject.model.get_input_embeddings().weight.shape[0]
     length, highest = int(prompts.last.max()) + 1, int(prompts.input_ids.max())
     if room is not None and length > room:
         raise ValueError(f"a prompt has {length} tokens, and {subject.name} was made for {room} at most")
+    if (within := forms.rotates_alike_to(subject.model)) is not None and prompts.input_ids.shape[1] > within:
+        raise ValueError(
+            f"a prompt has {prompts.input_ids.shape[1]} tokens with its padding, and {subject.name} (longrope) rotates "
+            f"all tokens otherwise where there are more than {within}: take prompts of {within} at most"
+        )
     if highest >= words or int(prompts.input_ids.min()) < 0:
         raise ValueError(
             f"token {highest} is none of the {words} of {subject.name}: make the prompts with its own tokenizer"

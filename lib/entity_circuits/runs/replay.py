@@ -250,8 +250,8 @@ _CHECKED: WeakSet[Any] = WeakSet()
 
 def _check_once(recording: Recording) -> None:
     """Replay the first prompt under edits of every kind and compare with the definition, once a model."""
-    model = recording.subject.model
-    if model in _CHECKED or not len(recording):
+    model, state = recording.subject.model, recording.subject.as_wrapped
+    if state in _CHECKED or not len(recording):
         return
     first = recording.select(torch.zeros(1, dtype=torch.long))
     tokens = torch.arange(0, model.config.vocab_size, 7)[None]
@@ -266,7 +266,7 @@ def _check_once(recording: Recording) -> None:
                     f"{apart(replayed, expected):.2g} of the size of the logits: this model does something that "
                     'replay does not know. Use method="definition".'
                 )
-    _CHECKED.add(model)
+    _CHECKED.add(state)
 
 
 def _lowest_layer(recording: Recording, edits: Sequence[Edit]) -> int:
