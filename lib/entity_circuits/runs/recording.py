@@ -244,7 +244,8 @@ def require_room(subject: Subject, prompts: Prompts) -> None:
     for other words: those of another vocabulary, whose numbers would be wrong without a word."""
     room = getattr(subject.model.config, "max_position_embeddings", None)
     words = subject.model.get_input_embeddings().weight.shape[0]
-    length, highest = int(prompts.last.max()) + 1, int(prompts.input_ids.max())
+    length, tokens = int(prompts.last.max()) + 1, (prompts.answer_ids, prompts.wrong_ids, prompts.choice_ids)
+    highest = max(int(one.max()) for one in (prompts.input_ids, *tokens) if one is not None and one.numel())
     if room is not None and length > room:
         raise ValueError(f"a prompt has {length} tokens, and {subject.name} was made for {room} at most")
     if highest >= words or int(prompts.input_ids.min()) < 0:
