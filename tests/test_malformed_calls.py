@@ -34,6 +34,7 @@ from entity_circuits import (
     knockout,
     path_patching,
     prompts,
+    replay,
     runs,
     statistics,
 )
@@ -532,6 +533,21 @@ TEXTS: list[Case] = [
 ]  # fmt: skip
 
 KINDS: list[Case] = [
+    ("a run of no model", "NoneType", lambda: runs.run(None, p())),
+    ("a run of texts", "list", lambda: runs.run(s(), [TEXT])),
+    ("a run under one edit", "edits", lambda: runs.run(s(), p(), runs.Edit("z", 0, (0,), p().last, z()))),
+    ("a run under what is no edit", "str", lambda: runs.run(s(), p(), ["L3H5"])),
+    ("a recording of a bare model", "Qwen2", lambda: runs.record(s().model, p())),
+    ("answers of a bare model", "Qwen2", lambda: answers.evaluate(s().model, p())),
+    ("patching in a bare model", "Qwen2", lambda: path_patching.sweep(s().model, p(), source(), position="last")),
+    ("a replay of prompts", "Prompts", lambda: replay.replay(p(), [[]])),
+    ("a place that is none", "-1", lambda: rec().at("z", 0, 0 * p().last - 1)),
+    ("one place for all prompts", "(1,)", lambda: rec().at("z", 0, p().last[:1])),
+    ("a place beyond the prompt", "999", lambda: rec().stream(0, 0 * p().last + 999)),
+    ("a place of half tokens", "float", lambda: rec().at("z", 0, p().last / 2)),
+    ("a place to keep that is none", "-1", lambda: runs.record(s(), p(), positions=[0 * p().last - 1])),
+    ("targets that are no tokens", "float", lambda: replay.recorded_answers(rec(), p().last[:, None] / 2)),
+    ("targets of no shape", "(6,)", lambda: replay.recorded_answers(rec(), p().last)),
     ("conditions that are one text", "'last->object'", lambda: knockout.sweep(s(), p(), conditions="last->object")),
     ("places that are one text", "'last'", lambda: ablation.all_heads(s(), "last")),
     ("parts that are one text", "'last'", lambda: criteria.minimality(s(), LAST, p(), means(), parts="last")),

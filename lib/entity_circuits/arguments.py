@@ -5,6 +5,8 @@ import operator
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, get_args
 
+import numpy as np
+
 from .spelling import meant
 
 T = TypeVar("T")
@@ -71,6 +73,20 @@ def of_kind(what: str, given: object, *kinds: type) -> None:
     if not isinstance(given, kinds):
         named = " or ".join(kind.__name__ for kind in kinds)
         raise ValueError(f"{what}: {named} is needed, not {type(given).__name__}")
+
+
+def boolean(what: str, given: object) -> None:
+    """Raise `ValueError` unless it is True or False: a word such as "no" would count as true.
+
+    For example:
+
+        from entity_circuits.arguments import boolean
+
+        boolean("frozen", False)
+        print("can be used")
+    """
+    if not isinstance(given, bool | np.bool_):
+        raise ValueError(f"{what}={given!r}: it has to be True or False")
 
 
 def integer(what: str, given: Any, least: int | None = 1, most: int | None = None) -> int:

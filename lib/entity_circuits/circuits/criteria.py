@@ -158,6 +158,7 @@ def completeness(
         print(criteria.completeness(subject, relay, p, means, draws=2).table())
     """
     executor(method)  # an unknown one is told before anything runs
+    circuit = circuit if isinstance(circuit, Circuit) else kept(circuit)
     whole, draws, seed = kept(circuit), integer("draws", draws, least=0), integer("seed", seed, least=None)
     names: list[str] = ["nothing"]
     sets: list[dict[str, tuple[Head, ...]]] = [{}]
@@ -295,6 +296,7 @@ def minimality(
     executor(method)
     finite("share", share, 0, 1)
     parts = None if parts is None else several("parts", parts)
+    circuit = circuit if isinstance(circuit, Circuit) else kept(circuit)
     everything = _parts(circuit)
     if unknown := [label for label in parts or () if label not in everything]:
         raise ValueError(f"no part called {unknown[0]!r}: this circuit has {', '.join(everything)}")

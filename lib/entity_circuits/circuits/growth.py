@@ -43,14 +43,15 @@ def random_circuits(
     """
     one_of("kind of layers", layers, Layers)
     n, seed = integer("n", n), integer("seed", seed, least=None)
-    for place, some in kept(circuit).items():
+    whole = kept(circuit)
+    for place, some in whole.items():
         heads.require(some, subject.layers, subject.heads, f"at {place}")
     draw = random.Random(f"random circuits/{seed}/{layers}")
     every = heads.every(subject.layers, subject.heads)
     found = []
     for _ in range(n):
         one = {}
-        for place, some in sorted(kept(circuit).items()):
+        for place, some in sorted(whole.items()):
             if layers == "any":
                 one[place] = tuple(sorted(draw.sample(every, len(some))))
             else:
@@ -124,7 +125,9 @@ def growth(
     """
     executor(method)  # an unknown one is told before anything runs
     draws = integer("draws", draws, least=0)
-    scales = several("scales", scales)
+    scales, also = several("scales", scales), kept(also or {})
+    of_kind("rankings", rankings, Mapping)
+    rankings = {group: heads.of(some) for group, some in rankings.items()}
     planned: list[tuple[dict[str, object], list[dict[str, tuple[Head, ...]]]]] = []
     for scale in scales:
         larger = grown(circuit, rankings, scale)
@@ -134,7 +137,7 @@ def growth(
             kinds[kind] = random_circuits(subject, larger, draws, layers=layers, seed=seed)  # type: ignore[arg-type]
         for kind, some in kinds.items():
             row: dict[str, object] = {"scale": scale, "kind": kind, "heads": size(larger), **letters}
-            planned.append((row, [{**one, **kept(also or {})} for one in some]))
+            planned.append((row, [{**one, **also} for one in some]))
     asked = [one for _, some in planned for one in some]
     answers = circuit_accuracy(subject, asked, prompts, means, method=method, store=store, name="growth")
     rows, start = [], 0

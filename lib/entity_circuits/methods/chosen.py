@@ -19,6 +19,7 @@ from ..runs.edits import Outcome
 from ..runs.mean_replay import Means, Table
 from ..tasks.prompts import Prompts
 from . import kept as places
+from .ablation import kept
 from .kept import Kept
 
 
@@ -116,7 +117,7 @@ def whole(subject: Subject, prompts: Prompts, *, store: Store | None = None) -> 
         return {"logprobs": outcome.logprobs, "top": outcome.top}
 
     inputs = results.key(__name__, subject, prompts=prompts)
-    return _said(prompts, (store or Store(None)).keep("whole", inputs, compute))
+    return _said(prompts, results.at(store).keep("whole", inputs, compute))
 
 
 def circuits(
@@ -148,7 +149,8 @@ def circuits(
         p, means = tasks.default.prompts(subject, n=7), ablation.means(subject, n=20)
         print(chosen.circuits(subject, [{"last": ["L3H5"]}, {}], p, means).chosen)
     """
-    asked, given = several("circuits", some), [means] if isinstance(means, Means) else list(several("means", means))
+    asked = [kept(one) for one in several("circuits", some)]
+    given = [means] if isinstance(means, Means) else list(several("means", means))
     targets = choices.require(prompts)
     for one in given:
         places.check(subject, prompts, asked, one)
@@ -166,9 +168,9 @@ def circuits(
                 logprobs[:, rows], top[:, rows] = outcome.logprobs.float().cpu(), outcome.top.cpu()
         return {"logprobs": logprobs, "top": top}
 
-    words = [{place: sorted(map(str, heads)) for place, heads in sorted(one.items())} for one in asked]
+    words = [{place: sorted(map(str, each)) for place, each in sorted(one.items())} for one in asked]
     inputs = results.key(__name__, subject, prompts=prompts, circuits=words, means=[one.z for one in given])
-    return _said(prompts, (store or Store(None)).keep("said", inputs, compute))
+    return _said(prompts, results.at(store).keep("said", inputs, compute))
 
 
 def _said(prompts: Prompts, found: Mapping[str, Tensor]) -> Said:
