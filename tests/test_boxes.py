@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 import tiny
 import torch
-from entity_circuits.tasks import boxes, vocabulary
+from entity_circuits.tasks import boxes, desiderata, vocabulary
 from entity_circuits.tasks.boxes import World
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -118,6 +118,21 @@ def test_selecting_reorders_every_field():
     assert picked.texts == (prompts.texts[9], prompts.texts[0])
     assert picked.contexts.tolist() == [1, 0]
     assert torch.equal(picked.prev, prompts.prev[[9, 0]])
+
+
+def test_labels_are_found_in_statements_that_are_written_otherwise():
+    """The first statement has its label before its object, the others after it."""
+    p = boxes.prompts(reader(), 3, 3)
+    odd = desiderata.Rewritten(odd=0, odd_statement="Box {label} contains the {object}")
+    p = boxes.from_worlds(reader(), p.worlds, p.queries, template=[odd] * 3)
+    for row, (world, box) in enumerate(zip(p.worlds, p.queries, strict=True)):
+        for what, words in (("labels", world.labels), ("objects", world.objects)):
+            found = p.input_ids[row, p.places(f"other {what}")[row]]
+            assert TOKENIZER.decode(found).split() == [x for i, x in enumerate(words) if i != box]
+
+
+def test_a_world_given_as_lists_is_the_world():
+    assert boxes.World(["apple", "cup"], ["F", "Q"]) == boxes.World(("apple", "cup"), ("F", "Q"))
 
 
 def test_the_mask_ends_at_last_wherever_padding_begins():

@@ -2,6 +2,7 @@
 
 import math
 
+import pandas as pd
 import pytest
 import tiny
 import torch
@@ -200,6 +201,29 @@ def test_growth_takes_heads_off_the_top_of_the_rankings():
     wanted = {**ablation.kept(circuit), "prev+1": (Head(1, 1),)}
     expected = ablation.circuit_accuracy(subject, wanted, prompts, means).estimate()
     assert table[(table["scale"] == 2) & (table["kind"] == "ranking")]["accuracy"].tolist() == [expected.value]
+
+
+def test_heads_that_can_be_read_but_once_are_read_once():
+    subject, prompts, means = setting()
+    some = {"last": ["L1H1", "L2H2"], "query": ["L0H3"]}
+
+    def once(names=some):
+        return {place: iter(heads) for place, heads in names.items()}
+
+    given = {"prompts": prompts, "means": means}
+    found, expected = (criteria.completeness(subject, c, **given, draws=2).table() for c in (once(), some))
+    pd.testing.assert_frame_equal(found, expected)
+    found, expected = (criteria.minimality(subject, c, **given).table() for c in (once(), some))
+    pd.testing.assert_frame_equal(found, expected)
+    found, expected = (chosen.circuits(subject, [c], **given).logprobs for c in (once(), some))
+    assert torch.equal(found, expected)
+    assert criteria.random_circuits(subject, once(), 2) == criteria.random_circuits(subject, some, 2)
+    circuit, rankings = Circuit({"value_fetcher": (Head(2, 1),)}), {"value_fetcher": [Head(2, 1), Head(2, 0)]}
+    found, expected = (
+        criteria.growth(subject, circuit, ranked, **given, scales=[1, 2], draws=1, also=also)
+        for ranked, also in ((once(rankings), once({"query": ["L1H1"]})), (rankings, {"query": ["L1H1"]}))
+    )
+    pd.testing.assert_frame_equal(found, expected)
 
 
 def test_minimality_of_some_parts_is_what_it_is_among_all():

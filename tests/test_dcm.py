@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 import tiny
 import torch
-from entity_circuits import runs, statistics
+from entity_circuits import heads, prompts, runs, statistics
 from entity_circuits.heads import Head
 from entity_circuits.methods import dcm, interchange
 from entity_circuits.runs import replay
 from entity_circuits.runs.edits import Edit
-from entity_circuits.tasks import desiderata, toy
+from entity_circuits.tasks import desiderata, toy, triples
 from entity_circuits.tasks.desiderata import ANSWERS, Triples
 
 POSITIONS = ("last", "query", "prev")
@@ -334,6 +334,26 @@ def test_hypotheses_share_recordings(pairs):
     pd.testing.assert_frame_equal(thing, interchange.patch(SUBJECT, GROUP, drawn("object"), position="last"))
     with pytest.raises(ValueError, match="base prompts of `like` are others"):
         interchange.record(SUBJECT, drawn("position", seed=1), like=pairs)
+
+
+def test_pairs_with_another_position_of_that_name_share_no_recordings():
+    """The texts are the same, and `first` is another token of them."""
+    texts = ["The cup is in F. F contains the", "The apple is in F. F contains the"]
+
+    def between(at):
+        p = prompts.from_texts(SUBJECT, texts, [" cup", " apple"], positions={"first": at})
+        return triples.between(p, p.select([1, 0]))
+
+    one = interchange.record(SUBJECT, between(1))
+    assert interchange.record(SUBJECT, between(1), like=one).batches is one.batches
+    with pytest.raises(ValueError, match="base prompts of `like` are others"):
+        interchange.record(SUBJECT, between(5), like=one)
+
+
+def test_sets_of_heads_that_can_be_read_but_once_are_read_once(pairs):
+    sets = [["L1H0"], ["L0H3", "L2H1"]]
+    once = interchange.outcomes(pairs, iter(iter(some) for some in sets), "last")
+    assert torch.equal(once.top, interchange.outcomes(pairs, [heads.of(some) for some in sets], "last").top)
 
 
 NOWHERE: Any = "nowhere"

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import tiny
 import torch
-from entity_circuits import boxes, path_patching, prompts, runs
+from entity_circuits import boxes, path_patching, prompts, results, runs
 from entity_circuits.heads import Circuit, Head
 from entity_circuits.methods import ablation, cmap, dcm, interchange, kept, knockout, metrics
 from entity_circuits.results import Store
@@ -44,6 +44,55 @@ def other(subject=SUBJECT):
 
 def word(p, name):
     return [SUBJECT.tokenizer.decode([p.input_ids[row, at]]).strip() for row, at in enumerate(p.position(name))]
+
+
+def test_prompts_whose_positions_have_other_names_are_other_prompts():
+    """The same tokens under the names a and x, or x and z: x is another token, and results at x are other results."""
+    ids, one, two = torch.arange(12).view(2, 6), torch.tensor([1, 1]), torch.tensor([2, 2])
+    bare = {"input_ids": ids, "last": two + 3, "answer_ids": one, "contexts": one}
+    named = [{"a": one, "x": two}, {"x": one, "z": two}, {"x": two, "a": one}, {"a": one}, {}]
+    digests = [prompts.Prompts(**bare, positions=names).digest for names in named]
+    assert digests[0] == digests[2] and len(set(digests)) == 4
+
+
+def test_the_digest_of_prompts_about_boxes_is_that_of_the_files_of_data():
+    p = boxes.prompts(SUBJECT, 6, 3)
+    tensors = {k: v for k, v in vars(p).items() if torch.is_tensor(v)} | {f"at {k}": v for k, v in p.positions.items()}
+    assert p.digest == results.digest(*(tensors[name] for name in sorted(tensors)))
+
+
+HAND_MADE = {
+    "a position called last": ("'last'", lambda p: {"positions": {"last": p.last - 3}}),
+    "a position called by a number": ("int", lambda p: {"positions": {3: p.last}}),
+    "no wrong answer": ("wrong_ids", lambda p: {"wrong_ids": p.answer_ids * 0 - 1}),
+    "the right answer as the wrong one": ("wrong_ids", lambda p: {"wrong_ids": p.answer_ids}),
+    "choices of other prompts": ("choice_ids", lambda p: {"choice_ids": p.choice_ids[:2]}),
+}
+
+
+@pytest.mark.parametrize(("says", "changed"), HAND_MADE.values(), ids=HAND_MADE)
+def test_prompts_made_by_hand_that_do_not_fit_together_are_refused(says, changed):
+    p = made()
+    with pytest.raises(ValueError, match=says):
+        replace(p, **changed(p))
+
+
+@pytest.mark.parametrize("name", ["answer_ids", "wrong_ids", "choice_ids"])
+def test_answers_beyond_the_vocabulary_are_refused_before_a_run(name):
+    p = made()
+    with pytest.raises(ValueError, match="token 9999 is none of the"):
+        runs.run(SUBJECT, replace(p, **{name: getattr(p, name) * 0 + 9999}))
+
+
+def test_a_text_with_a_word_that_the_tokenizer_does_not_know_is_refused():
+    with pytest.raises(ValueError, match=r"'A wheelbarrow and the'.*<unk>"):
+        prompts.from_texts(SUBJECT, ["A wheelbarrow and the"], [" cup"])
+
+
+@pytest.mark.parametrize("where", [(1, 2), ("dog", 1.5), ("dog",), ("dog", 1, 2), ("dog", "1"), (), ("dog", True)])
+def test_a_position_that_is_no_place_is_refused_in_words(where):
+    with pytest.raises(ValueError, match="'first'"):
+        prompts.from_texts(SUBJECT, TEXTS[:1], [" dog"], positions={"first": where})
 
 
 def test_positions_are_the_last_tokens_of_the_words_that_name_them():

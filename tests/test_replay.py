@@ -426,3 +426,12 @@ def test_positions_at_which_edits_meet_in_some_prompts_alone_are_refused(execute
     monkeypatch.setattr(replay, "_free", lambda *_: pytest.fail("the model was run"))
     with pytest.raises(ValueError, match="head 3 of layer 1"):
         execute(base, [both])
+
+
+def test_the_answers_of_a_recording_are_the_models_own_or_refused():
+    """What a hook makes of the logits is not in the output matrix."""
+    subject = tiny.subject(seed=3)
+    recording = runs.record(subject, boxes.prompts(subject, n=3, boxes=3))
+    subject.model.lm_head.register_forward_hook(lambda module, given, out: out.flip(-1))
+    with pytest.raises((RuntimeError, ValueError), match=r"differs from its own logits|hook"):
+        replay.recorded_answers(recording)

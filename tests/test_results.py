@@ -234,6 +234,33 @@ def test_answers_by_a_metric_of_ones_own_are_not_served_for_another_of_the_same_
         assert torch.equal(stored, ablation.full_model(subject, p, metric=own).logprob)
 
 
+@pytest.mark.parametrize("name", ["../mine", "a/b", "/etc/x", "..", "x" * 300, "é" * 200, "\0"])
+def test_no_name_of_a_result_leaves_the_folder_or_is_too_long(tmp_path, name):
+    store = results.Store(tmp_path / "inside")
+    store.keep(name, {"n": 1}, lambda: {"x": torch.ones(1)})
+    assert store.keep(name, {"n": 1}, dict)["x"] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["inside"]
+    assert all(path.is_file() for path in (tmp_path / "inside").iterdir())
+
+
+def test_a_folder_is_taken_for_a_store_and_what_is_none_is_refused(tmp_path):
+    subject = tiny.subject()
+    p = boxes.prompts(subject, n=3, boxes=3)
+    ablation.full_model(subject, p, tmp_path / "path")
+    ablation.means(subject, prompts=p, store=str(tmp_path / "text"))
+    ablation.circuit_accuracy(subject, {}, p, ablation.means(subject, prompts=p), store=tmp_path / "work")
+    assert all(list((tmp_path / name).glob("*.safetensors")) for name in ("path", "text", "work"))
+    with pytest.raises(ValueError, match="store: Store or Path or str"):
+        ablation.full_model(subject, p, 3)
+
+
+def test_nothing_is_kept_that_was_rounded_by_autocast(tmp_path):
+    subject = tiny.subject()
+    p = boxes.prompts(subject, n=3, boxes=3)
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(ValueError, match=r"autocast.*models.load"):
+        ablation.full_model(subject, p, tmp_path)
+
+
 def test_prompts_that_differ_in_a_position_alone_are_other_prompts():
     p = boxes.prompts(tiny.subject(), n=6, boxes=3)
     assert p.digest == replace(p, prev=p.prev.clone()).digest != replace(p, prev=p.prev - 1).digest

@@ -285,3 +285,19 @@ def test_prompts_that_a_longrope_model_would_rotate_by_the_longest_of_them_are_r
         with pytest.raises(ValueError, match=r"has 46 tokens with its padding.*longrope.*take prompts of 44 at most"):
             call(subject, long)
     subject.require_unchanged()
+
+
+def test_lists_that_can_be_read_but_once_are_read_once():
+    """Edits, reads, variants and heads given by a generator do what they do as a list."""
+    subject, base, recording, other = setting()
+    edit = Edit("z", 0, tuple(range(subject.heads)), base.last, other.at("z", 0, base.last))
+    look = Read("z", 1, base.last)
+    right = runs.run(subject, base, [edit], read=[look])
+    assert not torch.allclose(right.logprob, runs.run(subject, base).logprob, atol=1e-3)
+    for found in (
+        runs.run(subject, base, iter([edit]), read=iter([look])),
+        runs.rerun(recording, iter([iter([edit])]), read=iter([look])),
+        replay.replay(recording, iter([iter([edit])]), read=iter([look])),
+    ):
+        assert torch.allclose(found.logprob, right.logprob, atol=1e-5)
+        assert torch.allclose(found.reads[0], right.reads[0], atol=1e-5)

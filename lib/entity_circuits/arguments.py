@@ -6,6 +6,8 @@ import operator
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, get_args
 
+import numpy as np
+
 from .spelling import meant
 
 T = TypeVar("T")
@@ -95,6 +97,20 @@ def from_json(text: str) -> Any:
         raise ValueError(f"{word} is no number of JSON: finite numbers are, and null for none; not NaN, not infinite")
 
     return json.loads(text, object_pairs_hook=once, parse_constant=refused)
+
+
+def boolean(what: str, given: object) -> None:
+    """Raise `ValueError` unless it is True or False: a word such as "no" would count as true.
+
+    For example:
+
+        from entity_circuits.arguments import boolean
+
+        boolean("frozen", False)
+        print("can be used")
+    """
+    if not isinstance(given, bool | np.bool_):
+        raise ValueError(f"{what}={given!r}: it has to be True or False")
 
 
 def integer(what: str, given: Any, least: int | None = 1, most: int | None = None) -> int:

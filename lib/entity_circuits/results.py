@@ -2,13 +2,14 @@
 
 import hashlib
 import json
+import re
 import secrets
 import warnings
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, NoneType
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,21 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from . import places
+from .arguments import of_kind
 from .digests import code as code
+
+_NO_NAME = re.compile(r"[/\\\0]")
+"""What a file cannot have in its name, or is another folder; a place of prompts may be called so."""
+
+_LONGEST = 120
+"""Bytes of a name that its file has in its own: the rest of it is needed for digest, host and process."""
 
 
 @dataclass(frozen=True)
 class Store:
     """A folder of results. `Store()` is the book's own; `Store(path)` another; `Store(None)` keeps nothing.
+
+    Functions that take a store take a path in its place, too.
 
     For example:
 
@@ -35,6 +45,10 @@ class Store:
     """
 
     folder: Path | None = field(default_factory=places.results)
+
+    def __post_init__(self) -> None:
+        of_kind("folder of a store", self.folder, str, Path, NoneType)
+        object.__setattr__(self, "folder", None if self.folder is None else Path(self.folder))
 
     def keep(
         self, name: str, inputs: Mapping[str, object], compute: Callable[[], dict[str, Tensor]]
@@ -80,8 +94,22 @@ class Store:
     def _place(self, name: str, inputs: Mapping[str, object]) -> tuple[Path, str]:
         """The file of a result, and its inputs as they are written there."""
         text = json.dumps(inputs, sort_keys=True)
+        name = _NO_NAME.sub("_", name).encode()[:_LONGEST].decode(errors="ignore")
         file = f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:20]}.safetensors"
         return Path(self.folder or "", file), text
+
+
+def at(store: Store | Path | str | None) -> Store:
+    """A store, however it was given: itself, its folder, or None, which keeps nothing. `ValueError` for all else.
+
+    For example:
+
+        from entity_circuits import results
+
+        print(results.at("mine"), results.at(None))
+    """
+    of_kind("store", store, Store, Path, str, NoneType)
+    return store if isinstance(store, Store) else Store(None if store is None else Path(store))
 
 
 def _plain_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -154,7 +182,7 @@ def key(module: str, subject: Any, **asked: object) -> dict[str, object]:
     their code, and all else as it is written; what cannot be told apart so is like nothing else, and never served.
     The device and what its processor can do, the implementation of attention, the number of threads and the versions of
     torch and transformers are part of it, because they change bits. Raises `ValueError` for a model whose weights were
-    changed after it was wrapped.
+    changed after it was wrapped, and under `torch.autocast`, which rounds otherwise than the model's dtype says.
 
         from entity_circuits import models, results
 
@@ -164,6 +192,8 @@ def key(module: str, subject: Any, **asked: object) -> dict[str, object]:
     subjects = subject if isinstance(subject, tuple) else (subject,)
     for one in subjects:
         one.require_unchanged()
+        if torch.is_autocast_enabled(one.device.type):
+            raise ValueError("autocast is on: leave its block, and load with the dtype: models.load(..., dtype=...)")
     return {
         **{name: _plain(value) for name, value in asked.items()},
         "models": [one.fingerprint for one in subjects],

@@ -185,7 +185,7 @@ def study(
     triples["few"] = triples["test"].select(every.tensor_split(-(-len(every) // BATCH["test"]))[0])
     given = {group: tuple(groups[group]) for group in GROUPS if groups.get(group)}
     called = name or (model if isinstance(model, str) else model.name)
-    return Study(called, subject, given, triples, store or Store(None), seed)
+    return Study(called, subject, given, triples, results.at(store), seed)
 
 
 def others(

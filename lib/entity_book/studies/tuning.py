@@ -214,7 +214,7 @@ def own_task(
     one_of("kind", kind, training_data.Kind)
     asked = training_data.examples(kind, n, 0, "held_out")
     inputs = results.key(__name__, subject, asked=asked.to_dict())
-    found = (store or Store(None)).keep("own-task", inputs, lambda: {"found": finetune.evaluate(subject, asked)})
+    found = results.at(store).keep("own-task", inputs, lambda: {"found": finetune.evaluate(subject, asked)})
     loss, right = found["found"].mean(0).tolist()
     return {"trained on": kind, "model": tuned, "loss": loss, "right": right, "n": n}
 

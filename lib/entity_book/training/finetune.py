@@ -104,7 +104,7 @@ def train(subject: Subject, recipe: Recipe, store: Store | None = None) -> Train
         trained = finetune.train(subject, finetune.Recipe("arithmetic", steps=60))
         print(trained.held_out)
     """
-    store = Store(None) if store is None else store
+    store = results.at(store)
     held_out = training_data.examples(recipe.kind, recipe.held_out, recipe.seed, "held_out")
     batches = _lessons(subject, recipe, store)
     inputs = results.key(__name__, subject, **asdict(recipe))

@@ -177,7 +177,7 @@ def find(
             while True:
                 left = int(keep.sum())
                 step = {**inputs, "step": int(left), "keep": results.digest(keep)}
-                found = (store or Store(None)).keep("nodes-step", step, lambda keep=keep: asked.step(keep))  # type: ignore[misc]
+                found = results.at(store).keep("nodes-step", step, lambda keep=keep: asked.step(keep))  # type: ignore[misc]
                 path.append(left)
                 right.append(found["right"])
                 agree.append(found["agree"])
@@ -196,7 +196,7 @@ def find(
                 keep.view(-1)[gone] = False
                 bar.update(1)
 
-    found = (store or Store(None)).keep("nodes", inputs, compute)
+    found = results.at(store).keep("nodes", inputs, compute)
     return Order(asked.places, found["rank"], tuple(found["path"].tolist()), found["right"], found["agree"])
 
 

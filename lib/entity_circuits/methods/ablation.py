@@ -75,7 +75,7 @@ def means(
         return {"z": (total / len(prompts)).to(subject.dtype)}
 
     inputs = results.key(__name__, subject, prompts=prompts, batch=batch)
-    found = (store or Store(None)).keep("means", inputs, compute)["z"]
+    found = results.at(store).keep("means", inputs, compute)["z"]
     return Means(found, len(prompts), subject.fingerprint)
 
 
@@ -238,7 +238,7 @@ def full_model(
         return metrics.answers(read, runs.run(subject, prompts, targets=targets), prompts)
 
     inputs = results.key(__name__, subject, prompts=prompts, metric=read)
-    return Answers(contexts=contexts, **(store or Store(None)).keep("full", inputs, compute))
+    return Answers(contexts=contexts, **results.at(store).keep("full", inputs, compute))
 
 
 def full_without(

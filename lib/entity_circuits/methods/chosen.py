@@ -118,7 +118,7 @@ def whole(subject: Subject, prompts: Prompts, *, store: Store | None = None) -> 
         return {"logprobs": outcome.logprobs, "top": outcome.top}
 
     inputs = results.key(__name__, subject, prompts=prompts)
-    return _said(prompts, (store or Store(None)).keep("whole", inputs, compute))
+    return _said(prompts, results.at(store).keep("whole", inputs, compute))
 
 
 def circuits(
@@ -169,9 +169,9 @@ def circuits(
                 logprobs[:, rows], top[:, rows] = outcome.logprobs.float().cpu(), outcome.top.cpu()
         return {"logprobs": logprobs, "top": top}
 
-    words = [{place: sorted(map(str, heads)) for place, heads in sorted(one.items())} for one in asked]
+    words = [{place: sorted(map(str, each)) for place, each in sorted(one.items())} for one in asked]
     inputs = results.key(__name__, subject, prompts=prompts, circuits=words, means=[one.z for one in given])
-    return _said(prompts, (store or Store(None)).keep("said", inputs, compute))
+    return _said(prompts, results.at(store).keep("said", inputs, compute))
 
 
 def _said(prompts: Prompts, found: Mapping[str, Tensor]) -> Said:

@@ -94,13 +94,13 @@ def sweep(
     """
     one_of("composition", composition, Composition)
     way(method)  # an unknown one is told before anything runs
+    work.require(executor, subject, given=recordings)
     read, every = metrics.named(metric), heads.every(subject.layers, subject.heads)
     sending, receiving = (every if given is None else _once(heads.of(given)) for given in (senders, receivers))
     check(subject, base, source, position, receiving, composition, reach)
     heads.require(sending, subject.layers, subject.heads, "as a sender")
     if not sending:
         raise ValueError("the list of senders is empty")
-    work.require(executor, subject, given=recordings)
     runs_ = Runs(subject, base, source, (position,)).given(recordings)
     read.targets(base)  # what it needs of the prompts is there, or this says what is not
     asked = _Asked(position, composition, reach, method, read)

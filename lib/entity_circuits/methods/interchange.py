@@ -118,11 +118,9 @@ def record(
         print((pairs.source_top == pairs.triples.source.answer_ids).float().mean())
     """
     batch = integer("batch", batch)
-    if like is not None and not (
-        like.subject is subject and torch.equal(like.triples.base.input_ids, triples.base.input_ids)
-    ):
-        raise ValueError("the base prompts of `like` are others: record these triples without it")
     of_kind("triples", triples, Triples)
+    if like is not None and not (like.subject is subject and like.triples.base.digest == triples.base.digest):
+        raise ValueError("the base prompts of `like` are others: record these triples without it")
     positions = None if positions is None else several("positions", positions)
     for name in positions or ():
         triples.base.position(name), triples.source.position(name)
@@ -182,6 +180,7 @@ def edits(
     """
     batch = integer("batch", batch, 0, len(pairs.batches) - 1)
     one_of("position", position, pairs.z)
+    chosen = heads_of(chosen)
     require(chosen, pairs.subject.layers, pairs.subject.heads, "to be patched")
     part, rows, place = pairs.batches[batch], pairs.rows[batch], {head: index for index, head in enumerate(chosen)}
     made = []
@@ -195,6 +194,7 @@ def edits(
 def outcomes(pairs: Pairs, sets: Sequence[Sequence[Head]], position: Position, method: Method = "replay") -> Outcome:
     """What the base prompts lead to when each set of heads is patched, for the target and then all candidates."""
     execute, parts, given = executor(method), [], pairs.triples
+    sets = [heads_of(chosen) for chosen in several("sets of heads", sets)]
     targets = torch.cat((given.targets[:, None], given.candidates), dim=1)
     with torch.no_grad():
         for batch, (part, rows) in enumerate(zip(pairs.batches, pairs.rows, strict=True)):
@@ -250,7 +250,6 @@ def answers(pairs: Pairs, sets: Sequence[Sequence[Head]], position: Position, me
     """What `patch` tabulates, for no particular target: one computation serves every `Pairs.towards`."""
     executor(method)
     of_kind("pairs", pairs, Pairs)
-    sets = [heads_of(chosen) for chosen in several("sets of heads", sets)]
     outcome = outcomes(pairs, sets, position, method)
     return Answers(outcome.top, outcome.logprobs[..., 1:], pairs.base_top, pairs.source_top)
 

@@ -88,10 +88,10 @@ def sweep(
     """
     one_of("composition", composition, Composition | None)
     way(method)  # an unknown one is told before anything runs
+    work.require(executor, subject, given=recordings)
     read = metrics.named(metric)
     receivers = None if receivers is None else heads.of(receivers)
     check(subject, base, source, position, receivers, composition, reach)
-    work.require(executor, subject, given=recordings)
     runs_ = Runs(subject, base, source, (position,)).given(recordings)
     read.targets(base)  # what it needs of the prompts is there, or this says what is not
     wanted = heads.every(subject.layers, subject.heads) if senders is None else heads.of(senders)

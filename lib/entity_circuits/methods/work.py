@@ -23,6 +23,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from .. import results
+from ..arguments import of_kind
 from ..models.loading import specified
 from ..models.subject import Subject
 from ..results import Store
@@ -52,8 +53,10 @@ class Unit:
 
 
 def require(executor: Executor | None, *subjects: Subject, given: object = None) -> None:
-    """Raise `ValueError`, before any work starts, for an executor that cannot do it, a model that it cannot load, and
-    recordings that are `given`, of which it has nothing."""
+    """Raise `ValueError`, before any work starts, for what is no model, an executor that cannot do the work, a model
+    that it cannot load, and recordings that are `given`, of which it has nothing."""
+    for subject in subjects:
+        of_kind("model", subject, Subject)
     if executor is None:
         return
     if given is not None:
@@ -92,7 +95,7 @@ def done(
     Raises what a unit raises, and `RuntimeError` when workers died and took their pool with them: what was finished is
     kept, and the same call with a new pool computes the rest.
     """
-    store = Store(None) if store is None else store
+    store = results.at(store)
     if executor is None:
         for unit in units:
             yield store.keep(unit.name, unit.inputs, unit.compute)

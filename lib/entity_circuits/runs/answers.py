@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from transformers import DynamicCache
 
 from .. import results
-from ..arguments import integer, of_kind
+from ..arguments import boolean, integer, of_kind
 from ..models import forms
 from ..models.precision import apart, close, fast_float32
 from ..models.subject import Subject
@@ -99,6 +99,8 @@ def evaluate(
         print(statistics.estimate(result.correct, p.contexts))
     """
     batch = integer("batch", batch)
+    boolean("share_context", share_context)
+    of_kind("model", subject, Subject)
     of_kind("prompts", prompts, Prompts)
     subject.require_plain()
     require_room(subject, prompts)
@@ -107,7 +109,7 @@ def evaluate(
         found = compute()
     else:
         inputs = results.key(__name__, subject, prompts=prompts, share_context=share_context, batch=batch)
-        found = store.keep("answers", inputs, compute)
+        found = results.at(store).keep("answers", inputs, compute)
     computed = int(found.pop("computed"))
     said = tuple(subject.tokenizer.decode([token]) for token in found["top"].tolist())
     return Behaviour(prompts, said=said, tokens_computed=computed, **found)
@@ -120,8 +122,8 @@ def _answers(subject: Subject, prompts: Prompts, share_context: bool, batch: int
     n = len(prompts)
     found = {
         "top": torch.empty(n, dtype=torch.long),
-        "answer_logprob": torch.empty(n),
-        "object_logprob": torch.empty(_choices(prompts).shape),
+        "answer_logprob": torch.empty(n, dtype=torch.float32),
+        "object_logprob": torch.empty(_choices(prompts).shape, dtype=torch.float32),
         "rank": torch.empty(n, dtype=torch.long),
         "tied": torch.empty(n, dtype=torch.bool),
         "computed": torch.zeros((), dtype=torch.long),
@@ -142,7 +144,8 @@ def _final(subject: Subject, prompts: Prompts, batch: Batch) -> Tensor:
 
     Padding is on the right, behind everything that is read, so that causality alone keeps it out.
     """
-    body, cache = subject.model.base_model, DynamicCache(config=subject.model.config)
+    model, cache = subject.model, DynamicCache(config=subject.model.config)
+    body = getattr(model, forms.of(model).body, model.base_model)  # Llama 4 calls no part of itself its base
     part, prefix = prompts.select(batch.rows), batch.prefix
     if prefix:
         body(

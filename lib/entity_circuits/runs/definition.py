@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..arguments import integer
+from ..arguments import boolean, integer, of_kind, several
 from ..models import forms
 from ..models.precision import apart, close, fast_float32
 from ..models.subject import Subject
@@ -61,6 +61,9 @@ def run(
         edit = runs.Edit("z", 3, tuple(range(subject.heads)), base.last, z)
         print(runs.run(subject, base, [edit]).logprob)
     """
+    of_kind("model", subject, Subject)
+    of_kind("prompts", prompts, Prompts)
+    edits, read = several("edits", edits, least=0), several("reads", read, least=0)
     for edit in edits:
         check(edit, subject, prompts)
     for item in read:
@@ -123,6 +126,11 @@ def rerun(
         edits = [[runs.Edit("z", 3, (head,), p.last, zero)] for head in range(3)]
         print(runs.rerun(recording, edits, frozen=True).logprob)  # (variants, n)
     """
+    for what, given in (("frozen", frozen), ("answer", answer), ("vocabulary", vocabulary)):
+        boolean(what, given)
+    of_kind("recording", recording, Recording)
+    variants = [several("edits of a variant", edits, least=0) for edits in several("variants", variants, least=0)]
+    read = several("reads", read, least=0)
     subject, everything = recording.subject, tuple(range(recording.subject.heads))
     subject.require_unchanged()
     held = []

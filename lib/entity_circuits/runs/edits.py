@@ -16,7 +16,7 @@ from typing import ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
-from ..arguments import integer, one_of
+from ..arguments import integer, of_kind, one_of
 from ..tasks.prompts import Prompts
 
 Activation = Literal["z", "q", "k", "v"]
@@ -179,6 +179,7 @@ def check(edit: Edit | Read, subject: Shape, prompts: Prompts) -> None:
         except ValueError as error:
             print(error)
     """
+    of_kind("each of the edits and reads", edit, Edit, Read)
     n, width = prompts.input_ids.shape
     what = "an edit" if isinstance(edit, Edit) else "a read"
     if not 0 <= edit.layer < subject.layers:
@@ -186,7 +187,7 @@ def check(edit: Edit | Read, subject: Shape, prompts: Prompts) -> None:
     for name in ("position", "key", "seen_by"):
         where = getattr(edit, name, None)
         if where is not None:
-            _check_place(f"{name} of {what}", where, prompts)
+            check_place(f"{name} of {what}", where, prompts)
     if isinstance(edit, Read):
         return
     if not all(0 <= head < subject.heads for head in edit.heads):
@@ -210,8 +211,17 @@ def check(edit: Edit | Read, subject: Shape, prompts: Prompts) -> None:
         raise ValueError(f"`keep` is from 0 (the value) to 1 (what it is in this run), not {edit.keep.tolist()}")
 
 
-def _check_place(what: str, where: Tensor, prompts: Prompts) -> None:
-    """Raise `ValueError` unless it is one token of each prompt."""
+def check_place(what: str, where: Tensor, prompts: Prompts) -> None:
+    """Raise `ValueError` unless it is one token of each prompt.
+
+    For example:
+
+        from entity_circuits import edits, toy
+
+        p = toy.prompts("apple", "cup")
+        edits.check_place("position", p.last, p)
+        print("can be used")
+    """
     if not isinstance(where, Tensor) or where.dtype != torch.long or where.shape != prompts.last.shape:
         got = f"{where.dtype} of shape {tuple(where.shape)}" if isinstance(where, Tensor) else repr(where)
         raise ValueError(f"{what} must be {len(prompts)} indices in a tensor of int64, not {got}")

@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import DynamicCache
 
-from ..arguments import integer, one_of
+from ..arguments import boolean, integer, of_kind, one_of, several
 from ..heads import Head
 from ..models import forms
 from ..models.subject import Subject
@@ -17,7 +17,7 @@ from ..tasks.prompts import Prompts, rows_of
 from ..tasks.vocabulary import read_otherwise
 from . import attention_inputs, blocks
 from . import prefix as sharing
-from .edits import Activation, Read
+from .edits import Activation, Read, check_place
 from .tracing import inputs_of, seen
 
 Table = Literal["residual", "z", "k", "v"]
@@ -49,7 +49,8 @@ class Recording:
     def at(self, site: Activation, layer: int, position: Tensor) -> Tensor:
         """(n, heads, head_size): `z`, or `k` or `v` one slice a query head, at one position of each example.
 
-        Raises `ValueError` for a site that is not recorded, and for a token that was not kept.
+        Raises `ValueError` for a site that is not recorded, for what is not a token of each prompt, and for one that
+        was not kept.
 
             from entity_circuits import models, prompts, runs
 
@@ -62,7 +63,7 @@ class Recording:
             raise ValueError(f"layer {layer}: this model has layers 0 to {self.subject.layers - 1}")
         if site == "q":
             raise ValueError("'q' is not part of a recording: read it in a run")
-        slices = self._rows(site, layer, self.index[torch.arange(len(self)), position])
+        slices = self._rows(site, layer, self._placed(position))
         return slices if site == "z" else slices.repeat_interleave(self.subject.heads // self.subject.kv_heads, dim=1)
 
     def span(self, what: Table, layer: int, begin: int = 0, end: int | None = None) -> Tensor:
@@ -79,7 +80,12 @@ class Recording:
 
     def stream(self, layer: int, position: Tensor) -> Tensor:
         """(n, width): the input of a layer, or the output of the last, at one position of each example."""
-        return self._rows("residual", layer, self.index[torch.arange(len(self)), position])
+        return self._rows("residual", layer, self._placed(position))
+
+    def _placed(self, position: Tensor) -> Tensor:
+        """(n,): the rows of the tables where one token of each prompt stands."""
+        check_place("position", position, self.prompts)
+        return self.index[torch.arange(len(self)), position]
 
     def _rows(self, what: Table, layer: int, rows: Tensor) -> Tensor:
         if bool((rows < 0).any()):
@@ -164,7 +170,13 @@ def record(
         p = prompts.from_texts(subject, ["The cup is in F. F contains the"], [" cup"])
         print(runs.record(subject, p).span("z", 3).shape)  # n, tokens, heads, head size
     """
+    of_kind("model", subject, Subject)
+    of_kind("prompts", prompts, Prompts)
+    boolean("share_context", share_context)
     integer("batch", batch)
+    positions = None if positions is None else several("positions", positions, least=0)
+    for position in positions or ():
+        check_place("position to keep", position, prompts)
     require_room(subject, prompts)
     subject.require_unchanged()
     plan, index = _planned(prompts, list(sharing.batches(prompts, batch, share=share_context)), positions)
@@ -245,7 +257,8 @@ def require_room(subject: Subject, prompts: Prompts) -> None:
     those of another vocabulary, whose numbers would be wrong without a word."""
     room = getattr(subject.model.config, "max_position_embeddings", None)
     words = subject.model.get_input_embeddings().weight.shape[0]
-    length, highest = int(prompts.last.max()) + 1, int(prompts.input_ids.max())
+    length, tokens = int(prompts.last.max()) + 1, (prompts.answer_ids, prompts.wrong_ids, prompts.choice_ids)
+    highest = max(int(one.max()) for one in (prompts.input_ids, *tokens) if one is not None and one.numel())
     if room is not None and length > room:
         raise ValueError(f"a prompt has {length} tokens, and {subject.name} was made for {room} at most")
     if (within := forms.rotates_alike_to(subject.model)) is not None and prompts.input_ids.shape[1] > within:

@@ -14,6 +14,7 @@ import torch
 from nnsight.modeling.mixins.remotable import Remotable
 from torch import Tensor, nn
 
+from ..arguments import of_kind, several
 from ..models import forms
 from ..tasks.prompts import Prompts
 from .edits import TIED, Edit, Outcome, Read, check
@@ -127,6 +128,7 @@ def slopes(
         zero = torch.zeros(1, 1, where.head_size, dtype=torch.float64)
         print(remote.slopes(where, p, [Edit("z", 2, (0,), p.last, zero, keep=torch.ones(1))])[1])
     """
+    edits = several("edits", edits, least=0)
     if any(edit.keep is None for edit in edits):
         raise ValueError("a slope is of a `keep`: give each edit one")
     return _run(where, prompts, [edits], (), targets, True)
@@ -141,6 +143,9 @@ def _run(
     sloped: bool,
 ) -> tuple[Outcome, tuple[Tensor, ...]]:
     """All variants in one session: the outcome, and the gradients of every `keep` of the last variant."""
+    of_kind("prompts", prompts, Prompts)
+    variants = [several("edits of a variant", edits, least=0) for edits in several("variants", variants, least=0)]
+    read = several("reads", read, least=0)
     for item in read:
         check(item, where, prompts)
     for edit in (edit for edits in variants for edit in edits):

@@ -20,14 +20,14 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
-from ..arguments import finite
-from ..models import forms
+from ..arguments import boolean, finite, of_kind, several
 from ..models.precision import apart, close, fast_float32
 from . import attention_inputs, blocks, definition, edits
 from .attending import apply, attend
 from .edits import Edit, Outcome, Read, heard_together
 from .recording import Recording, recorded, require_targets
 from .recording import attention as attention
+from .said import recorded_answers as recorded_answers
 from .selfcheck import probes
 
 
@@ -67,6 +67,11 @@ def replay(
         edits = [[runs.Edit("z", 3, (head,), p.last, zero)] for head in range(3)]
         print(replay.replay(recording, edits).logprob)  # (variants, n)
     """
+    for what, given in (("frozen", frozen), ("answer", answer), ("vocabulary", vocabulary)):
+        boolean(what, given)
+    of_kind("recording", recording, Recording)
+    variants = [several("edits of a variant", variant, least=0) for variant in several("variants", variants, least=0)]
+    read = several("reads", read, least=0)
     subject, prompts = recording.subject, recording.prompts
     blocks.require(subject)
     subject.require_unchanged()
@@ -190,25 +195,6 @@ def _free(
         reads.take(layer, "z", z, origin)
         hidden = blocks.fed(subject, layer, hidden, blocks.attended(subject, layer, hidden, z))
     return (hidden[:, :, -1] if answer else None), reads.taken
-
-
-def recorded_answers(recording: Recording, targets: Tensor | None = None) -> Outcome:
-    """The outcome of the recorded run itself: one variant without edits, `targets` (n, k) or the right answers.
-
-    For example:
-
-        from entity_circuits import models, prompts, replay, runs
-
-        subject = models.load("qwen2.5-coder-0.5b")
-        p = prompts.from_texts(subject, ["The cup is in F. F contains the"], [" cup"])
-        print(replay.recorded_answers(runs.record(subject, p)).logprob)
-    """
-    targets = recording.prompts.answer_ids[:, None] if targets is None else targets
-    recording.subject.require_unchanged()
-    if not forms.of(recording.subject.model).replay:
-        return definition.run(recording.subject, recording.prompts, targets=targets)
-    with fast_float32(recording.subject):
-        return blocks.readout(recording.subject, recording.stream(-1, recording.prompts.last)[None], targets, ())
 
 
 class _Reads:

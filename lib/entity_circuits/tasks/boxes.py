@@ -113,7 +113,7 @@ def from_worlds(
             `object` are then those of box `queries[i]`.
         template: one for all, by name or itself, or one a world: prompts may then differ in length.
 
-    Raises `ValueError` if the asked label is another box's, or if a position cannot be found from the token ids.
+    Raises `ValueError` if the asked label is another box's, or if an object or label is not one token of its prompt.
 
         from entity_circuits import boxes, models
 
@@ -130,6 +130,8 @@ def from_worlds(
     if len(worlds) != len(queries) or len({len(world.objects) for world in worlds}) != 1:
         raise ValueError("one query a world is needed, and worlds with equally many boxes")
     templates = (template,) * len(worlds) if isinstance(template, Template) else several("templates", template)
+    for way in templates:
+        of_kind("each of the templates", way, Template)
     queries = [integer("queried box", box, 0, len(worlds[0].objects) - 1) for box in queries]
     for name, given in (("template", templates), ("asked label", asked)):
         if given is not None and len(several(f"{name}s", given)) != len(worlds):
@@ -177,6 +179,7 @@ def from_worlds(
         input_ids=torch.tensor([list(row) + [pad] * (width - len(row)) for row in ids]),
         answer_ids=torch.tensor(answers),
         object_ids=torch.tensor([[tokens[word] for word in world.objects] for world in worlds]),
+        label_ids=tuple(tuple(tokens[label] for label in world.labels) for world in worlds),
         last=last,
         query=query,
         prev=prev,
@@ -206,20 +209,19 @@ def _require_boundary(
 
 
 def _positions(row: list[int], tokens: dict[str, int], world: World, box: int, label: str) -> tuple[int, int, int, int]:
-    """`last`, `query`, `prev` and `object` of one prompt, from its token ids."""
-    query = max((i for i, token in enumerate(row) if token == tokens[label]), default=-1)
-
-    def only(word: str) -> int:
-        hits = [i for i, token in enumerate(row) if token == tokens[word] and i != query]
-        if len(hits) != 1:
-            raise ValueError(
-                f"{word!r} stands {len(hits)} times in the context instead of once; the tokenizer may join words"
-            )
-        return hits[0]
-
-    if query < 0:
+    """`last`, `query`, `prev` and `object` of one prompt, from its token ids: each word of the world is there once."""
+    where: dict[int, list[int]] = {}
+    for index, token in enumerate(row):
+        where.setdefault(token, []).append(index)
+    if tokens[label] not in where:
         raise ValueError(f"the asked label {label!r} is not a token of its prompt")
-    return len(row) - 1, query, only(world.labels[box]), only(world.objects[box])
+    query = where[tokens[label]].pop()
+    for word in (*world.objects, *world.labels):
+        if (hits := len(where.get(tokens[word], ()))) != 1:
+            raise ValueError(
+                f"{word!r} stands {hits} times in the context instead of once; the tokenizer may join words"
+            )
+    return len(row) - 1, query, where[tokens[world.labels[box]]][0], where[tokens[world.objects[box]]][0]
 
 
 def noise(subject: Subject, base: Prompts, seed: int = 0) -> Prompts:

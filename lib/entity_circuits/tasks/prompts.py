@@ -3,6 +3,8 @@
 `from_texts` makes them of any texts. The boxes (`boxes.Prompts`) are one task on top.
 """
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -14,12 +16,10 @@ from torch import Tensor
 from .. import results
 from ..arguments import integer, of_kind, several
 from ..models.subject import Subject
+from . import spots
 from .vocabulary import Words, ends_in_space, words_of
 
 _PLACE = re.compile(r"(.*?)([+-]\d+)?")
-Where = str | int | tuple[str, int] | Sequence[str | int | tuple[str, int]]
-"""Where a position is: a piece of the text (its last token), which of several as a pair ("John", 2), or the index of a
-token, negative from the end; for all texts alike, or one for each."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -32,7 +32,8 @@ class Prompts:
     `wrong_ids` (n,) is the token that a logit difference compares the answer with; `choice_ids` (n, k) are the answers
     among which one is to be chosen, the right one among them. `vocabulary` says which words the tokens are in the
     tokenizer that made them, so that no model of another vocabulary is given them; None: nobody knows, nothing is
-    compared. It is no part of the `digest`: it changes no number.
+    compared. It is no part of the `digest`: it changes no number. Raises `ValueError` for what does not fit together,
+    and for a wrong answer that is none, or the right one.
     """
 
     input_ids: Tensor
@@ -57,6 +58,13 @@ class Prompts:
                 raise ValueError(f"{name}: tokens, places and contexts are int64, not {value.dtype}")
         if bool(((self.last < 0) | (self.last >= shape[1])).any()):
             raise ValueError(f"last={self.last.tolist()}: the prompts have tokens 0 to {shape[1] - 1}")
+        for name in self.positions:
+            spots.require_name(name)
+        choices = self.choice_ids
+        if choices is not None and (choices.ndim != 2 or len(choices) != shape[0]):
+            raise ValueError(f"choice_ids: (n, k) tokens for {shape[0]} prompts are needed, not {tuple(choices.shape)}")
+        if self.wrong_ids is not None and bool(((self.wrong_ids < 0) | (self.wrong_ids == self.answer_ids)).any()):
+            raise ValueError("wrong_ids: a wrong answer is a token, and another one than the right answer")
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -71,7 +79,11 @@ class Prompts:
         """A hex digest of all that a run of these prompts depends on: tokens, answers, contexts and positions."""
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
         tensors |= {f"at {name}": value for name, value in self.positions.items()}
-        return results.digest(*(tensors[name] for name in sorted(tensors)))
+        found = results.digest(*(tensors[name] for name in sorted(tensors)))
+        # Positions that are fields of a task's own class have their names from it; files of `data/` rely on that.
+        of_the_task = {one.name for one in fields(self)} - {one.name for one in fields(Prompts)}
+        named = sorted(set(self.positions) - of_the_task)
+        return hashlib.sha256(json.dumps([found, named]).encode()).hexdigest()[: len(found)] if named else found
 
     def position(self, name: str) -> Tensor:
         """(n,): the token of that name in each prompt; `query+1` is the one after `query`.
@@ -211,7 +223,7 @@ def from_texts(
     texts: Sequence[str],
     answers: Sequence[str | int],
     *,
-    positions: Mapping[str, Where] | None = None,
+    positions: Mapping[str, spots.Where] | None = None,
     wrong: Sequence[str | int] | None = None,
     choices: Sequence[Sequence[str | int]] | None = None,
     contexts: Sequence[int] | None = None,
@@ -229,8 +241,8 @@ def from_texts(
         choices: for each text the continuations among which one is to be chosen; all texts have equally many.
         contexts: n numbers that say which texts belong together, as samples of one thing; each by itself unless given.
 
-    Raises `ValueError`, naming the text, for a continuation that is not one token, a piece that is not there or stands
-    there several times, and lists of other lengths.
+    Raises `ValueError`, naming the text, for a continuation that is not one token, a word that the tokenizer does not
+    know, a piece that is not there or stands there several times, and lists of other lengths.
 
         from entity_circuits import models, prompts
 
@@ -256,40 +268,47 @@ def from_texts(
     read = [tokenizer(text)["input_ids"] for text in texts]
     if any(ids[-1] == tokenizer.eos_token_id for ids in read):
         raise ValueError("this tokenizer ends every text with an end token: the answer would not be what comes next")
+    unknown = None if tokenizer.unk_token_id == tokenizer.eos_token_id else tokenizer.unk_token_id
+    for text, ids in zip(texts, read, strict=True):
+        if unknown in ids:
+            raise ValueError(
+                f"this tokenizer does not know a word of {text!r}, and reads {tokenizer.unk_token!r} there"
+            )
     width = max(map(len, read))
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
 
     most = subject.model.get_input_embeddings().weight.shape[0] - 1
 
     def tokens(name: str, words: Sequence[str | int], least: int = 0) -> Tensor:
-        one = [_next_token(tokenizer, text, ids, word) for text, ids, word in zip(texts, read, words, strict=True)]
+        one = [spots.following(tokenizer, text, ids, word) for text, ids, word in zip(texts, read, words, strict=True)]
         return torch.tensor([integer(f"token id among the {name}", id_, least, most) for id_ in one])
 
     found = {}
     for name, where in (positions or {}).items():
-        if name in ("last", "everywhere") or not re.fullmatch(r"[^+\-\s](?:[^+\-]*[^+\-\s])?", name):
-            raise ValueError(f"no position can be called {name!r}: `last` and `everywhere` are taken, + and - count")
+        spots.require_name(name)
         each = list(where) if isinstance(where, Sequence) and not isinstance(where, str | tuple) else [where] * n
         if len(each) != n:
             raise ValueError(f"{len(each)} positions called {name!r} for {n} texts: one for each is needed")
-        spots = [_spot(tokenizer, name, row, text, each[row]) for row, text in enumerate(texts)]
-        found[name] = torch.tensor(spots)
+        found[name] = torch.tensor([spots.of(tokenizer, name, row, text, each[row]) for row, text in enumerate(texts)])
     if choices is not None and len({len(some) for some in choices}) != 1:
         raise ValueError(f"all texts have equally many choices, not {sorted({len(some) for some in choices})}")
     columns = list(zip(*choices, strict=True)) if choices is not None else []
     given_contexts = range(n) if contexts is None else contexts
+    right_ids = tokens("answers", answers, least=-1)
+    wrong_ids = None if wrong is None else tokens("wrong answers", wrong)
+    for row, (right, other) in enumerate(zip(right_ids, wrong_ids if wrong_ids is not None else (), strict=False)):
+        if right == other:
+            raise ValueError(f"{answers[row]!r} is the answer of text {row} and its wrong answer: they have to differ")
     made = Prompts(
         input_ids=torch.tensor([list(ids) + [pad] * (width - len(ids)) for ids in read]),
         last=torch.tensor([len(ids) - 1 for ids in read]),
-        answer_ids=tokens("answers", answers, least=-1),
+        answer_ids=right_ids,
         contexts=torch.tensor([integer("number of a context", one, least=None) for one in given_contexts]),
         positions=found,
-        wrong_ids=None if wrong is None else tokens("wrong answers", wrong),
+        wrong_ids=wrong_ids,
         choice_ids=torch.stack([tokens("choices", column) for column in columns], dim=1) if columns else None,
     )
-    for row, right in enumerate(made.answer_ids.tolist()):
-        if made.wrong_ids is not None and int(made.wrong_ids[row]) == right:
-            raise ValueError(f"{answers[row]!r} is the answer of text {row} and its wrong answer: they have to differ")
+    for row, right in enumerate(right_ids.tolist()):
         if made.choice_ids is not None and choices is not None:
             ids = made.choice_ids[row].tolist()
             if right not in ids or len(set(ids)) < len(ids):
@@ -298,44 +317,3 @@ def from_texts(
                     "them, and no token twice"
                 )
     return knowing_words(made, tokenizer)
-
-
-def _next_token(tokenizer: Any, text: str, ids: Sequence[int], word: str | int) -> int:
-    """The token of a continuation, given as text or as the token itself."""
-    if not isinstance(word, str):
-        return integer("token id", word, least=None)
-    if text[-1].isalnum() and word[:1].isalnum() and word.isascii():
-        raise ValueError(f"{word!r} would join the last word of {text!r}: write {' ' + word!r}")
-    together = list(tokenizer(text + word)["input_ids"])
-    rest = together[len(ids) :]
-    if together[: len(ids)] != list(ids) or len(rest) != 1 or rest[0] == getattr(tokenizer, "unk_token_id", None):
-        parts = tokenizer.convert_ids_to_tokens(rest)
-        raise ValueError(f"{word!r} after {text!r} is not one token of this tokenizer but {parts}: choose another word")
-    return int(rest[0])
-
-
-def _spot(tokenizer: Any, name: str, row: int, text: str, where: Any) -> int:
-    """The index of the token that a position means in one text."""
-    if not isinstance(where, str | tuple):
-        where, length = (
-            integer(f"position {name!r} of text {row}", where, least=None),
-            len(tokenizer(text)["input_ids"]),
-        )
-        if not -length <= where < length:
-            raise ValueError(f"{name!r} of text {row} is token {where}, and the text has {length}: {text!r}")
-        return int(where % length)
-    piece, which = where if isinstance(where, tuple) else (where, None)
-    begins = [match.start() for match in re.finditer(re.escape(piece), text)]
-    if not begins or not piece:
-        raise ValueError(f"{name!r} of text {row}: {piece!r} is not in {text!r}")
-    if which is None and len(begins) > 1:
-        raise ValueError(
-            f"{name!r} of text {row}: {piece!r} stands {len(begins)} times in {text!r}; say which, as ({piece!r}, 2)"
-        )
-    if which is not None and not 1 <= which <= len(begins):
-        raise ValueError(f"{name!r} of text {row}: {piece!r} stands {len(begins)} times in {text!r}, not {which}")
-    end = begins[(which or 1) - 1] + len(piece)
-    if not getattr(tokenizer, "is_fast", False):
-        raise ValueError(f"this tokenizer does not say where its tokens are in a text: give {name!r} as token indices")
-    spans = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
-    return next(index for index, (begin, stop) in enumerate(spans) if begin < end <= stop)

@@ -18,10 +18,10 @@ class Prompts(AnyPrompts):
     """n prompts about equally many boxes, tokenised, with their positions. Tensors are int64, one row a prompt.
 
     `answer_ids` (n,) is the token of the queried object, -1 where the asked label belongs to no box. `object_ids` (n,
-    boxes) are the tokens of all objects in order of mention, the choices. Positions are indices into a row: `last` the
-    final token, `query` the asked label in the query, `prev` the label of box `queries[i]` in the context (the same
-    label, unless the asked one belongs to no box), `object` the object of that box. `contexts` numbers the worlds:
-    prompts with the same number share a world.
+    boxes) are the tokens of all objects in order of mention, the choices, and `label_ids` those of their labels.
+    Positions are indices into a row: `last` the final token, `query` the asked label in the query, `prev` the label of
+    box `queries[i]` in the context (the same label, unless the asked one belongs to no box), `object` the object of
+    that box. `contexts` numbers the worlds: prompts with the same number share a world.
     """
 
     worlds: tuple[World, ...]
@@ -29,6 +29,7 @@ class Prompts(AnyPrompts):
     asked: tuple[str, ...]
     templates: tuple[Template, ...]
     object_ids: Tensor
+    label_ids: tuple[tuple[int, ...], ...]
     query: Tensor
     prev: Tensor
     object: Tensor
@@ -66,11 +67,10 @@ class Prompts(AnyPrompts):
         if which not in ("other", "earlier", "later") or kind not in ("labels", "objects"):
             return super()._named(name)
         device = self.last.device
-        # The n-th object of the world stands before the query, once; its label stands as far from it as `prev` does.
+        # The n-th object of the world stands before the query, once; so does its label, wherever a template puts it.
         inside = torch.arange(self.input_ids.shape[1], device=device) < self.query[:, None]
-        hits = (self.input_ids[:, None] == self.object_ids[:, :, None]) & inside[:, None]
-        found = hits.int().argmax(-1)
-        found = found + (self.prev - self.object)[:, None] if kind == "labels" else found
+        words = self.object_ids if kind == "objects" else torch.tensor(self.label_ids, device=device)
+        found = ((self.input_ids[:, None] == words[:, :, None]) & inside[:, None]).int().argmax(-1)
         box, asked = torch.arange(self.boxes, device=device), torch.tensor(self.queries, device=device)[:, None]
         chosen = {"other": box != asked, "earlier": box < asked, "later": box > asked}[which]
         return found.masked_fill(~chosen, -1)

@@ -157,6 +157,7 @@ def prompts(*objects: str) -> Prompts:
         input_ids=ids,
         answer_ids=ids[:, 0],
         object_ids=ids[:, :1],
+        label_ids=((2,),) * n,
         last=torch.full((n,), 3),
         query=torch.full((n,), 2),
         prev=torch.full((n,), 1),

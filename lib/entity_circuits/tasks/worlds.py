@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from ..arguments import integer, one_of
+from ..arguments import integer, of_kind, one_of, several
 from . import vocabulary
 
 Split = Literal["discovery", "pruning", "means", "training", "evaluation"]
@@ -16,12 +16,17 @@ Split = Literal["discovery", "pruning", "means", "training", "evaluation"]
 
 @dataclass(frozen=True)
 class World:
-    """Which object is in which box, in order of mention."""
+    """Which object is in which box, in order of mention. Raises `ValueError` for what are no words, or one twice."""
 
     objects: tuple[str, ...]
     labels: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        for what in ("objects", "labels"):
+            words = several(f"{what} of a world", getattr(self, what), least=0)
+            for word in words:
+                of_kind(f"each of the {what} of a world", word, str)
+            object.__setattr__(self, what, words)
         if len(self.objects) != len(self.labels) or not self.objects:
             raise ValueError(f"{len(self.objects) or 'no'} objects for {len(self.labels)} labels")
         if len(set(self.objects)) < len(self.objects) or len(set(self.labels)) < len(self.labels):
@@ -53,6 +58,8 @@ class Template:
     end: str = ". "
 
     def __post_init__(self) -> None:
+        for part in ("statement", "query", "join", "end"):
+            of_kind(f"the {part} of a template", getattr(self, part), str)
         _require_fields("statement", self.statement, {"object", "label"})
         _require_fields("query", self.query, {"label"})
         if vocabulary.ends_in_space(self.query):
