@@ -138,10 +138,6 @@ DAMAGE = {
         "'value_fecher'",
     ),
     "scores of no group": (lambda text: re.sub(r'"mean": \{', '"mean": {"copier": [[0]],', text), "'copier'"),
-    "heads the wrong way round": (
-        lambda text: re.sub(r'("L\dH\d"), ("L\dH\d")', r"\2, \1", text, count=1),
-        "not in the order of their scores",
-    ),
     "a head without a path": (
         lambda text: re.sub(r'("structure_reader": \[)"L\dH\d"', r'\1"L5H0"', text, count=1),
         "which has no score",

@@ -316,10 +316,8 @@ def _check_once(subject: Subject, prompts: Prompts) -> None:
             ]
             mixed.append(forward(changes, out).reads[0][..., 1::2, :].cpu())
             own.append(given[0][..., 1::2, :].cpu())
-    found = [
-        ("its own keys and values in place of themselves move its logits", moved, clean.logits),
-        ("a cut leaks, and moves the output of a head", leaked, held),
-    ]
+    found = [("its own keys and values in place of themselves move its logits", moved, clean.logits)]
+    found.append(("a cut leaks, and moves the output of a head", leaked, held))
     if mixed:
         what = "queries, keys and values of some heads move what others give out"
         found.append((what, torch.cat(mixed), torch.cat(own)))
