@@ -93,7 +93,7 @@ def blank(layers: int, heads: int) -> Any:
         bos_token_id=None,
         eos_token_id=None,
     )
-    model: Any = LlamaForCausalLM(config).double().eval().requires_grad_(False)
+    model: Any = LlamaForCausalLM(config).double().requires_grad_(False)
     for parameter in model.parameters():
         parameter.zero_()
     model.model.embed_tokens.weight[:, : len(WORDS)] = torch.eye(len(WORDS), dtype=torch.float64)
@@ -103,7 +103,7 @@ def blank(layers: int, heads: int) -> Any:
         block.input_layernorm, block.post_attention_layernorm = nn.Identity(), nn.Identity()
     for word, channel in zip((_APPLE, _CUP), _READ_OFF, strict=True):
         model.lm_head.weight[word, channel] = 1.0
-    return model
+    return model.eval()
 
 
 def copying(
