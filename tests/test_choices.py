@@ -68,7 +68,8 @@ def test_where_there_is_no_choice_it_cannot_be_right(given, words):
 
 
 def test_what_is_kept_of_a_run_is_the_metric_s_own_and_the_choice_beside_it():
-    given = replace(PROMPTS, wrong_ids=PROMPTS.object_ids.roll(-1, 1)[:, 0])
+    first, second = PROMPTS.object_ids[:, :2].unbind(1)
+    given = replace(PROMPTS, wrong_ids=torch.where(first == PROMPTS.answer_ids, second, first))
     for metric in metrics.METRICS.values():
         outcome = runs.run(SUBJECT, given, targets=metrics.wanted(metric, given))
         own = runs.run(SUBJECT, given, targets=metric.targets(given))

@@ -9,6 +9,7 @@ from entity_circuits import ablation, runs
 from entity_circuits.heads import Head
 from entity_circuits.methods import kept as places
 from entity_circuits.models import forms
+from entity_circuits.models.subject import put_back
 from entity_circuits.runs import attention_inputs, replay
 from entity_circuits.runs.edits import Edit, Read
 from entity_circuits.tasks import boxes
@@ -141,6 +142,7 @@ def test_the_page_shows_every_family_with_its_largest_difference():
 def test_attention_from_a_recording_is_that_of_the_model(name):
     subject, base, _ = setting(name)
     subject.model.set_attn_implementation("eager")
+    put_back(subject)
     with families.exact(subject), torch.no_grad():
         recording = runs.record(subject, base)
         own = subject.model(base.input_ids, output_attentions=True).attentions
@@ -162,6 +164,7 @@ def test_a_mask_that_is_causal_and_no_more_is_none():
     for name, here in (("Llama", True), ("Mistral", False)):
         subject, base, _ = setting(name)
         subject.model.set_attn_implementation("eager")  # which is always given a mask
+        put_back(subject)
         given = attention_inputs.of(subject, base.input_ids.shape[1])
         assert [one.visible is None for one in given] == [here] * subject.layers
 

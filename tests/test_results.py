@@ -194,7 +194,6 @@ def test_threads_device_and_every_parameter_are_part_of_what_identifies_a_result
         (torch.backends.cpu, "get_cpu_capability", lambda: "another"),
         (torch, "__version__", "0"),
         (results, "version", lambda _: "0"),
-        (subject.model.config, "_attn_implementation", "eager"),
     ):
         with monkeypatch.context() as changed:
             changed.setattr(place, name, other)

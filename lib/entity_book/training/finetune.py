@@ -159,7 +159,7 @@ def _trainable(subject: Subject, recipe: Recipe) -> Iterator[dict[str, torch.nn.
             model.float().requires_grad_(True)
             yield dict(model.named_parameters())
         finally:
-            model.to(dtype).requires_grad_(False)
+            model.to(dtype).requires_grad_(False).eval()
             with torch.no_grad():
                 for name, value in model.named_parameters():
                     value.copy_(before[name])
@@ -176,6 +176,7 @@ def _trainable(subject: Subject, recipe: Recipe) -> Iterator[dict[str, torch.nn.
         yield {name: value for name, value in named if value.requires_grad}
     finally:
         wrapped.unload()
+        model.eval()
         vars(model).pop("peft_config", None)  # what peft leaves behind, depending on its version
 
 

@@ -7,6 +7,7 @@ same, or it is in `NOTHING` with that value; and the tensors of the file are tho
 none less. Anything else is refused.
 """
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -47,8 +48,11 @@ NOTHING: dict[str, tuple[object, ...]] = {
 }
 """Keys that say nothing when they have these values."""
 
-SPLITS = frozenset({"qwen2", "deepseek-r1-qwen", "llama-bpe", "llama3", "llama-v3", "tekken", "gpt-2"})
-"""The ways of cutting a text before byte pairs are joined (`tokenizer.ggml.pre`) that transformers rebuilds."""
+SPLITS = frozenset({"qwen2", "deepseek-r1-qwen", "llama-bpe", "llama3", "llama-v3", "tekken", "smollm", "gpt-2"})
+"""The ways of cutting a text before byte pairs are joined (`tokenizer.ggml.pre`) that are rebuilt."""
+
+DIGITS = frozenset({"smollm"})
+"""Those of them in which each digit stands alone, which transformers loses and `rebuilt` puts back."""
 
 _WORDS = {"model", "pre", "tokens", "token_type", "token_type_count", "scores", "merges", "add_space_prefix"}
 _WAY_OUT = "Take this model's safetensors instead of a GGUF file."
@@ -91,6 +95,26 @@ def require_known(told: Mapping[str, Any], file: str) -> None:
         lost.append(f"tokenizer.ggml.pre = {told['tokenizer.ggml.pre']!r}")
     if lost:
         raise FetchError(f"{file} says what would be lost in unpacking: {'; '.join(lost)}. {_WAY_OUT}")
+
+
+def rebuilt(tokenizer: Any, told: Mapping[str, Any]) -> Any:
+    """The tokenizer that transformers made of a GGUF file, cutting a text as the file says.
+
+    For example:
+
+        from entity_circuits import models
+        from entity_circuits.models import conversion
+
+        tokenizer = models.load("qwen2.5-coder-0.5b").tokenizer
+        print(conversion.rebuilt(tokenizer, {"tokenizer.ggml.pre": "qwen2"}) is tokenizer)
+    """
+    if told.get("tokenizer.ggml.pre") in DIGITS:
+        inner = tokenizer.backend_tokenizer
+        stated = json.loads(inner.to_str())
+        first = {"type": "Digits", "individual_digits": True}
+        stated["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [first, stated["pre_tokenizer"]]}
+        tokenizer._tokenizer = type(inner).from_str(json.dumps(stated))
+    return tokenizer
 
 
 def require_kept(told: Mapping[str, Any], tensors: set[str], model: Any, tokenizer: Any, file: str) -> None:

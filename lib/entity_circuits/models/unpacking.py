@@ -34,7 +34,7 @@ def unpack(gguf: Path, folder: Path) -> None:
         conversion.require_known(told, gguf.name)
         with quiet():
             config = AutoConfig.from_pretrained(gguf.parent, **options)
-            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
+            tokenizer = conversion.rebuilt(AutoTokenizer.from_pretrained(gguf.parent, **options), told)
             with torch.device("meta"):  # its form, without memory for its weights
                 model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         conversion.require_kept(told, set(held), model, tokenizer, gguf.name)
