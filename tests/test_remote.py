@@ -114,7 +114,10 @@ def test_a_knockout_elsewhere_is_the_definition_bit_for_bit(family):
 
 def test_prompts_of_several_lengths_are_padded_elsewhere_as_here():
     mine, there = here()
-    texts = ["The dog is in Box F. Box F contains the", "The dog is in Box F, and there is a dog. Box F contains the"]
+    texts = [
+        "The dog is in Box F. Box F contains the",
+        "The dog is in Box F, and the cup has a dog. Box F contains the",
+    ]
     base = prompts.from_texts(mine, texts, [" dog", " dog"])
     assert base.last[0] != base.last[1]
     variants = [[], knockout.cut(there, base.last, base.last - 1, 1)]
