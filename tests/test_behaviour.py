@@ -8,8 +8,10 @@ import pandas as pd
 import pytest
 import tiny
 import torch
+import transformers
 from entity_book.studies import behaviour
 from entity_circuits import runs
+from entity_circuits.models import wrap
 from entity_circuits.results import Store
 from entity_circuits.runs import answers
 from entity_circuits.runs import prefix as sharing
@@ -248,3 +250,29 @@ def test_kept_answers_are_those_that_were_given_and_no_token_is_computed_again(t
         assert torch.equal(getattr(again, name), getattr(given, name))
     with pytest.raises(pytest.fail.Exception):
         answers.evaluate(subject, prompts.select(range(7)), store=store)
+
+
+def test_answers_are_those_of_the_model_whatever_dtype_new_tensors_have():
+    some = tiny.subject("qwen2")
+    prompts = boxes.prompts(some, n=6, boxes=3)
+    expected = answers.evaluate(some, prompts)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = answers.evaluate(some, prompts)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.answer_logprob.dtype == torch.float32
+    assert torch.allclose(found.answer_logprob, expected.answer_logprob, atol=1e-5)
+
+
+def test_a_model_that_calls_no_part_of_itself_its_base_is_read_where_its_layers_are():
+    """Llama 4 gives itself as its `base_model`."""
+    config = transformers.Llama4TextConfig(
+        vocab_size=len(tiny.tokenizer()), hidden_size=32, intermediate_size=32, intermediate_size_mlp=32,
+        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8, num_local_experts=2,
+        pad_token_id=0, max_position_embeddings=64,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    some = wrap(transformers.Llama4ForCausalLM(config), tiny.tokenizer())
+    assert some.model.base_model is some.model
+    agrees(some, boxes.prompts(some, n=6, boxes=3))

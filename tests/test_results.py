@@ -4,14 +4,17 @@ import ast
 import contextlib
 import errno
 import json
+import math
 import os
 import socket
 import subprocess
 import sys
+import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -231,6 +234,68 @@ def test_answers_by_a_metric_of_ones_own_are_not_served_for_another_of_the_same_
         own = replace(metrics.LOG_PROBABILITY, value=lambda o, _, by=factor: o.logprob * by)
         stored = ablation.full_model(subject, p, store, metric=own).logprob
         assert torch.equal(stored, ablation.full_model(subject, p, metric=own).logprob)
+
+
+def written(text, **names):
+    """What a page of a reader makes of this text."""
+    space = {"__name__": "__main__", "dataclass": dataclass, "math": math, **names}
+    exec(textwrap.dedent(text), space)
+    return space
+
+
+@dataclass(frozen=True)
+class Times:
+    by: float
+
+    def __call__(self, outcome, prompts):
+        return outcome.logprob * self.by
+
+
+@dataclass(frozen=True)
+class Plus(Times):
+    def __call__(self, outcome, prompts):
+        return outcome.logprob + self.by
+
+
+def test_a_function_is_another_one_if_what_it_names_is():
+    page = "def helper(x): return x * scale\ndef value(o, p): return helper(o) + math.pi + abs(scale)\n"
+    one, same, scaled, other = (
+        results._plain(written(text, scale=scale)["value"])
+        for text, scale in ((page, 1.0), (page, 1.0), (page, 2.0), (page.replace("x * scale", "x + scale"), 1.0))
+    )
+    assert one == same and len({json.dumps(x) for x in (one, scaled, other)}) == 3
+
+
+def test_a_function_of_a_readers_module_is_another_one_if_that_is_changed():
+    mine = ModuleType("mine")
+    mine.scale, mine.other = 1.0, 5.0
+    value = written("def value(o, p): return o * mine.scale", mine=mine)["value"]
+    one, mine.other = results._plain(value), 6.0
+    assert results._plain(value) == one
+    mine.scale = 2.0
+    assert results._plain(value) != one
+
+
+def test_functions_that_name_themselves_and_each_other_are_told_apart():
+    page = "def a(x): return b(x - 1) if x else 0\ndef b(x): return a(x) + BY\n"
+    one, same, other = (results._plain(written(page, BY=by)["a"]) for by in (1, 1, 2))
+    assert one == same != other
+    f, g = (written(f"def value(x): return x + {by}")["value"] for by in (1, 2))
+    assert results._plain([f, g, f]) != results._plain([f, g, g])
+
+
+def test_what_a_function_names_and_nobody_can_tell_is_never_found_again():
+    value = written("def value(o, p): return it(o)", it=object())["value"]
+    assert results._plain(value) != results._plain(value)
+
+
+def test_callables_of_two_classes_with_equal_fields_are_two():
+    assert results._plain(Times(2.0)) == results._plain(Times(2.0)) != results._plain(Plus(2.0))
+    one, other = (
+        written(f"@dataclass\nclass Mine:\n    by: int\n    def __call__(self, x): return x {sign} self.by")["Mine"](2)
+        for sign in "+*"
+    )
+    assert results._plain(one) == results._plain(type(one)(2)) != results._plain(other)
 
 
 @pytest.mark.parametrize("name", ["../mine", "a/b", "/etc/x", "..", "x" * 300, "é" * 200, "\0"])

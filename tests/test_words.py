@@ -112,6 +112,31 @@ def test_a_wrong_word_is_refused_before_anything_else_is_looked_at(thing, which)
     assert repr(known[which][1][0]) in str(refused.value)
 
 
+SWITCHES = [
+    (name, thing, which)
+    for name, thing in public()
+    if inspect.isfunction(thing) and name.startswith("entity_circuits.")
+    for which, parameter in inspect.signature(thing).parameters.items()
+    if parameter.annotation is bool
+]
+
+
+@pytest.mark.parametrize(("thing", "which"), [case[1:] for case in SWITCHES], ids=[f"{n}({w})" for n, _, w in SWITCHES])
+@pytest.mark.parametrize("wrong", ["no", 0, None])
+def test_a_switch_of_the_engine_is_true_or_false_and_nothing_that_counts_as_either(thing, which, wrong):
+    """All else is nothing at all, or a word that it takes: so the switch is looked at first."""
+    given: dict[str, Any] = {which: wrong}
+    for name, parameter in inspect.signature(thing).parameters.items():
+        if name != which and parameter.default is parameter.empty:
+            given[name] = None
+    with pytest.raises(ValueError, match=f"{which}={wrong!r}: it has to be True or False"):
+        next(thing(**given)) if inspect.isgeneratorfunction(thing) else thing(**given)
+
+
+def test_there_are_switches():
+    assert len(SWITCHES) > 15
+
+
 def test_a_word_that_is_nearly_one_is_guessed():
     with pytest.raises(ValueError, match=r"no reach called 'Query': one of 'all', .* Did you mean 'query'\?"):
         one_of("reach", "Query", Literal["all", "query"] | None)

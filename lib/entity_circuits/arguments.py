@@ -152,6 +152,7 @@ def finite(what: str, given: Any, least: float = -math.inf, most: float = math.i
         finite("learning_rate", 3e-4, 0, inside=True)
         print("can be used")
     """
+    boolean("inside", inside)
     try:
         value = math.nan if isinstance(given, str | bytes | bool) else float(given)
     except (TypeError, ValueError, RuntimeError):

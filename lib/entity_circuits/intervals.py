@@ -19,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 
-from .arguments import one_of
+from .arguments import boolean, one_of
 from .bootstrap import as_array, totals
 
 Kind = Literal["numbers", "answers", "changes"]
@@ -42,6 +42,7 @@ def kind_of(values: np.ndarray, signed: bool = False) -> Kind:
 
         print(intervals.kind_of(np.array([0.0, 1.0])), intervals.kind_of(np.array([0.0, 1.0]), signed=True))
     """
+    boolean("signed", signed)
     known = values[~np.isnan(values)]
     if np.isin(known, (0, 1)).all():
         return "changes" if signed else "answers"

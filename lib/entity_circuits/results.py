@@ -4,12 +4,14 @@ import hashlib
 import json
 import re
 import secrets
+import sys
+import sysconfig
 import warnings
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
-from types import CodeType, FunctionType, NoneType
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType, NoneType
 from typing import Any
 
 import numpy as np
@@ -179,10 +181,11 @@ def key(module: str, subject: Any, **asked: object) -> dict[str, object]:
 
     `module` is the name of the module that computes it (`__name__`): its code counts, with that of all it imports.
     `subject` is the model, or several. Of what is `asked`, prompts and tensors stand by their digests, functions by
-    their code, and all else as it is written; what cannot be told apart so is like nothing else, and never served.
-    The device and what its processor can do, the implementation of attention, the number of threads and the versions of
-    torch and transformers are part of it, because they change bits. Raises `ValueError` for a model whose weights were
-    changed after it was wrapped, and under `torch.autocast`, which rounds otherwise than the model's dtype says.
+    their code and all that it names, and all else as it is written; what cannot be told apart so is like nothing else,
+    and never served. The device and what its processor can do, the implementation of attention, the number of threads
+    and the versions of torch and transformers are part of it, because they change bits. Raises `ValueError` for a model
+    whose weights were changed after it was wrapped, and under `torch.autocast`, which rounds otherwise than the model's
+    dtype says.
 
         from entity_circuits import models, results
 
@@ -218,40 +221,90 @@ def _device(device: torch.device) -> str:
     return f"cpu {torch.backends.cpu.get_cpu_capability()}" if device.type == "cpu" else device.type
 
 
-def _plain(value: object) -> object:
-    """A JSON value that differs where the value does; for one of which that is not known, one that no other has."""
+def _plain(value: object, met: dict[int, int] | None = None) -> object:
+    """A JSON value that differs where the value does; for one of which that is not known, one that no other has.
+
+    `met` numbers the functions and classes that were written down before: they may name themselves and each other.
+    """
+    met = {} if met is None else met
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Tensor):
         return digest(value)
     if isinstance(value, np.generic):  # a number is the same number, whoever made it
         return value.item()
+    if isinstance(value, FunctionType | BuiltinFunctionType | type):
+        return _plain_code(value, met)
     if isinstance(own := getattr(value, "digest", None), str):
         return own
     if isinstance(value, Mapping):
-        return {str(name): _plain(one) for name, one in sorted(value.items())}
-    if isinstance(value, FunctionType):
-        return _plain_function(value)
-    if is_dataclass(value) and type(value).__str__ is object.__str__:
-        return {one.name: _plain(getattr(value, one.name)) for one in fields(value)}
+        return {str(name): _plain(one, met) for name, one in sorted(value.items())}
+    if is_dataclass(value) and (callable(value) or type(value).__str__ is object.__str__):
+        plain = {one.name: _plain(getattr(value, one.name), met) for one in fields(value)}
+        return {"of": _plain_code(type(value), met), **plain} if callable(value) else plain
     if isinstance(value, Set):
-        return sorted((_plain(one) for one in value), key=json.dumps)
+        return sorted((_plain(one, met) for one in value), key=json.dumps)
     if isinstance(value, Sequence):
-        return [_plain(one) for one in value]
+        return [_plain(one, met) for one in value]
     if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
+        return _plain(value.tolist(), met)
     if is_dataclass(value) or isinstance(value, torch.dtype | torch.device | Path):
         return str(value)
     return secrets.token_hex()
 
 
-def _plain_function(function: FunctionType) -> object:
-    """What a function does as far as it can be told: its code and what it has from around it, not what it calls."""
-    kept = [_plain(cell.cell_contents) for cell in function.__closure__ or ()]
-    given = [_plain(one) for one in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())]
-    return [function.__module__, _plain_code(function.__code__), kept, given]
+def _plain_code(made: Any, met: dict[int, int]) -> object:
+    """What a function or class does, as far as it can be told: its code, what it has from around it, and, unless it was
+    installed, what its module holds by the names in its code."""
+    name = f"{made.__module__} {made.__qualname__}"
+    if id(made) in met:
+        return f"{name} {met[id(made)]}"
+    met[id(made)] = len(met)
+    if isinstance(made, FunctionType):
+        parts = _parts_of(made.__code__)
+        kept = [_plain(cell.cell_contents, met) for cell in made.__closure__ or ()]
+        given = [_plain(one, met) for one in (*(made.__defaults__ or ()), *(made.__kwdefaults__ or {}).values())]
+        named = {one for part in parts for one in part.co_names}
+        around = {} if _installed(made.__module__) else _around(named, made.__globals__, met)
+        return [made.__module__, [_plain_part(part) for part in parts], kept, given, around]
+    if _installed(made.__module__):
+        return name
+    if not isinstance(made, type):
+        return secrets.token_hex()
+    own = {key: one for key, one in sorted(vars(made).items()) if key == "__call__" or not key.startswith("__")}
+    plain = {key: _plain(getattr(one, "__func__", getattr(one, "fget", one)), met) for key, one in own.items()}
+    return [name, plain, _plain(made.__bases__, met)]
 
 
-def _plain_code(made: CodeType) -> object:
-    constants = [_plain_code(one) if isinstance(one, CodeType) else repr(one) for one in made.co_consts]
+def _around(named: set[str], space: Mapping[str, object], met: dict[int, int]) -> dict[str, object]:
+    """What a module holds by these names, also those of them that are looked up in another module of the reader's."""
+    found: dict[str, object] = {}
+    for name in sorted(named & space.keys()):
+        one = space[name]
+        if not isinstance(one, ModuleType):
+            found[name] = _plain(one, met)
+        elif _installed(one.__name__) or id(one) in met:
+            found[name] = one.__name__
+        else:
+            met[id(one)] = len(met)
+            found[name] = _around(named, vars(one), met)
+    return found
+
+
+def _installed(module: str | None) -> bool:
+    """Whether a module came with Python or a package, or is of this one, whose code is in every key."""
+    top, file = str(module).partition(".")[0], getattr(sys.modules.get(str(module)), "__file__", None)
+    if top in (__name__.partition(".")[0], *sys.builtin_module_names):
+        return True
+    known = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    return top != "__main__" and file is not None and any(Path(file).is_relative_to(folder) for folder in known)
+
+
+def _parts_of(made: CodeType) -> list[CodeType]:
+    """A piece of code, and those in it."""
+    return [made, *(part for one in made.co_consts if isinstance(one, CodeType) for part in _parts_of(one))]
+
+
+def _plain_part(made: CodeType) -> object:
+    constants = [repr(one) for one in made.co_consts if not isinstance(one, CodeType)]
     return [made.co_code.hex(), constants, *made.co_names]

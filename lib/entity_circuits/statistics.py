@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from . import intervals as bounds
-from .arguments import finite, integer, one_of
+from .arguments import boolean, finite, integer, one_of
 from .bootstrap import DRAWS as DRAWS
 from .bootstrap import Values as Values
 from .bootstrap import as_array as as_array
@@ -95,6 +95,7 @@ def estimate(
         print(statistics.estimate(correct, contexts=[0, 0, 1, 1, 2, 2]))  # 0.50 [0.06, 0.94], n = 6
     """
     one_of("statistic", statistic, Average)
+    boolean("signed", signed)
     numbers = as_array(values)
     if numbers.ndim != 1 or not np.isfinite(numbers).all():
         raise ValueError("an estimate needs one finite value a prompt; for a table of scores use `intervals`")
@@ -228,6 +229,7 @@ def intervals(
         print(statistics.intervals(scores, statistic="median").high < 0)  # surely negative?
     """
     one_of("statistic", statistic, Average)
+    boolean("signed", signed)
     values = as_array(per_example)
     if values.ndim == 0 or values.size == 0:
         raise ValueError("there is nothing to estimate from: no examples")

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import boolean
 from ..heads import by_layer
 from ..models.precision import fast_float32
 from ..runs import blocks
@@ -40,6 +41,7 @@ def edits_of(
         edits = cmap.edits_of(one, runs.record(base, p), runs.record(tuned, p))
         print(runs.run(base, p, edits).logprob)
     """
+    boolean("literal", literal)
     made, order = {} if made is None else made, (base, tuned) if condition.into == "base" else (tuned, base)
     prompts = order[0].prompts
     found = []

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..arguments import integer, one_of
+from ..arguments import boolean, integer, one_of
 from ..models.shape import Shape
 
 BESIDE = 0.58e9
@@ -89,6 +89,7 @@ def of(
         print(f"{found.memory / 1e9:.0f} GB, {found.operations / 1e15:.0f} PFLOP")
     """
     one_of("dtype", dtype, BYTES)
+    boolean("adapted", adapted)
     integer("models", models, 1, 2), integer("examples", examples), integer("chunk", chunk)
     integer("tokens", tokens, TAIL + 1)
     size, n = BYTES[dtype], min(examples, chunk)

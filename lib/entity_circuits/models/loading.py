@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ..arguments import boolean
 from . import adapters, devices, folders, naming, reading, sharing, weights
 from .adapters import adapted as adapted
 from .identity import combine
@@ -78,6 +79,7 @@ def load(
         subject = models.load("qwen2.5-coder-0.5b")
         print(subject.layers, subject.heads)  # 24 14
     """
+    boolean("check", check)
     dtype, place = options(dtype, device, attention)
     entries, name = registry(), naming.text(name)
     adapter = None if adapter is None else naming.text(adapter)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..arguments import one_of
+from ..arguments import boolean, one_of
 from ..models import forms
 from ..models.devices import where
 from ..models.subject import Subject
@@ -80,6 +80,7 @@ def project(subject: Subject, layer: int, site: str, x: Tensor, apart: bool = Tr
         x = blocks.read_by_attention(subject, 1, runs.record(subject, p).span("residual", 1))
         print(blocks.project(subject, 1, "k", x).shape)
     """
+    boolean("apart", apart)
     form, attention = forms.of(subject.model), parts(subject, layer)[1]
     if form.fused:
         slices = split(subject, forms.part(attention, form.fused)(x))[site]
@@ -271,6 +272,7 @@ def readout(
         hidden = runs.record(subject, p).stream(-1, p.last)
         print(blocks.readout(subject, hidden[None], p.answer_ids[:, None], ()).logprob.exp())  # 0.834
     """
+    boolean("vocabulary", vocabulary)
     if hidden is None:
         variants, n = (reads[0].shape[:2]) if reads else (0, 0)
         nothing = torch.full((variants, n, targets.shape[1]), torch.nan, device=targets.device)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..arguments import boolean
 from ..tasks.prompts import Prompts
 
 
@@ -38,6 +39,7 @@ def batches(prompts: Prompts, size: int, *, share: bool = True) -> Iterator[Batc
         p = prompts.from_texts(models.load("qwen2.5-coder-0.5b"), texts, [" cup", " apple"], contexts=[0, 0])
         print([(batch.rows, batch.prefix) for batch in prefix.batches(p, size=70)])
     """
+    boolean("share", share)
     every = torch.arange(len(prompts))
     if not share:
         yield from (Batch(rows, 0, rows, torch.arange(len(rows))) for rows in every.split(size))

@@ -170,9 +170,9 @@ def record(
         p = prompts.from_texts(subject, ["The cup is in F. F contains the"], [" cup"])
         print(runs.record(subject, p).span("z", 3).shape)  # n, tokens, heads, head size
     """
+    boolean("share_context", share_context)
     of_kind("model", subject, Subject)
     of_kind("prompts", prompts, Prompts)
-    boolean("share_context", share_context)
     integer("batch", batch)
     positions = None if positions is None else several("positions", positions, least=0)
     for position in positions or ():

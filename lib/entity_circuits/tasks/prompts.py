@@ -268,11 +268,12 @@ def from_texts(
     read = [tokenizer(text)["input_ids"] for text in texts]
     if any(ids[-1] == tokenizer.eos_token_id for ids in read):
         raise ValueError("this tokenizer ends every text with an end token: the answer would not be what comes next")
-    unknown = None if tokenizer.unk_token_id == tokenizer.eos_token_id else tokenizer.unk_token_id
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    ends = (getattr(tokenizer, "bos_token_id", None), getattr(tokenizer, "eos_token_id", None))
     for text, ids in zip(texts, read, strict=True):
-        if unknown in ids:
+        if unknown not in (None, *ends) and unknown in ids:  # some begin every text with it: it stands for no word then
             raise ValueError(
-                f"this tokenizer does not know a word of {text!r}, and reads {tokenizer.unk_token!r} there"
+                f"this tokenizer does not know all words of {text!r}: it reads one as {tokenizer.unk_token}"
             )
     width = max(map(len, read))
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
