@@ -116,7 +116,7 @@ def test_prompts_of_several_lengths_are_padded_elsewhere_as_here():
     mine, there = here()
     texts = [
         "The dog is in Box F. Box F contains the",
-        "The dog is in Box F, and the cup has a dog. Box F contains the",
+        "The dog is in Box F, and the cup is. Box F contains the",
     ]
     base = prompts.from_texts(mine, texts, [" dog", " dog"])
     assert base.last[0] != base.last[1]
