@@ -272,9 +272,7 @@ def from_texts(
     ends = (getattr(tokenizer, "bos_token_id", None), getattr(tokenizer, "eos_token_id", None))
     for text, ids in zip(texts, read, strict=True):
         if unknown not in (None, *ends) and unknown in ids:  # some begin every text with it: it stands for no word then
-            raise ValueError(
-                f"this tokenizer does not know all words of {text!r}: it reads one as {tokenizer.unk_token}"
-            )
+            raise ValueError(f"this tokenizer does not know a word of {text!r}: it reads {tokenizer.unk_token} there")
     width = max(map(len, read))
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
 
