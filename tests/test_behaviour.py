@@ -42,9 +42,9 @@ def agrees(subject, prompts, **options):
     assert torch.equal(found.top, top)
     right = logprobs.gather(1, prompts.answer_ids.clamp(min=0)[:, None]).squeeze(1)
     known = prompts.answer_ids >= 0
-    assert torch.allclose(found.answer_logprob[known], right[known], atol=1e-5, rtol=0)
+    assert torch.allclose(found.answer_logprob[known], right[known], atol=3e-5, rtol=0)
     assert found.answer_logprob[~known].isnan().all()
-    assert torch.allclose(found.object_logprob, logprobs.gather(1, prompts.object_ids), atol=1e-5, rtol=0)
+    assert torch.allclose(found.object_logprob, logprobs.gather(1, prompts.object_ids), atol=3e-5, rtol=0)
     better = (logprobs > right[:, None] + 1e-5).sum(1)
     assert torch.equal(found.rank[known], better[known]) and (found.rank[~known] == -1).all()
     return found
