@@ -43,7 +43,7 @@ _CHECKED: WeakSet[Any] = WeakSet()
 def _check_once(recording: Recording) -> None:
     """Compare what is read off a recording with what the model itself says after the first prompt, once a model."""
     subject, model = recording.subject, recording.subject.model
-    if model in _CHECKED or not len(recording):
+    if subject.as_wrapped in _CHECKED or not len(recording):
         return
     first, tokens = recording.select(torch.zeros(1, dtype=torch.long)), torch.arange(0, model.config.vocab_size, 7)
     with torch.no_grad():
@@ -54,7 +54,7 @@ def _check_once(recording: Recording) -> None:
             f"what is read off a recording of {subject.name} differs from its own logits by {apart(found, own):.2g} of "
             "their size: it does something to them that is not known here. Use runs.run, which takes them from it."
         )
-    _CHECKED.add(model)
+    _CHECKED.add(subject.as_wrapped)
 
 
 def _read_off(recording: Recording, targets: Tensor) -> Outcome:
