@@ -76,6 +76,19 @@ def of_kind(what: str, given: object, *kinds: type) -> None:
         raise ValueError(f"{what}: {named} is needed, not {type(given).__name__}")
 
 
+def repeated(names: Iterable[str]) -> str:
+    """The first of these names that stands there again; "" if each stands there once.
+
+    For example:
+
+        from entity_circuits.arguments import repeated
+
+        print(repeated(["n", "seed", "n"]))
+    """
+    met: set[str] = set()
+    return next((name for name in names if name in met or met.add(name)), "")  # type: ignore[func-returns-value]
+
+
 def from_json(text: str) -> Any:
     """The content of a JSON text. Raises `ValueError` for a name that stands twice, and for NaN and Infinity.
 
@@ -87,11 +100,9 @@ def from_json(text: str) -> Any:
     """
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            names = [name for name, _ in pairs]
-            raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands there twice")
-        return found
+        if twice := repeated(name for name, _ in pairs):
+            raise ValueError(f"{twice!r} stands there twice")
+        return dict(pairs)
 
     def refused(word: str) -> None:
         raise ValueError(f"{word} is no number of JSON: finite numbers are, and null for none; not NaN, not infinite")

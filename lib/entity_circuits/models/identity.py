@@ -38,8 +38,8 @@ def fingerprint(model: Any, tokenizer: Any, weights: str | None = None) -> str:
 
     Counted are the weights, their dtype, all of the config but `BOOKKEEPING`, the attention implementation, and of the
     tokenizer vocabulary, merges, normalisers and special tokens. Nothing here generates text, so how a model would do
-    that does not count. Hooks are not seen:
-    a model with any is refused (see `unchanged`). The same digest in every process and on every machine.
+    that does not count. Hooks are not seen: a model with any is refused (see `unchanged`). The same digest in every
+    process and on every machine.
 
         from entity_circuits import models
         from entity_circuits.models.identity import fingerprint

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..arguments import repeated
 from .folders import weight_files
 from .subject import DECODER_ONLY, ModelCheckError
 from .unpacking import quiet
@@ -55,9 +56,8 @@ def config_of(folder: Path, name: str) -> Any:
 
 def _once(name: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """The fields of an object of JSON, each of them once: of two, readers take the one that they please."""
-    fields = [field for field, _ in pairs]
-    if twice := sorted({field for field in fields if fields.count(field) > 1}):
-        raise ModelCheckError(name, "loading", f"its config.json says {twice[0]} twice: leave one of them")
+    if twice := repeated(field for field, _ in pairs):
+        raise ModelCheckError(name, "loading", f"its config.json says {twice} twice: leave one of them")
     return dict(pairs)
 
 

@@ -21,7 +21,7 @@ from ..models.precision import apart, close, fast_float32
 from ..models.subject import Subject
 from ..tasks.prompts import Prompts
 from .attention_inputs import require_something_heard
-from .edits import TIED, Activation, Edit, Outcome, Read, check, heard_together
+from .edits import TIED, Activation, Edit, Outcome, Read, check, heard_together, listed
 from .projected import projected_at, put_together, taken_apart
 from .recording import Recording, require_room, require_targets
 from .tracing import inputs_of, wrapped
@@ -129,8 +129,7 @@ def rerun(
     for what, given in (("frozen", frozen), ("answer", answer), ("vocabulary", vocabulary)):
         boolean(what, given)
     of_kind("recording", recording, Recording)
-    variants = [several("edits of a variant", edits, least=0) for edits in several("variants", variants, least=0)]
-    read = several("reads", read, least=0)
+    variants, read = listed(variants, read)
     subject, everything = recording.subject, tuple(range(recording.subject.heads))
     subject.require_unchanged()
     held = []

@@ -9,14 +9,14 @@ the outputs of the projections, before any rotary embedding, one slice a *query*
 values; `score` is one entry of the attention matrix.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from ..arguments import integer, of_kind, one_of
+from ..arguments import integer, of_kind, one_of, several
 from ..tasks.prompts import Prompts
 
 Activation = Literal["z", "q", "k", "v"]
@@ -209,6 +209,21 @@ def check(edit: Edit | Read, subject: Shape, prompts: Prompts) -> None:
         raise ValueError(f"`keep` must be one number a head, {len(edit.heads)}, got shape {tuple(edit.keep.shape)}")
     if edit.keep is not None and not bool(((edit.keep >= 0) & (edit.keep <= 1)).all()):
         raise ValueError(f"`keep` is from 0 (the value) to 1 (what it is in this run), not {edit.keep.tolist()}")
+
+
+def listed(
+    variants: Iterable[Iterable[Edit]], read: Iterable[Read]
+) -> tuple[tuple[tuple[Edit, ...], ...], tuple[Read, ...]]:
+    """Variants and reads that can be read again and again, whatever they were given by.
+
+    For example:
+
+        from entity_circuits.runs import edits
+
+        print(edits.listed(iter([iter([])]), iter([])))
+    """
+    each = several("variants", variants, least=0)
+    return tuple(several("edits of a variant", one, least=0) for one in each), several("reads", read, least=0)
 
 
 def check_place(what: str, where: Tensor, prompts: Prompts) -> None:

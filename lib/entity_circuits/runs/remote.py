@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..arguments import of_kind, several
 from ..models import forms
 from ..tasks.prompts import Prompts
-from .edits import TIED, Edit, Outcome, Read, check
+from .edits import TIED, Edit, Outcome, Read, check, listed
 
 SITES = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "z": "o_proj"}
 
@@ -144,8 +144,7 @@ def _run(
 ) -> tuple[Outcome, tuple[Tensor, ...]]:
     """All variants in one session: the outcome, and the gradients of every `keep` of the last variant."""
     of_kind("prompts", prompts, Prompts)
-    variants = [several("edits of a variant", edits, least=0) for edits in several("variants", variants, least=0)]
-    read = several("reads", read, least=0)
+    variants, read = listed(variants, read)
     for item in read:
         check(item, where, prompts)
     for edit in (edit for edits in variants for edit in edits):

@@ -20,11 +20,11 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
-from ..arguments import boolean, finite, of_kind, several
+from ..arguments import boolean, finite, of_kind
 from ..models.precision import apart, close, fast_float32
 from . import attention_inputs, blocks, definition, edits
 from .attending import apply, attend
-from .edits import Edit, Outcome, Read, heard_together
+from .edits import Edit, Outcome, Read, heard_together, listed
 from .recording import Recording, recorded, require_targets
 from .recording import attention as attention
 from .said import recorded_answers as recorded_answers
@@ -70,8 +70,7 @@ def replay(
     for what, given in (("frozen", frozen), ("answer", answer), ("vocabulary", vocabulary)):
         boolean(what, given)
     of_kind("recording", recording, Recording)
-    variants = [several("edits of a variant", variant, least=0) for variant in several("variants", variants, least=0)]
-    read = several("reads", read, least=0)
+    variants, read = listed(variants, read)
     subject, prompts = recording.subject, recording.prompts
     blocks.require(subject)
     subject.require_unchanged()
