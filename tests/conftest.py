@@ -2,9 +2,11 @@
 
 import socket
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
+import torch
 from entity_book.build import book, executed
 from entity_book.build import kept as copies
 from small_book import PARAMETERS, notebook
@@ -74,3 +76,17 @@ def refused(tmp_path, monkeypatch, capsys):
         return told
 
     return run
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.nn.Module, tuple[Any, ...]]]:
+    """Each module of any model that runs, and what it is given. A hook would tell the same, and is refused."""
+    seen: list[tuple[torch.nn.Module, tuple[Any, ...]]] = []
+    ahead = torch.nn.Module.__call__
+
+    def watched(module: torch.nn.Module, *given: Any, **named: Any) -> Any:
+        seen.append((module, given))
+        return ahead(module, *given, **named)
+
+    monkeypatch.setattr(torch.nn.Module, "__call__", watched)
+    return seen

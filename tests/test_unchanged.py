@@ -156,6 +156,10 @@ def a_hook_before(model):
     model.model.layers[1].register_forward_pre_hook(lambda module, given: None)
 
 
+def a_hook_on_the_way_back(model):
+    model.model.layers[0].mlp.register_full_backward_hook(lambda module, before, after: tuple(2 * x for x in before))
+
+
 def a_forward_of_its_own(model):
     mlp = model.model.layers[0].mlp
     mlp.forward = functools.partial(functools.wraps(mlp.forward)(lambda own, x: 2 * own(x)), mlp.forward)
@@ -168,6 +172,7 @@ def training(model):
 FOREIGN = {
     a_hook: "a hook on model.layers.1.mlp",
     a_hook_before: "a hook on model.layers.1",
+    a_hook_on_the_way_back: "a hook on model.layers.0.mlp",
     a_forward_of_its_own: "a forward of its own in model.layers.0.mlp",
     training: "training mode in the model itself",
 }
@@ -190,6 +195,19 @@ def test_hooks_and_training_mode_are_refused_by_name_wherever_a_model_runs(chang
     if change is not training:
         with pytest.raises(models.ModelCheckError, match=f"'hooks': it has {FOREIGN[change]}"):
             models.wrap(subject.model, subject.tokenizer)
+
+
+@pytest.mark.parametrize("way", ["forward_hook", "forward_pre_hook", "full_backward_hook"])
+def test_a_hook_for_all_modules_at_once_is_refused_while_it_is_there(way):
+    subject = tiny.subject(layers=2)
+    p = boxes.prompts(subject, n=2, boxes=2)
+    held = getattr(torch.nn.modules.module, f"register_module_{way}")(lambda *given: None)
+    with held:
+        with pytest.raises(ValueError, match="has a hook for all modules, so also on the model itself"):
+            runs.run(subject, p)
+        with pytest.raises(models.ModelCheckError, match="hook for all modules"):
+            models.wrap(subject.model, subject.tokenizer)
+    runs.run(subject, p)
 
 
 def test_what_libraries_put_into_a_model_to_carry_it_is_not_foreign():

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from entity_circuits import results
-from entity_circuits.arguments import finite, integer, one_of
+from entity_circuits.arguments import boolean, finite, integer, one_of
 from entity_circuits.models.precision import fast_float32
 from entity_circuits.models.subject import Subject, put_back
 from entity_circuits.results import Store
@@ -61,6 +61,7 @@ class Recipe:
         for name in ("steps", "batch", "rank", "held_out", "checkpoint"):
             object.__setattr__(self, name, integer(name, getattr(self, name)))
         object.__setattr__(self, "seed", integer("seed", self.seed, least=0))
+        boolean("full", self.full)
         finite("learning_rate", self.learning_rate, 0, inside=True)
         finite("replay", self.replay, 0, 1)
         if not 0 < self.fresh <= self.batch:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..arguments import of_kind, one_of
+from ..arguments import boolean, of_kind, one_of
 from ..runs import choices
 from ..runs.edits import Outcome
 from ..tasks.prompts import Prompts, require_answers
@@ -38,6 +38,11 @@ class Metric:
     correct: Callable[[Outcome, Prompts], Tensor]
     log: bool = False
     vocabulary: bool = True
+
+    def __post_init__(self) -> None:
+        of_kind("the name of a metric", self.name, str)
+        boolean("log", self.log)
+        boolean("vocabulary", self.vocabulary)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """One of those below is sent to workers by its name, as its functions have none."""

@@ -6,8 +6,8 @@ tensor are compared, too. Missed is only an edit by `.data` that leaves all of t
 model is its buffers (what is in them: some rotations write the same into theirs in each run), the classes and plain
 settings of its modules, and its config: these are compared whole.
 
-Hooks and a `forward` put into a module are in no fingerprint, nor is training mode: a model with any of them is
-refused. Hooks for all modules at once (`torch.nn.modules.module.register_module_forward_hook`) are not looked for.
+Hooks, of one module or of all at once, and a `forward` put into a module are in no fingerprint, nor is training mode:
+a model with any of them is refused.
 """
 
 import functools
@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules import module as every_module
 
 from .identity import BOOKKEEPING, settings
 
@@ -29,6 +30,9 @@ SMALL = 256
 
 CARRIERS = frozenset({"accelerate", "nnsight", "torch", "transformers"})
 """Whose hooks and forwards only carry a model: they move it between devices, compile it, or look into it."""
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+"""What a module keeps of its hooks; those on the way back change the gradients that masks are learned by."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,10 +120,12 @@ def foreign(model: Any) -> str:
         model.lm_head.register_forward_hook(lambda module, given, output: 2 * output)
         print(unchanged.foreign(model))  # a hook on lm_head
     """
+    if not all(_carries(hook) for kind in HOOKS for hook in getattr(every_module, f"_global{kind}").values()):
+        return "a hook for all modules, so also on the model itself"
     modules = [model]
     for module in modules:  # which grows: a walk of its own, since `modules()` takes three times as long
         held = vars(module)
-        odd = held.get("training") or held["_forward_hooks"] or held["_forward_pre_hooks"] or "forward" in held
+        odd = held.get("training") or "forward" in held or any(held[kind] for kind in HOOKS)
         if odd and (what := _foreign(held)):
             path = next(path for path, one in model.named_modules() if one is module)
             return f"{what} {path or 'the model itself'}"
@@ -128,8 +134,7 @@ def foreign(model: Any) -> str:
 
 
 def _foreign(held: Mapping[str, Any]) -> str:
-    hooks = [*held["_forward_hooks"].values(), *held["_forward_pre_hooks"].values()]
-    if not all(map(_carries, hooks)):
+    if not all(_carries(hook) for kind in HOOKS for hook in held[kind].values()):
         return "a hook on"
     if "forward" in held and not _carries(held["forward"]):
         return "a forward of its own in"
