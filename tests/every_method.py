@@ -21,7 +21,9 @@ from entity_circuits import (
     results,
     runs,
 )
+from entity_circuits.circuits import nodes
 from entity_circuits.heads import Circuit, Head
+from entity_circuits.methods import chosen
 from entity_circuits.runs import answers
 from torch import Tensor
 
@@ -95,6 +97,13 @@ def resumed(given: Given, method: Any, folder: Any = None) -> Tensor:
     ).change
 
 
+def found_nodes(given: Given) -> Tensor:
+    order = nodes.find(given.subject, given.base, given.means, ["last", "query"], drop=0.5)
+    effects = nodes.effects(given.subject, given.base, given.means, ["last", "query"])
+    fewest = nodes.fewest(given.subject, order, given.base, given.means, right=0.0, agree=0.0)
+    return torch.cat((effects.flatten(), order.rank.flatten().float(), torch.tensor([float(fewest or 0)])))
+
+
 METHODS: dict[str, Callable[..., Tensor]] = {
     "path patching to the answer": partial(swept, position="last"),
     "path patching to queries": partial(swept, position="last", receivers=[Head(2, 1), Head(3, 0)], composition="q"),
@@ -123,5 +132,7 @@ WITHOUT_EXECUTOR: dict[str, Callable[..., Tensor]] = {
         composition="q",
     ),
     "attention": lambda g: replay.attention(runs.record(g.subject, g.base), Head(1, 2), g.base.query).cpu(),
+    "nodes": found_nodes,
+    "choices": lambda g: chosen.circuits(g.subject, [CIRCUIT], g.base, g.means).logprobs,
     "shared contexts": lambda g: runs.record(g.subject, g.base, share_context=True).span("z", 3).cpu(),
 }

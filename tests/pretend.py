@@ -71,8 +71,10 @@ def where(tensor: torch.Tensor) -> torch.device:
 
 
 def marked(found: Any, device: torch.device) -> Any:
-    """The same data, said to be on a device; also all tensors in a list or tuple."""
+    """The same data, said to be on a device; also all tensors in a list or tuple. Apple's devices have no float64."""
     if isinstance(found, torch.Tensor):
+        if device.type == "mps" and found.dtype == torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64")
         with torch._C.DisableTorchFunction():
             raw = found.as_subclass(torch.Tensor) if isinstance(found, Pretend) else found
             if device == CPU:
@@ -98,7 +100,7 @@ def tensors(found: Any) -> list[torch.Tensor]:
 
 def named(device: Any) -> torch.device:
     device = torch.device(f"cuda:{device}") if isinstance(device, int) else torch.device(device)
-    return torch.device("cuda", 0) if device.type == "cuda" and device.index is None else device
+    return torch.device(device.type, 0) if device.type != "cpu" and device.index is None else device
 
 
 def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:

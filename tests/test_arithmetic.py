@@ -16,6 +16,7 @@ from entity_book.training.plan import Run
 from entity_circuits import models, places, results, sums
 from entity_circuits.runs import answers
 from entity_circuits.tasks import boxes
+from transformers import GenerationConfig
 
 SMALL: dict[str, Any] = {"steps": 4, "batch": 4, "held_out": 4, "checkpoint": 2, "rank": 4}
 RUNS = [
@@ -152,6 +153,23 @@ def test_own_answers_are_the_models_most_likely_tokens():
     first = subject.model(input_ids=ids).logits[0, -1].argmax()
     said = own.written(subject, lessons["prompt"], 5, results.Store(None))
     assert said[0].startswith(subject.tokenizer.decode([int(first)]))
+
+
+def test_own_answers_do_not_follow_the_models_settings_for_generating():
+    subject, said = tiny.subject("qwen2"), []
+    own_settings = subject.model.generation_config
+    for change in ({}, {"repetition_penalty": 5.0}, {"min_new_tokens": 7, "no_repeat_ngram_size": 1}):
+        subject.model.generation_config = GenerationConfig(**change)
+        said.append(own.written(subject, ["the dog sees the", "a cat and a"], 6, results.Store(None)))
+        assert subject.model.generation_config.to_diff_dict().items() >= change.items(), "they were put back"
+    subject.model.generation_config = own_settings
+    assert said[0] == said[1] == said[2]
+    plain = subject.model.generate(
+        **subject.tokenizer(["the dog sees the"], return_tensors="pt"), repetition_penalty=5.0, max_new_tokens=6
+    )
+    assert subject.tokenizer.decode(plain[0, 4:]) != said[0][0], (
+        "a penalty that changes nothing here would show nothing"
+    )
 
 
 def test_own_texts_are_seeded_and_have_nothing_of_the_task(monkeypatch):

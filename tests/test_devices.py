@@ -18,6 +18,7 @@ ONE, TWO = torch.device("cuda", 0), torch.device("cuda", 1)
 PARTS = {"model.embed_tokens": ONE, "model.rotary_emb": ONE, "model.norm": TWO, "lm_head": TWO}
 PLACES: dict[str, dict[str, torch.device]] = {
     "one device": {"": ONE},
+    "one of Apple's": {"": torch.device("mps", 0)},
     "two devices": {**PARTS, **{f"model.layers.{layer}": TWO if layer >= 2 else ONE for layer in range(4)}},
     "two devices in turn": {
         **PARTS,
@@ -31,8 +32,8 @@ def subject(place: str = "", seed: int = 0) -> models.Subject:
     made = tiny.subject("qwen2", seed=seed)
     if not place:
         return made
-    if place == "one device":
-        model = pretend.move(made.model, ONE)
+    if "" in PLACES[place]:
+        model = pretend.move(made.model, PLACES[place][""])
     else:
         model = devices.spread(made.model, {name: str(device) for name, device in PLACES[place].items()})
     return models.wrap(model, made.tokenizer, name=made.name, fingerprint=f"tiny-{seed}")

@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from types import SimpleNamespace
 
 import nbformat
@@ -78,6 +79,15 @@ def test_the_answer_of_the_repository_has_the_verdict_and_the_numbers_of_its_fin
     assert central.startswith(answer.short(table)) and found["circuit/over-base"].brief in central
     assert all(found[key].brief in gain for key in ("cmap/gap", "cmap/A", "cmap/B"))
     assert counts == claims.sentence(table)
+
+
+def test_the_answer_tells_how_many_heads_are_kept():
+    kept = {"": 98, "/beside": 672, "/of": 1680}
+    more = {f"circuit/heads{key}": Reported(f"circuit/heads{key}", float(n), unit="heads") for key, n in kept.items()}
+    for beside, words in ((672, "to 98 heads and all 672 at further words (of 1,680"), (0, "to 98 heads (of 1,680")):
+        more["circuit/heads/beside"] = replace(more["circuit/heads/beside"], value=float(beside))
+        assert f"enlarged {words} heads at words)" in answer.sentences(judged(enhanced="partly"), FOUND | more)[0]
+    assert "enlarged, the" in answer.sentences(judged(enhanced="partly"), FOUND)[0]
 
 
 def test_with_another_verdict_another_answer_comes():

@@ -17,6 +17,7 @@ from entity_circuits.runs import definition, mean_replay, replay
 from entity_circuits.runs.edits import Edit, Read
 from entity_circuits.runs.recording import require_room
 from entity_circuits.tasks import boxes
+from every_method import METHODS, Given
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention
 
 FAMILIES = ("llama", "qwen2", "qwen3")
@@ -145,10 +146,21 @@ def test_a_model_of_an_unknown_type_is_refused_with_the_way_out_which_gives_the_
         lambda: replay.attention(base, Head(0, 0), base.prompts.last),
         lambda: mean_replay.ablate(base.subject, base.prompts, base.prompts.last[:, None], None, None),
     ):
-        with pytest.raises(NotImplementedError, match='method="definition"'):
+        with pytest.raises(NotImplementedError, match=r'method="definition".*no such option cannot'):
             refused()
     assert torch.equal(runs.rerun(base, kinds).logprob, known)
     assert torch.equal(replay.recorded_answers(base).logprob, runs.run(base.subject, base.prompts).logprob)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_refuses_a_model_of_an_unknown_type_before_it_runs(name, called):
+    given = Given(tiny.subject("qwen2"), tiny.subject("qwen2", seed=1))
+    for one in (given.subject, given.other):
+        one.model.__class__ = Derived
+    called.clear()
+    with pytest.raises(NotImplementedError, match="Derived"):
+        METHODS[name](given, "replay")
+    assert not called
 
 
 def test_a_model_of_an_unknown_type_that_does_not_do_what_edits_say_is_refused_by_the_definition_too():

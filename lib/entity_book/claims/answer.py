@@ -7,7 +7,7 @@ import pandas as pd
 
 from .claims import sentence
 from .comparisons import Verdict
-from .verdicts import Found
+from .verdicts import Found, kept
 
 QUESTION = "Does fine-tuning enhance existing mechanisms?"
 """What the book asks: its title, as a question."""
@@ -52,9 +52,9 @@ def _central(row: Mapping[Hashable, Any], found: Found) -> str:
     how = "more" if float(one.value) > 0 else "less"
     gained, whole = (found[f"circuit/{key}"].brief for key in ("gained", "whole-gained"))
     return (
-        f"{begins}: with nothing but the base model's circuit, enlarged, the fine-tuned model is right {how} often "
-        f"than the whole base model (accuracy {one.brief}; the base model with that circuit {before.brief}), and of "
-        f"the {whole} that training brought, the circuit itself gained {gained}."
+        f"{begins}: with nothing but the base model's circuit, enlarged{kept(found)}, the fine-tuned model is right "
+        f"{how} often than the whole base model (accuracy {one.brief}; the base model with that circuit "
+        f"{before.brief}), and of the {whole} that training brought, the circuit itself gained {gained}."
     )
 
 

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from typing import cast
 
 import pandas as pd
-from entity_circuits import circuits, statistics
+from entity_circuits import ablation, circuits, statistics
 from entity_circuits.circuits import Finding
 from entity_circuits.heads import LETTERS, Circuit
 from entity_circuits.methods.cmap import Patched
+from entity_circuits.methods.kept import Kept
 from entity_circuits.runs.recording import Recording
 
 from ..studies import looking, overlaps, trainings
@@ -46,6 +47,16 @@ def enhanced(compared: Mapping[str, pd.DataFrame], model: str) -> None:
         for key, row in rows.to_dict("index").items():
             ends = {"low": row["low"], "high": row["high"], "n": row["n"], "unit": "difference", "model": model}
             findings.keep(f"circuit/{key}{'/' * bool(name)}{name}", row["value"], **ends, about=row["compared"])
+
+
+def kept(circuit: Circuit, beside: Kept, every: int) -> None:
+    """Keep as findings how many heads at places the circuit of the central claim has, how many are kept `beside` it at
+    further places, and that there are `every` many at all these places; nothing outside a chapter.
+
+    handing_over.kept(larger, {"query+1": heads.every(24, 14)}, 4 * 336)
+    """
+    for key, size in {"": ablation.size(circuit), "/beside": ablation.size(beside), "/of": every}.items():
+        findings.keep(f"circuit/heads{key}", size, unit="heads")
 
 
 def agreeing(rows: pd.DataFrame) -> None:

@@ -4,6 +4,7 @@ Trained on its own greedy answers a model sees the same prompts and has nothing 
 Half of every batch being the base's own plain text keeps what it could do before: the form of answers stays open.
 """
 
+import contextlib
 import random
 import re
 from collections.abc import Iterator, Sequence
@@ -118,15 +119,27 @@ def _generated(subject: Subject, texts: Sequence[str], longest: int, seed: int |
     config: Any = GenerationConfig(max_new_tokens=longest, pad_token_id=ends[0], eos_token_id=ends, **drawn)
     found = torch.full((len(texts), longest), -1)
     rows = [list(subject.tokenizer(text)["input_ids"]) for text in texts]
-    with torch.random.fork_rng(), torch.no_grad():
+    model: Any = subject.model
+    with torch.random.fork_rng(), torch.no_grad(), _generating(model, config):
         torch.manual_seed(0 if seed is None else seed)
         for some in tqdm(list(_by_length(rows)), desc="own text", unit="batch", disable=None, leave=False):
             begun = torch.tensor([rows[i] for i in some], device=subject.device)
-            whole = subject.model.generate(begun, attention_mask=torch.ones_like(begun), generation_config=config)
+            whole = model.generate(begun, attention_mask=torch.ones_like(begun))
             new = whole[:, begun.shape[1] :].cpu()
             ended = torch.isin(new, torch.tensor(ends)).cumsum(1) > 0
             found[some, : new.shape[1]] = new.masked_fill(ended, -1)
     return found
+
+
+@contextlib.contextmanager
+def _generating(model: Any, config: Any) -> Iterator[None]:
+    """For so long this alone is how text is generated: what it leaves open is not taken from the model's own settings,
+    which no key has (a temperature, or a penalty for words said before)."""
+    own, model.generation_config = model.generation_config, config
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 def _by_length(rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:

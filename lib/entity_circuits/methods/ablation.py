@@ -152,7 +152,7 @@ def circuit_accuracy(
         p, means = tasks.default.prompts(subject, n=14), ablation.means(subject, n=20)
         print(ablation.circuit_accuracy(subject, {"last": ["L3H5", "L2H1"]}, p, means).estimate())
     """
-    way(method)  # an unknown one is told before anything runs
+    way(method, subject)  # what cannot be is told before anything runs
     work.require(executor, subject)
     asked = [circuits] if isinstance(circuits, Circuit | Mapping | Head) else several("circuits", circuits)
     read = metrics.named(metric)
@@ -275,7 +275,7 @@ def full_without(
         p, means = tasks.default.prompts(subject, n=14), ablation.means(subject, n=20)
         print(ablation.full_without(subject, [{"last": ["L3H5"]}], p, means).estimate())
     """
-    way(method)  # an unknown one is told before anything runs
+    way(method, subject)  # what cannot be is told before anything runs
     batch, read = integer("batch", batch), metrics.named(metric)
     work.require(executor, subject)
     asked = [kept(some) for some in several("heads to be removed", removed)]

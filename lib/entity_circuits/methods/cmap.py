@@ -203,7 +203,7 @@ def sweep(
         p = tasks.default.prompts(base, n=14)
         print(cmap.sweep(base, tuned, cmap.scan(base, "last"), p).table()[["final", "accuracy"]])
     """
-    way(method)  # an unknown one is told before anything runs
+    way(method, base, tuned)  # what cannot be is told before anything runs
     batch = integer("batch", batch)
     finite("memory", memory, 0, inside=True)
     conditions = several("conditions", conditions)
@@ -259,7 +259,7 @@ def patch(
         p = tasks.default.prompts(base, n=14)
         print(cmap.patch(base, tuned, {"last": ["L3H5"]}, p, site="q").estimate())
     """
-    way(method)
+    way(method, base, tuned)
     one_of("origin", origin, Origin)
     one_of("model to patch into", into, Into)
     chosen = of_circuit(heads) if isinstance(heads, Circuit) else heads

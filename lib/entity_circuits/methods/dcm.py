@@ -79,7 +79,7 @@ def learn(
         t, v = (desiderata.triples(subject, "object", n=7, split=split) for split in ("training", "pruning"))
         print(dcm.learn(subject, ["L3H5", "L2H1"], t, v, position="last", steps=20))
     """
-    way(method)
+    way(method, subject)
     return sweep(
         subject,
         heads,
@@ -142,7 +142,7 @@ def sweep(
         masks = dcm.sweep(subject, ["L3H5"], t, v, position="last", penalties=[0.01], seeds=[None, 0], steps=20)
         print(dcm.curve(masks), dcm.chosen(masks))
     """
-    way(method)
+    way(method, subject)
     group = None if heads is None else heads_of(heads)
     penalties, seeds = several("penalties", penalties), several("seeds", seeds)
     asked = [Asked(group, position, penalty=penalty, seed=seed) for penalty in penalties for seed in seeds]
@@ -191,7 +191,7 @@ def together(
         asked = [dcm.Asked(("L3H5", "L2H1"), "last", target) for target in ("position", "object")]
         print(dcm.curve(dcm.together(subject, asked, t, v, steps=20)))
     """
-    way(method)  # an unknown one is told before anything runs
+    way(method, subject)  # what cannot be is told before anything runs
     steps = integer("steps", steps)
     finite("rate", rate, 0, inside=True)
     finite("tolerance", tolerance, 0)

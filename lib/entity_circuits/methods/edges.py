@@ -93,7 +93,7 @@ def sweep(
         print(edges.sweep(subject, drawn.base, drawn.source, **asked).table())
     """
     one_of("composition", composition, Composition)
-    way(method)  # an unknown one is told before anything runs
+    way(method, subject)  # what cannot be is told before anything runs
     work.require(executor, subject, given=recordings)
     read, every = metrics.named(metric), heads.every(subject.layers, subject.heads)
     sending, receiving = (every if given is None else _once(heads.of(given)) for given in (senders, receivers))

@@ -237,7 +237,7 @@ def patch(
         table = interchange.patch(subject, ["L3H5", "L2H1"], triples, position="last")
         print(table.groupby("patched").answer.value_counts(normalize=True))
     """
-    executor(method)  # an unknown one is told before anything runs
+    executor(method, subject)  # what cannot be is told before anything runs
     given = heads if isinstance(heads, Mapping) else {"these heads": heads}
     sets = {name: heads_of(chosen) for name, chosen in given.items()}
     check(subject, [head for chosen in sets.values() for head in chosen], position, triples)
@@ -248,7 +248,7 @@ def patch(
 
 def answers(pairs: Pairs, sets: Sequence[Sequence[Head]], position: Position, method: Method = "replay") -> Answers:
     """What `patch` tabulates, for no particular target: one computation serves every `Pairs.towards`."""
-    executor(method)
+    executor(method, pairs.subject)
     of_kind("pairs", pairs, Pairs)
     outcome = outcomes(pairs, sets, position, method)
     return Answers(outcome.top, outcome.logprobs[..., 1:], pairs.base_top, pairs.source_top)

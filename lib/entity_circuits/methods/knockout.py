@@ -129,7 +129,7 @@ def sweep(
         p = tasks.default.prompts(subject, n=14)
         print(knockout.recovery(knockout.sweep(subject, p, conditions=["last->object"])))
     """
-    way(method)  # an unknown one is told before anything runs
+    way(method, subject)  # what cannot be is told before anything runs
     work.require(executor, subject, given=recording)
     wanted = range(subject.layers + 1)
     batch, seed = integer("batch", batch), integer("seed", seed, least=None)

@@ -87,7 +87,7 @@ def sweep(
         print(scores.ranking())
     """
     one_of("composition", composition, Composition | None)
-    way(method)  # an unknown one is told before anything runs
+    way(method, subject)  # what cannot be is told before anything runs
     work.require(executor, subject, given=recordings)
     read = metrics.named(metric)
     receivers = None if receivers is None else heads.of(receivers)
@@ -252,7 +252,7 @@ def discover(
         found = path_patching.discover(subject, n=7)
         print(found.circuit.groups["value_fetcher"])
     """
-    way(method)  # an unknown one is told before anything runs
+    way(method, subject)  # what cannot be is told before anything runs
     one_of("statistic", statistic, Statistic)
     work.require(executor, subject)
     read = metrics.named(metric)

@@ -37,9 +37,10 @@ def fingerprint(model: Any, tokenizer: Any, weights: str | None = None) -> str:
         weights: what names the weights, as the SHA-256 of their file; otherwise they are all hashed.
 
     Counted are the weights, their dtype, all of the config but `BOOKKEEPING`, the attention implementation, and of the
-    tokenizer vocabulary, merges, normalisers and special tokens. Nothing here generates text, so how a model would do
-    that does not count. Hooks are not seen: a model with any is refused (see `unchanged`). The same digest in every
-    process and on every machine.
+    tokenizer vocabulary, merges, normalisers and special tokens. How a model would generate text (its
+    `generation_config`) does not count: nothing in the engine does, and the book's trainings say themselves how.
+    Hooks are not seen: a model with any is refused (see `unchanged`). The same digest in every process and on every
+    machine.
 
         from entity_circuits import models
         from entity_circuits.models.identity import fingerprint

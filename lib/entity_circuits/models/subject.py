@@ -301,7 +301,8 @@ def _check_causality(subject: Subject, batch: torch.Tensor, clean: torch.Tensor)
     other = batch.clone()
     other[0, -1] = batch[0, 0]
     moved, _, _ = _observe(subject, other)
-    before, size = (moved - clean)[:, :-1].double().abs().max().item(), clean.double().abs().max().item()
+    clean = clean.cpu().double()  # on the CPU, since not every device has float64
+    before, size = (moved.cpu().double() - clean)[:, :-1].abs().max().item(), clean.abs().max().item()
     if not before <= max(1e-4, 5 * torch.finfo(subject.dtype).eps) * size:  # also catches NaN
         what = (
             f"another last token moves logits before it by {before:.2g} of {size:.2g}: it attends to what comes later. "

@@ -35,7 +35,8 @@ def require(subject: Subject) -> None:
     if not forms.of(subject.model).replay:
         raise NotImplementedError(
             f"replay does not know models of the type {type(subject.model).__name__}. "
-            'Use method="definition": whole forward passes, slower, same numbers.'
+            'Use method="definition" (whole forward passes, slower, same numbers); what has no such option cannot be '
+            "had of this model."
         )
 
 

@@ -160,7 +160,8 @@ def weighted(
         fixed, hears = _hearing(slots, means.z.shape[1])
         (last,) = torch.nonzero((slots == prompts.last[:, None]).all(0))[0].tolist()
         hidden = blocks.embedded(subject, prompts.input_ids.gather(1, slots), slots)
-        for layer, given in enumerate(table.given):
+        for layer, (given, device) in enumerate(zip(table.given, subject.devices, strict=True)):
+            hidden = hidden.to(device)
             x = blocks.read_by_attention(subject, layer, hidden)
             q, k, v = (blocks.project(subject, layer, site, x, False) for site in "qkv")
             q, k = (
@@ -175,8 +176,8 @@ def weighted(
                 if near is not None:
                     old_heard, new_heard = old_heard & near, new_heard & near.gather(1, slots)
                 own.append(_attend(subject, layer, q[None, :, p], old, old_heard, new, new_heard)[0])
-            by = weight[layer][None, :, :, None]
-            z = by * torch.stack(own, dim=1) + (1 - by) * means.z[layer, slots]
+            by, mean = weight[layer][None, :, :, None].to(device), means.z[layer, slots].to(device)
+            z = by * torch.stack(own, dim=1) + (1 - by) * mean
             hidden = blocks.fed(subject, layer, hidden, blocks.attended(subject, layer, hidden, z))
         return blocks.readout(subject, hidden[None, :, last], targets, (), vocabulary=False).logits[0]
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..arguments import boolean, finite, of_kind
 from ..models.precision import apart, close, fast_float32
+from ..models.subject import Subject
 from . import attention_inputs, blocks, definition, edits
 from .attending import apply, attend
 from .edits import Edit, Outcome, Read, heard_together, listed
@@ -304,8 +305,11 @@ EXECUTORS: dict[Method, Executor] = {"replay": replay, "definition": definition.
 """Both ways to carry out edits, by name. They give the same numbers: a check of the one by the other is one word."""
 
 
-def executor(method: str) -> Executor:
-    """The way to carry out edits that has this name. Raises `ValueError` that names both for another.
+def executor(method: str, *subjects: Subject) -> Executor:
+    """The way to carry out edits that has this name.
+
+    Raises `ValueError` that names both for another, and, before anything is recorded, `NotImplementedError` for one of
+    these models if it is of a type whose blocks replay does not know.
 
     For example:
 
@@ -315,4 +319,7 @@ def executor(method: str) -> Executor:
     """
     if method not in EXECUTORS:
         raise ValueError(f"no method called {method!r}: one of {', '.join(map(repr, EXECUTORS))}")
+    for subject in subjects if method == "replay" else ():
+        of_kind("a model", subject, Subject)
+        blocks.require(subject)
     return EXECUTORS[method]
