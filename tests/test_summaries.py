@@ -147,6 +147,9 @@ def test_a_head_of_which_only_the_score_is_kept_stands_last_in_the_list_and_the_
     rows = [row for data in spec["datasets"].values() for row in data if "effects" in row and "rank" in row]
     assert {row["head"] for row in rows if row["effects"] and row["attention"]} == most
     assert "kept of the 2 strongest" in str(spec["hconcat"][1]["vconcat"][0])
+    said = f"of the 2 strongest of {len(heads)} heads, helpful or harmful; the others have their score alone"
+    assert exploring.kept_of(heads) == said and f"Both are kept {said}." in charts.description(spec)
+    assert exploring.kept_of(heads.head(2)) == "of all 2 heads"
 
 
 @pytest.mark.parametrize("most", [0.5, 40.0])

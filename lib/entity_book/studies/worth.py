@@ -110,7 +110,7 @@ def table(found: Sequence[Tried]) -> pd.DataFrame:
     `random` (mean of the sets of equally many heads of the group), `source` (right answers of the source prompt
     alone); and the paired differences `gain` (masked, or whole where no head was selected, minus floor), `beyond` (the
     same minus `bystander`: how often, under this patch, an object of the base is said that no hypothesis predicts) and
-    `choice` (masked minus random). Intervals are over contexts. `n` pairs, `contexts`.
+    `over_random` (masked minus random). Intervals are over contexts. `n` pairs, `contexts`.
 
         print(worth.table(worth.tried(study, masks))[["group", "desideratum", "masked", "random"]])
     """
@@ -127,7 +127,7 @@ def table(found: Sequence[Tried]) -> pd.DataFrame:
         gains = {"gain": hits[patched] - hits["no patch"], "beyond": hits[patched] - other}
         for name, values in series.items():
             row |= _cells(name, values, one.contexts)
-        for name, values in {**gains, "choice": drawn.rsub(hits.get("masked", math.nan))}.items():
+        for name, values in {**gains, "over_random": drawn.rsub(hits.get("masked", math.nan))}.items():
             row |= _cells(name, values, one.contexts, signed=True)
         rows.append(row | {"n": len(hits), "contexts": len(np.unique(one.contexts))})
     return pd.DataFrame(rows).astype({"selected": "Int64"})
