@@ -130,6 +130,17 @@ def test_an_overlap_stands_beside_its_ceiling_and_chance(measured):
     assert (table["chance_low"] < table["chance"]).all() and (table["chance"] < table["chance_high"]).all()
 
 
+def test_without_a_circuit_no_overlap_is_told_or_handed_over(measured, monkeypatch):
+    _, first, _, second = measured
+    kept = []
+    monkeypatch.setattr(node_findings.findings, "keep", lambda key, value, **more: kept.append(key))
+    none = replace(first, sizes={**first.sizes, "own": None})
+    node_findings.overlaps(table := node_tables.overlaps(none, {"tuned": second}))
+    assert table.empty and not kept
+    node_findings.overlaps(node_tables.overlaps(first, {"tuned": second}, size=40))
+    assert kept == ["nodes/overlap/ceiling", "nodes/overlap/tuned"]
+
+
 def test_a_head_harms_only_if_its_effect_is_surely_above_nought(measured):
     first = measured[1]
     n, contexts = 30, torch.arange(30)
