@@ -257,6 +257,8 @@ def test_an_exchange_with_the_same_model_changes_nothing_and_has_draws_of_the_sa
     p = boxes.prompts(subject, n=6, boxes=3)
     found = harm.exchanged(subject, subject, ["L1H2", "L2H0"], p, draws=3)
     assert (found.correct == found.base_correct).all()
-    assert [one.draw for one in found.conditions] == [None, None, *(0, 1, 2) * 2]
+    assert [one.draw for one in found.conditions] == [None, None, 0, 1, 2]
+    assert {one.into for one in found.conditions[2:]} == {"tuned"}
+    assert harm.shares(found)["draws"].tolist()[0] == 3
     assert {tuple(head.layer for head in one.heads["last"]) for one in found.conditions} == {(1, 2)}
     assert not any({"L1H2", "L2H0"} & set(map(str, one.heads["last"])) for one in found.conditions[2:])

@@ -269,14 +269,14 @@ def curve_words(curves: pd.DataFrame) -> dict[str, str]:
 def exchange_words(table: pd.DataFrame, model: str) -> dict[str, str]:
     """What the exchange of harmful heads' outputs with a `model` says, as text for a page to quote.
 
-    `table` has rows of `random_draws.against` of `harm.exchanged`: shares of the gap in the choice. `lost` is that of
-    the base model's outputs in the fine-tuned model, `brought` the other way, both with `_random` beside them; and
-    `verdict`, which asks whether surely more is lost than with random heads, or surely little.
+    `table` is one of `harm.shares`. `lost` is the share of the gap that the base model's outputs take in the fine-tuned
+    model, `lost_random` what random heads' do, `brought` that of the other way; and `verdict`, which asks whether
+    surely more is lost than with random heads, or surely little.
 
-        print(node_findings.exchange_words(random_draws.against(found), "code")["verdict"])
+        print(node_findings.exchange_words(harm.shares(found), "code")["verdict"])
     """
-    told = dict.fromkeys(("lost", "lost_random", "brought", "brought_random"), "no share")
-    told |= {"model": model or "(none)", "draws": str(table["draws"].max() if len(table) else 0)}
+    told = dict.fromkeys(("lost", "lost_random", "brought"), "no share")
+    told |= {"model": model or "(none)", "draws": "0"}
     rows = {row["condition"]: row for row in table.to_dict("records")}
     lost = rows.get(harm.NAMES["tuned"])
     if lost is None or pd.isna(lost["share"]):
@@ -284,7 +284,8 @@ def exchange_words(table: pd.DataFrame, model: str) -> dict[str, str]:
     for name, row in rows.items():
         key = "lost" if name == harm.NAMES["tuned"] else "brought"
         told[key] = statistics.spoken(row["share"], row["share_low"], row["share_high"], ".0%")
-        told[f"{key}_random"] = f"{row['random']:.0%}, most of them {row['random_low']:.0%} to {row['random_high']:.0%}"
+    told["lost_random"] = f"{lost['random']:.0%}, most of them {lost['random_low']:.0%} to {lost['random_high']:.0%}"
+    told["draws"] = f"{lost['draws']:.0f}"
     p = f"p = {lost['p']:.2f}"
     if lost["p"] < ALPHA:
         verdict = f"That is more than random heads take ({p}): a part of the gain is that these heads harm less."

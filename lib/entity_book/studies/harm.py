@@ -6,12 +6,14 @@ That a head harms less in the fine-tuned model does not say so: it may only have
 
 from collections.abc import Mapping, Sequence
 
+import pandas as pd
 from entity_circuits.methods import cmap
 from entity_circuits.methods.cmap import Condition, Into, Patched
 from entity_circuits.models.subject import Subject
 from entity_circuits.results import Store
 from entity_circuits.tasks.prompts import Prompts
 
+from . import improvement, random_draws
 from .nodes import Measured
 
 NAMES: Mapping[Into, str] = {"tuned": "base outputs into the tuned model", "base": "tuned outputs into the base model"}
@@ -19,17 +21,28 @@ NAMES: Mapping[Into, str] = {"tuned": "base outputs into the tuned model", "base
 
 
 def exchanged(
-    base: Subject, tuned: Subject, heads: Sequence[str], prompts: Prompts, draws: int = 40, store: Store | None = None
+    base: Subject, tuned: Subject, heads: Sequence[str], prompts: Prompts, draws: int = 20, store: Store | None = None
 ) -> Patched:
-    """The answers of each model with the other's outputs of these heads at `last`, and of `draws` random ones instead.
-
-    Random heads are as many in each of their layers, none of them among `heads`.
+    """The answers of each model with the other's outputs of these heads at `last`; and of the fine-tuned model, with
+    the base model's outputs of `draws` random ones instead: as many in each layer, none of them among `heads`.
 
         found = harm.exchanged(subject, tuned, ["L15H10", "L15H6"], prompts)
     """
-    asked = [Condition(name, {"last": heads}, into=into) for into, name in NAMES.items()]  # type: ignore[dict-item]
-    random = [one for part in asked for one in cmap.random_heads(base, part, draws, without=heads)]
-    return cmap.sweep(base, tuned, [*asked, *random], prompts, store=store)
+    back, forth = (Condition(NAMES[into], {"last": heads}, into=into) for into in ("tuned", "base"))  # type: ignore[arg-type]
+    random = cmap.random_heads(base, back, draws, without=heads)
+    return cmap.sweep(base, tuned, [back, forth, *random], prompts, store=store)
+
+
+def shares(found: Patched) -> pd.DataFrame:
+    """One row an exchange: its share of the gap in the object choice with bounds, and what `random_draws.against` says
+    of the draws, where there are any.
+
+        print(harm.shares(harm.exchanged(subject, tuned, ["L15H10", "L15H6"], prompts)))
+    """
+    drawn = random_draws.against(improvement.under(found, [one for one in found.conditions if one.into == "tuned"]))
+    own = random_draws.by(found, "chosen").table()
+    own = own[own["draw"].isna()][["condition", "heads", "share", "share_low", "share_high", "n"]]
+    return own.merge(drawn[["condition", "random", "random_low", "random_high", "draws", "p"]], how="left")
 
 
 def most_gained(base: Measured, tuned: Mapping[str, Measured]) -> str:
