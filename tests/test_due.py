@@ -170,18 +170,19 @@ def test_what_an_editor_saves_with_a_notebook_makes_it_neither_due_nor_its_page_
     assert ran(house) == ["01_one"]
 
 
-def test_a_pin_counts_and_words_about_pins_do_not(house, pretend, capsys):
-    (house / "constraints.txt").write_text("# one\ntorch==2.13.0\n")
+def test_a_pin_of_what_chapters_need_counts_for_all_of_them_and_one_of_tests_or_words_about_it_do_not(
+    house, pretend, capsys
+):
+    add(house, "02_two", "print(2)")
+    (house / "constraints.txt").write_text("# one\nmypy==2.4.1\ntorch==2.13.0\n")
     ran(house)
-    (house / "constraints.txt").write_text("# another\n\ntorch==2.13.0  # why\n")
+    (house / "constraints.txt").write_text("# another\n\nmypy==2.5.0\npytest==9.3\ntorch==2.13.0  # why\n")
     assert ran(house) == []
-    (house / "constraints.txt").write_text("torch==2.14.0\nruff==1\n")
+    (house / "constraints.txt").write_text("torch==2.14.0\ntokenizers==1\n")
     capsys.readouterr()
-    assert ran(house) == ["01_one"]
-    told = capsys.readouterr().err
-    assert (
-        "01_one: to be run: ruff not pinned -> 1 in constraints.txt; torch 2.13.0 -> 2.14.0 in constraints.txt" in told
-    )
+    assert ran(house) == ["01_one", "02_two"]
+    told = "tokenizers not pinned -> 1 in constraints.txt; torch 2.13.0 -> 2.14.0 in constraints.txt"
+    assert f"01_one: to be run: {told}" in capsys.readouterr().err
 
 
 # Files

@@ -1,7 +1,8 @@
-"""Every public docstring of the engine is there, names its parameters, and ends in an example that runs as it stands.
+"""Everything public in the engine has a docstring, which names many parameters one by one; every example runs as is.
 
-The example is the indented block at the end. It runs in a namespace of its own, with tiny models in place of the large
-ones and in an empty folder: it has to import what it uses and to make what it needs.
+Not everything has an example, but each function that a chapter calls does. The example is the indented block at the
+end. It runs in a namespace of its own, with tiny models in place of the large ones and in an empty folder: it has to
+import what it uses and to make what it needs.
 """
 
 import ast
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 import tiny
+from entity_book.build import used
 from entity_circuits import models, places
 from entity_circuits.models import loading, weights
 
@@ -86,6 +88,13 @@ def test_examples_and_lists_are_found_where_there_are_some_and_only_there():
 
 def test_everything_public_has_a_docstring():
     assert [name for name, thing in PUBLIC.items() if not docstring(thing)] == []
+
+
+def test_every_function_of_the_engine_that_a_chapter_calls_has_an_example():
+    called = {name.removeprefix("entity_circuits.") for name in used.chapters(places.ROOT / "chapters")}
+    functions = {name for name, one in PUBLIC.items() if inspect.isfunction(one) and "." not in one.__qualname__}
+    assert len(called & functions) > 50
+    assert sorted(called & functions - EXAMPLES.keys()) == []
 
 
 def test_no_example_is_written_as_a_dialogue_or_loses_its_indentation():

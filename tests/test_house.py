@@ -10,13 +10,14 @@ import subprocess
 import sys
 import tomllib
 from graphlib import CycleError, TopologicalSorter
-from importlib.metadata import PackageNotFoundError, packages_distributions, requires, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 
 import entity_circuits
 import pytest
 import yaml
 from entity_book.build import cli
+from entity_book.build.packages import followed
 from entity_circuits import digests, places
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -84,8 +85,8 @@ def test_the_library_imports_in_no_circles():
 def test_the_engine_names_the_boxes_in_the_folder_of_tasks_alone():
     named = {
         path.relative_to(LIB).as_posix(): found
-        for path in (LIB / "entity_circuits").rglob("*.py")
-        if path.parent.name != "tasks" and path != LIB / "entity_circuits" / "__init__.py"
+        for path in (LIB / "entity_circuits").rglob("*.*")  # what models.toml says, too
+        if path.parent.name not in ("tasks", "__pycache__") and path != LIB / "entity_circuits" / "__init__.py"
         if (found := re.findall(r"(?im)^.*\bbox(?:es)?\b.*$", path.read_text(encoding="utf-8")))
     }
     assert not named
@@ -227,36 +228,8 @@ def test_constraints_pin_every_declared_dependency_at_a_version_it_allows():
     assert not refused
 
 
-def followed(
-    wanted: dict[str, Requirement], elsewhere: dict[str, list[str]], pythons: tuple[str | None, ...]
-) -> set[str]:
-    """These packages and all that they ask for, on any of these Pythons (None: this one).
-
-    `elsewhere` tells what packages ask for that are not installed here.
-    """
-    todo, seen = [(name, frozenset(one.extras)) for name, one in wanted.items()], set()
-    while todo:
-        name, extras = todo.pop()
-        if (name, extras) in seen:
-            continue
-        seen.add((name, extras))
-        try:
-            lines = requires(name) or []
-        except PackageNotFoundError:
-            lines = elsewhere.get(name, [])
-        for one in map(Requirement, lines):
-            where = [
-                {"extra": extra} | ({"python_version": python, "python_full_version": f"{python}.5"} if python else {})
-                for extra in {"", *extras}
-                for python in pythons
-            ]
-            if not one.marker or any(map(one.marker.evaluate, where)):
-                todo.append((canonicalize_name(one.name), frozenset(one.extras)))
-    return {name for name, _ in seen}
-
-
 def test_constraints_pin_all_that_the_dependencies_bring():
-    found = followed(declared(), BROUGHT_ELSEWHERE, PYTHONS)
+    found = followed(declared().values(), BROUGHT_ELSEWHERE, PYTHONS)
     assert len(found) > 100, "the dependencies were not followed"
     assert "yarl" in found, "what only another Python needs was not followed"
     graphics = re.compile(r"(nvidia|cuda)-|triton$")  # of a torch with CUDA, which the book is not made with

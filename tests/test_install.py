@@ -8,16 +8,17 @@ from importlib.metadata import packages_distributions
 
 import pytest
 from entity_book.build import book, cli
+from entity_book.build.packages import followed
 from entity_circuits import places
 from packaging.utils import canonicalize_name
-from test_house import declared, followed
+from test_house import declared
 
 INSTALL = "pip install -c constraints.txt -e '.[book]'"
 
 
 def brought() -> set[str]:
     """The packages that the install brings here: the engine's and the book's, and what these ask for."""
-    return followed(declared("book"), {}, (None,))
+    return followed(declared("book").values())
 
 
 def first_cells() -> dict[str, str]:

@@ -139,6 +139,14 @@ def test_finished_parts_are_not_run_again(tmp_path, monkeypatch):
     assert len(calls) - done == 3 * (subject.layers + 1), "other random keys are other results"
 
 
+def test_what_comes_from_a_given_recording_is_not_kept(tmp_path):
+    subject, prompts = setting()
+    knockout.sweep(subject, prompts, store=tmp_path, recording=runs.record(subject, prompts, batch=1))
+    assert not list(tmp_path.iterdir())
+    knockout.sweep(subject, prompts, store=tmp_path)
+    assert list(tmp_path.iterdir())
+
+
 def test_impossible_requests_are_refused_before_anything_runs(monkeypatch):
     subject, prompts = setting()
     other = runs.record(subject, boxes.prompts(subject, 6, boxes=3, seed=1))

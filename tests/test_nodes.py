@@ -75,6 +75,13 @@ def test_what_circuits_say_is_what_their_ablation_says():
     assert torch.equal(whole.right, full.chosen) and torch.equal(whole.correct, full.correct)
 
 
+def test_what_circuits_say_is_kept_for_the_batches_that_it_was_said_in(tmp_path):
+    subject, p, means = setting()
+    for batch in (7, 21, 7):
+        chosen.circuits(subject, [{"last": [Head(3, 5)]}], p, means, batch=batch, store=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_several_means_serve_contexts_in_turn():
     subject, p, means = setting()
     zero = chosen.zeros(means)

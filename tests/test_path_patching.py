@@ -235,6 +235,18 @@ def test_a_sweep_that_is_interrupted_and_started_again_ends_with_the_same_scores
     assert torch.equal(again.change, whole.change)
 
 
+def test_nothing_that_comes_from_given_recordings_is_kept_or_found_among_what_is_kept(tmp_path):
+    subject, base, source = pair()
+    given = {"position": "last", "senders": SOME, "store": tmp_path}
+    alone = tuple(runs.record(subject, one, batch=1) for one in (base, source))
+    path_patching.sweep(subject, base, source, **given, recordings=alone)
+    assert not list(tmp_path.iterdir())
+    own = path_patching.sweep(subject, base, source, **given)
+    as_base = alone[1].with_z(source.last, [alone[0].at("z", layer, base.last) for layer in range(subject.layers)])
+    nothing = path_patching.sweep(subject, base, source, **given, recordings=(alone[0], as_base))
+    assert own.change.nan_to_num().any() and not nothing.change.nan_to_num().any()
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

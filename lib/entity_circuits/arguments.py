@@ -35,7 +35,17 @@ def one_of(what: str, given: object, known: Any) -> None:
 
 
 def each_of(what: str, given: Iterable[object], known: Any) -> None:
-    """`one_of` for several words."""
+    """`one_of` for several words.
+
+    For example:
+
+        from entity_circuits.arguments import each_of
+
+        try:
+            each_of("place", ["last", "lost"], ["last", "query"])
+        except ValueError as error:
+            print(error)  # no place called 'lost': one of 'last', 'query'. Did you mean 'last'?
+    """
     for word in given:
         one_of(what, word, known)
 

@@ -51,22 +51,56 @@ def numbered(contexts: Values) -> np.ndarray:
 
 
 def counts(picked: np.ndarray) -> np.ndarray:
-    """(contexts, draws) float64: how many times each draw of `resampled` takes each context."""
+    """(contexts, draws) float64: how many times each draw of `resampled` takes each context.
+
+    For example:
+
+        from entity_circuits import bootstrap
+
+        groups, picked = bootstrap.resampled([0, 0, 1, 2], draws=5)
+        print(bootstrap.counts(picked).sum(axis=0))  # 3 contexts a draw
+    """
     return np.stack([np.bincount(row, minlength=picked.shape[1]) for row in picked], axis=1).astype(float)
 
 
 def totals(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """(..., contexts): the sum of values (..., n) in each context."""
+    """(..., contexts): the sum of values (..., n) in each context.
+
+    For example:
+
+        import numpy as np
+        from entity_circuits import bootstrap
+
+        print(bootstrap.totals(np.array([1.0, 2, 4]), np.array([0, 0, 1])))  # [3. 4.]
+    """
     return values @ np.equal.outer(groups, np.arange(int(groups.max()) + 1)).astype(float)
 
 
 def means(values: np.ndarray, groups: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """(..., draws): the mean of values (..., n) in each draw, `times` as in `counts`; no example is copied."""
+    """(..., draws): the mean of values (..., n) in each draw, `times` as in `counts`; no example is copied.
+
+    For example:
+
+        import numpy as np
+        from entity_circuits import bootstrap
+
+        groups, picked = bootstrap.resampled([0, 0, 1, 2], draws=5)
+        print(bootstrap.means(np.array([1.0, 0, 1, 1]), groups, bootstrap.counts(picked)))
+    """
     return totals(values, groups) @ times / (totals(np.ones(len(groups)), groups) @ times)
 
 
 def medians(cells: np.ndarray, groups: np.ndarray, picked: np.ndarray) -> np.ndarray:
-    """(cells, draws): each draw's median. Draws differ in length where contexts do, so they go one by one."""
+    """(cells, draws): each draw's median. Draws differ in length where contexts do, so they go one by one.
+
+    For example:
+
+        import numpy as np
+        from entity_circuits import bootstrap
+
+        groups, picked = bootstrap.resampled([0, 0, 1, 2], draws=5)
+        print(bootstrap.medians(np.array([[1.0, 2, 3, 4]]), groups, picked))
+    """
     members = [np.flatnonzero(groups == cluster) for cluster in range(picked.shape[1])]
     if len({len(rows) for rows in members}) > 1:
         return np.stack([np.median(cells[:, np.concatenate([members[i] for i in row])], axis=1) for row in picked], 1)
@@ -76,7 +110,15 @@ def medians(cells: np.ndarray, groups: np.ndarray, picked: np.ndarray) -> np.nda
 
 
 def as_array(values: Values) -> np.ndarray:
-    """Any of tensor, array or sequence as float64 in memory."""
+    """Any of tensor, array or sequence as float64 in memory.
+
+    For example:
+
+        import torch
+        from entity_circuits import bootstrap
+
+        print(bootstrap.as_array(torch.tensor([True, False])))  # [1. 0.]
+    """
     if hasattr(values, "detach"):
         values = values.detach().cpu()
         values = (values if values.is_complex() else values.double()).numpy()

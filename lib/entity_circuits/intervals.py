@@ -28,7 +28,14 @@ Kind = Literal["numbers", "answers", "changes"]
 
 
 def quantile(level: float, freedom: int) -> float:
-    """The quantile of Student's t. For example, `quantile(0.975, 9)` is 2.26."""
+    """The quantile of Student's t.
+
+    For example:
+
+        from entity_circuits import intervals
+
+        print(intervals.quantile(0.975, freedom=9))  # 2.26
+    """
     from scipy.special import stdtrit  # slow to import
 
     return float(stdtrit(freedom, level))
@@ -72,7 +79,7 @@ def of_means(cells: np.ndarray, groups: np.ndarray, kind: Kind = "numbers") -> t
     spread = square - mean**2
     with np.errstate(divide="ignore", invalid="ignore"):
         effective = np.where(spread > 0, np.minimum(spread / error**2, n), contexts)
-    low, high = _wilson(mean, effective, t) if kind == "answers" else _of_changes(mean, square, effective, t)
+    low, high = wilson(mean, effective, t) if kind == "answers" else _of_changes(mean, square, effective, t)
     known = ~np.isnan(mean)
     return np.where(known, low, np.nan), np.where(known, high, np.nan)
 
@@ -149,7 +156,8 @@ def _error(off: np.ndarray, whole: float) -> np.ndarray:
     return error
 
 
-def _wilson(share: np.ndarray, n: np.ndarray, z: float) -> tuple[np.ndarray, np.ndarray]:
+def wilson(share: np.ndarray | float, n: np.ndarray | float, z: float) -> tuple[np.ndarray, np.ndarray]:
+    """(k,) Wilson's bounds of shares (k,) of `n` independent trials, z standard errors away; in [0, 1]."""
     scale, middle = 1 + z**2 / n, share + z**2 / (2 * n)
     half = z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     return np.maximum((middle - half) / scale, 0), np.minimum((middle + half) / scale, 1)

@@ -169,7 +169,15 @@ def digest(*tensors: Tensor) -> str:
 
 
 def content(tensor: Tensor) -> Tensor:
-    """The bytes of a tensor, as uint8 on the CPU."""
+    """The bytes of a tensor, as uint8 on the CPU.
+
+    For example:
+
+        import torch
+        from entity_circuits import results
+
+        print(results.content(torch.ones(2)))  # 4 bytes a number
+    """
     plain = tensor.detach().cpu().contiguous()
     if not plain.numel():
         return torch.empty(0, dtype=torch.uint8)

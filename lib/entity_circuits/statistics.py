@@ -166,11 +166,8 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Estimate:
     finite("level", level, 0, 1, inside=True)
     n = integer("n", n)
     successes = integer("successes", successes, 0, n)
-    z = NormalDist().inv_cdf(0.5 + level / 2)
-    share, scale = successes / n, 1 + z**2 / n
-    middle = (share + z**2 / (2 * n)) / scale
-    half = z / scale * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
-    return Estimate(share, max(middle - half, 0.0), min(middle + half, 1.0), n, n)
+    low, high = bounds.wilson(successes / n, n, z=NormalDist().inv_cdf(0.5 + level / 2))
+    return Estimate(successes / n, float(low), float(high), n, n)
 
 
 def spoken(value: float, low: float | None, high: float | None, form: str = ".2f") -> str:

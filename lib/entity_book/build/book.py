@@ -157,7 +157,7 @@ def execute(
     """Execute the chapters that need it and return their runs; a chapter is skipped while nothing it rests on changed.
 
     It rests on its notebook, the parameters given for it, the code that it imports, directly or not, the files that it
-    opened, and the versions in `constraints.txt`. Why one is executed is said. `only` names chapters (`"01_dataset"`,
+    opened, and the versions pinned of its packages. Why one is executed is said. `only` names chapters (`"01_dataset"`,
     or its beginning `"01"`). Each parameter goes to every chapter that declares it. A `pair` is a base and a fine-tuned
     model: the first goes to every parameter called `base` or `model`, the second to `finetuned`, as a list of one where
     the default is a list. A copy with other parameters is put aside, and taken back when they are asked for again. A

@@ -2,8 +2,14 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from .packages import followed
 
 # The folder of this package and of the engine: what a kernel imports under these names lies here. (No docstring: the
 # page of the library would show the path.)
@@ -104,11 +110,23 @@ def digest(path: Path) -> str:
 
 
 def pins(root: Path) -> dict[str, str]:
-    """Package -> version as `constraints.txt` pins them; nothing without that file. Comments are no pins."""
+    """Package -> version as `constraints.txt` pins those that chapters need; nothing without that file.
+
+    Comments are no pins. Tests and linters may have others without a chapter being another one.
+    """
     path = root / "constraints.txt"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     found = (re.fullmatch(r"\s*([\w.-]+)\s*==\s*([^\s#;]+).*", line) for line in lines)
-    return dict(sorted((one[1].lower(), one[2]) for one in found if one))
+    pinned, needed = {canonicalize_name(one[1]): one[2] for one in found if one}, _needed()
+    return {name: pinned[name] for name in sorted(pinned) if name in needed or not needed}
+
+
+@cache
+def _needed() -> frozenset[str]:
+    """The packages that this one and its extra `book` ask for, directly or through others; none where that is not
+    known, because this one is not installed."""
+    own = Requirement("entity-circuits[book]")
+    return frozenset(followed([own]) - {own.name})
 
 
 def _leftover(name: Path) -> bool:

@@ -3,8 +3,8 @@
 from itertools import pairwise
 
 import altair as alt
-import numpy as np
 import pandas as pd
+from entity_circuits.agreement import spearman
 from entity_circuits.heads import GROUPS, LETTERS, Circuit, Group
 
 from ..studies.looking import ROLES
@@ -129,7 +129,7 @@ def scatter(table: pd.DataFrame, x: str, y: str, what: str) -> alt.LayerChart:
         y=alt.Y("other:Q", title=y),
         tooltip=["head", *numbers("score", "other", form=".3f")],
     )
-    rank = float(np.corrcoef(scores.rank().to_numpy().T)[0, 1])
+    rank = spearman(*scores.to_numpy().T)
     words = f"{what}: {y} against {x} for {len(both)} heads, with the diagonal. Rank correlation {rank:.2f}."
     return drawn([line, points], 260, 260, words)
 

@@ -267,17 +267,15 @@ def reach_table(found: Discovery, store: Store, strongest: int = 5, seed: int = 
     sample = able[:strongest] + random.Random(seed).sample(able[strongest:], min(strongest, len(able[strongest:])))
     if not sample:
         return pd.DataFrame(columns=["head", "chosen", "only at query", "everywhere"])
-    base, source = found.recordings
     everywhere = path_patching.sweep(
-        base.subject,
-        base.prompts,
-        source.prompts,
+        found.runs.subject,
+        found.runs.base,
+        found.runs.source,
         position="prev",
         receivers=receivers,
         composition="v",
         senders=sample,
         reach="all",
-        recordings=found.recordings,
         store=store,
     ).statistic("ratio_of_means")
     narrow = found.scores["structure_reader"].statistic("ratio_of_means")

@@ -122,6 +122,7 @@ def agreement(one: Wiring, other: Wiring, resamples: int = RESAMPLES, seed: int 
         raise ValueError("the maps of the two models are of other heads, or of other prompts")
     draw, ids = np.random.default_rng(seed), one.contexts.unique()
     place = (one.contexts[:, None] == ids).double().numpy()
+    # Counts, and no contexts as `bootstrap.resampled` draws them: each draw is cut into halves, by the same generator.
     every = [np.ones(len(ids)), *draw.multinomial(len(ids), np.full(len(ids), 1 / len(ids)), resamples)]
     told = []
     for counts in every:

@@ -107,12 +107,26 @@ def without(circuit: Circuit | Kept, removed: Kept) -> dict[str, tuple[Head, ...
 
 
 def size(circuit: Circuit | Kept) -> int:
-    """How many heads it keeps, a head at two places counted twice."""
+    """How many heads it keeps, a head at two places counted twice.
+
+    For example:
+
+        from entity_circuits import ablation
+
+        print(ablation.size({"last": ["L3H5", "L2H1"], "prev": ["L2H1"]}))  # 3
+    """
     return sum(map(len, kept(circuit).values()))
 
 
 def all_heads(subject: Subject, places: Sequence[str] = ("prev", "query", "last")) -> dict[str, tuple[Head, ...]]:
-    """Every head of the model at these places: the most that any circuit there can keep."""
+    """Every head of the model at these places: the most that any circuit there can keep.
+
+    For example:
+
+        from entity_circuits import ablation, toy
+
+        print(ablation.all_heads(toy.subject(), ["last"]))
+    """
     return dict.fromkeys(several("places", places, least=0), every(subject.layers, subject.heads))
 
 
@@ -224,10 +238,16 @@ def _answers(
 def full_model(
     subject: Subject, prompts: Prompts, store: Store | None = None, *, metric: str | Metric = LOG_PROBABILITY
 ) -> Answers:
-    """What the unmodified model answers, in the form of one circuit: F(M)."""
+    """What the unmodified model answers, in the form of one circuit: F(M).
+
+    For example:
+
+        from entity_circuits import ablation, toy
+
+        print(ablation.full_model(toy.subject(), toy.prompts("apple", "cup"), metric="choice").estimate())
+    """
     read = metrics.named(metric)
     targets = metrics.wanted(read, prompts)
-
     contexts = prompts.contexts.cpu()
     if read is LOG_PROBABILITY:
         said = evaluate(subject, prompts, store=store)

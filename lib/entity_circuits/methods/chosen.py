@@ -170,7 +170,8 @@ def circuits(
         return {"logprobs": logprobs, "top": top}
 
     words = [{place: sorted(map(str, each)) for place, each in sorted(one.items())} for one in asked]
-    inputs = results.key(__name__, subject, prompts=prompts, circuits=words, means=[one.z for one in given])
+    asking = {"circuits": words, "means": [one.z for one in given], "batch": batch}
+    inputs = results.key(__name__, subject, prompts=prompts, **asking)
     return _said(prompts, results.at(store).keep("said", inputs, compute))
 
 

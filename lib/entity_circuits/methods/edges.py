@@ -78,7 +78,7 @@ def sweep(
         metric: what is read at the end, by name or a `metrics.Metric`.
         method: "replay", from recordings; or "definition", the same numbers from whole passes: one a sender in which
             every other head and every MLP is held at what it was, and one a pair.
-        store: keeps the pairs of each layer of senders.
+        store: keeps the pairs of each layer of senders, unless they come from `recordings` (see `path_patching.sweep`).
         executor: does them in other processes (see `work`); the same numbers.
         recordings: of base and source; made unless given, of `CHUNK` examples at a time.
 
@@ -182,6 +182,13 @@ def patched(
         reach: as in `sweep`.
         method: "replay" or "definition".
         metric: what is read at the end.
+
+    For example:
+
+        from entity_circuits import edges, runs, toy
+
+        base, source = (runs.record(toy.subject(), toy.prompts(word)) for word in ("apple", "cup"))
+        print(edges.patched(base, source, 0, (0, 1), {1: (0,)}, "prev", "v", "all", "replay"))
     """
     one_of("composition", composition, Composition)
     way(method)

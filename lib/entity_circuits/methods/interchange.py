@@ -161,7 +161,14 @@ def check(subject: Subject, chosen: Iterable[Head | str], position: Position, *g
 
 
 def top(recording: Recording) -> Tensor:
-    """(n,): the most likely tokens of the recorded run itself."""
+    """(n,): the most likely tokens of the recorded run itself.
+
+    For example:
+
+        from entity_circuits import interchange, runs, toy
+
+        print(interchange.top(runs.record(toy.subject(), toy.prompts("apple", "cup"))))  # [0, 1]
+    """
     with torch.no_grad():
         return replay.recorded_answers(recording).top[0]
 
@@ -177,6 +184,14 @@ def edits(
         chosen: the heads.
         position: where, in each prompt its own.
         keep: (heads,) from 1, what z is in the run, to 0, the source's; None: the source's.
+
+    For example:
+
+        from entity_circuits import interchange, toy
+        from entity_circuits.tasks import triples
+
+        pairs = interchange.record(toy.subject(), triples.between(toy.prompts("apple"), toy.prompts("cup")))
+        print(interchange.edits(pairs, 0, ["L2H0"], "last")[0].layer)
     """
     batch = integer("batch", batch, 0, len(pairs.batches) - 1)
     one_of("position", position, pairs.z)
@@ -192,7 +207,16 @@ def edits(
 
 
 def outcomes(pairs: Pairs, sets: Sequence[Sequence[Head]], position: Position, method: Method = "replay") -> Outcome:
-    """What the base prompts lead to when each set of heads is patched, for the target and then all candidates."""
+    """What the base prompts lead to when each set of heads is patched, for the target and then all candidates.
+
+    For example:
+
+        from entity_circuits import interchange, toy
+        from entity_circuits.tasks import triples
+
+        pairs = interchange.record(toy.subject(), triples.between(toy.prompts("apple"), toy.prompts("cup")))
+        print(interchange.outcomes(pairs, [["L2H0"], ["L2H0", "L2H1"]], "last").logprobs)  # sets, n, 3
+    """
     execute, parts, given = executor(method), [], pairs.triples
     sets = [heads_of(chosen) for chosen in several("sets of heads", sets)]
     targets = torch.cat((given.targets[:, None], given.candidates), dim=1)
@@ -247,7 +271,16 @@ def patch(
 
 
 def answers(pairs: Pairs, sets: Sequence[Sequence[Head]], position: Position, method: Method = "replay") -> Answers:
-    """What `patch` tabulates, for no particular target: one computation serves every `Pairs.towards`."""
+    """What `patch` tabulates, for no particular target: one computation serves every `Pairs.towards`.
+
+    For example:
+
+        from entity_circuits import interchange, toy
+        from entity_circuits.tasks import triples
+
+        pairs = interchange.record(toy.subject(), triples.between(toy.prompts("apple"), toy.prompts("cup")))
+        print(interchange.answers(pairs, [[], ["L2H0"]], "last").top)  # apple, and cup
+    """
     executor(method, pairs.subject)
     of_kind("pairs", pairs, Pairs)
     outcome = outcomes(pairs, sets, position, method)

@@ -20,7 +20,15 @@ Kept = Mapping[str, Iterable[Head | str]]
 
 
 def positions(prompts: Prompts, place: str) -> Tensor:
-    """(n, k): the tokens that a place names in each prompt, -1 where a prompt has none: `Prompts.places`."""
+    """(n, k): the tokens that a place names in each prompt, -1 where a prompt has none: `Prompts.places`.
+
+    For example:
+
+        from entity_circuits import toy
+        from entity_circuits.methods import kept
+
+        print(kept.positions(toy.prompts("apple", "cup"), "last"))
+    """
     return prompts.places(place)
 
 
@@ -51,6 +59,14 @@ def live(subject: Subject, prompts: Prompts, circuits: Sequence[Kept]) -> tuple[
 
     `last` is always among them, and two places that are one token keep what either keeps. Raises `ValueError` for an
     unknown place or head, and for two places that are one token in some prompts only, with different heads.
+
+    For example:
+
+        from entity_circuits import toy
+        from entity_circuits.methods import kept
+
+        where, masks = kept.live(toy.subject(), toy.prompts("apple"), [{"last": ["L2H0"]}, {"prev": ["L0H0"]}])
+        print(where, masks.shape)
     """
     columns: list[tuple[str, Tensor]] = []
     masks: list[Tensor] = []
@@ -79,7 +95,16 @@ def live(subject: Subject, prompts: Prompts, circuits: Sequence[Kept]) -> tuple[
 def edits(subject: Subject, prompts: Prompts, circuit: Kept, means: Means) -> list[Edit]:
     """The definition: every head's z is replaced by its mean at every position where the circuit does not keep it.
 
-    Paper: section 3 (method of the ablations); official code: mean ablation, section 6.2 of our notes on it.
+    Paper: section 3 (method of the ablations).
+
+    For example:
+
+        from entity_circuits import ablation, runs, toy
+        from entity_circuits.methods import kept
+
+        subject, p = toy.subject(), toy.prompts("apple", "cup")
+        means = ablation.means(subject, prompts=p)
+        print(runs.run(subject, p, kept.edits(subject, p, {"last": ["L2H0"]}, means)).logprob)
     """
     means.require(prompts, subject)
     slots, keep = live(subject, prompts, [circuit])
@@ -113,7 +138,17 @@ def edits(subject: Subject, prompts: Prompts, circuit: Kept, means: Means) -> li
 
 
 def removal(subject: Subject, prompts: Prompts, removed: Kept, means: Means) -> list[Edit]:
-    """The edits that put only these heads at their means, at these places, in the otherwise unmodified model."""
+    """The edits that put only these heads at their means, at these places, in the otherwise unmodified model.
+
+    For example:
+
+        from entity_circuits import ablation, runs, toy
+        from entity_circuits.methods import kept
+
+        subject, p = toy.subject(), toy.prompts("apple", "cup")
+        means = ablation.means(subject, prompts=p)
+        print(runs.run(subject, p, kept.removal(subject, p, {"last": ["L2H0"]}, means)).logprob)
+    """
     means.require(prompts, subject)
     found = []
     for place, numbers in removed.items():

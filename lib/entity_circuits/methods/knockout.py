@@ -110,7 +110,7 @@ def sweep(
         seed: of the random keys.
         batch: prompts that are recorded at a time.
         method: "replay", or "definition": the same numbers from whole runs.
-        store: keeps finished batches.
+        store: keeps finished batches, unless they come from a `recording`: no key says how that was made.
         executor: does them in other processes (see `work`); the same numbers.
         recording: of all these prompts; made in batches unless given.
 
@@ -158,7 +158,7 @@ def sweep(
             compute = partial(_answers, subject, part, here, starts, method, recorded)
             yield work.Unit("knockout", inputs, compute, __name__, (subject,))
 
-    found = work.done(units(), store, executor)
+    found = work.done(units(), store if recording is None else None, executor)
     parts = list(tqdm(found, "knockout", len(batches), unit="part", disable=None, leave=False))
     correct, logprob = (torch.cat([part[name] for part in parts], dim=-1) for name in ("correct", "logprob"))
     return Curves(conditions, starts, subject.layers, correct, logprob, prompts.contexts.cpu())

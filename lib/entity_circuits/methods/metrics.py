@@ -150,7 +150,16 @@ def number(metric: Metric, outcome: Outcome, prompts: Prompts) -> Tensor:
 
 
 def verdict(metric: Metric, outcome: Outcome, prompts: Prompts) -> Tensor:
-    """(variants, n) bool: whether the answer is right by the metric, checked as `number` is."""
+    """(variants, n) bool: whether the answer is right by the metric, checked as `number` is.
+
+    For example:
+
+        from entity_circuits import runs, toy
+        from entity_circuits.methods import metrics
+
+        p = toy.prompts("apple", "cup")
+        print(metrics.verdict(metrics.LOG_PROBABILITY, runs.run(toy.subject(), p), p))
+    """
     found = _fitting(metric, "correct", metric.correct(outcome, prompts), outcome)
     if found.dtype != torch.bool:
         raise ValueError(f"the correct of the metric {metric.name!r} has to be bools, not {found.dtype}")

@@ -71,13 +71,12 @@ def sweep(
         reach: the one position at which changed keys and values are heard, or "all": every later one.
         metric: what is read at the end, by name or a `metrics.Metric`.
         method: "replay", or "definition": the same numbers from whole runs.
-        store: keeps finished layers of senders.
+        store: keeps finished layers of senders, unless they come from `recordings`: no key says how these were made.
         executor: does them in other processes (see `work`); the same numbers.
         recordings: of base and source; made unless given, of `CHUNK` examples at a time.
 
     Returns `Scores` of (layers, heads, n), NaN where no path exists. Raises `ValueError` before any model runs, also
-    for recordings of other prompts or another model. Paper: section 4.1; the official protocol reads round 4 with
-    `reach="all"`.
+    for recordings of other prompts or models. Paper: section 4.1; the official protocol reads round 4 so: reach="all".
 
         from entity_circuits import models, path_patching, tasks
 
@@ -170,6 +169,13 @@ def patched(
         reach: as in `sweep`.
         method: "replay" or "definition".
         metric: what is read at the end.
+
+    For example:
+
+        from entity_circuits import path_patching, runs, toy
+
+        base, source = (runs.record(toy.subject(), toy.prompts(word)) for word in ("apple", "cup"))
+        print(path_patching.patched(base, source, 2, (0, 1), "last", None, None, "all", "replay"))
     """
     one_of("composition", composition, Composition | None)
     execute, whole = way(method), metric.vocabulary

@@ -51,6 +51,11 @@ class Runs:
         base, source = recordings
         return Runs(base.subject, base.prompts, source.prompts, (), {tuple(range(len(base))): (base, source)})
 
+    @property
+    def made_elsewhere(self) -> bool:
+        """Whether the recordings were given: nobody knows of them in which batches they were made."""
+        return not self.positions
+
     def whole(self) -> tuple[Recording, Recording]:
         """The recordings of all base and source prompts."""
         return self._of(tuple(range(len(self))))
@@ -82,7 +87,7 @@ class Part:
     rows: Tensor
 
     def __call__(self) -> tuple[Recording, Recording]:
-        if len(self.runs) <= CHUNK or tuple(range(len(self.runs))) in self.runs.made:
+        if len(self.runs) <= CHUNK or self.runs.made_elsewhere:
             base, source = self.runs.whole()
             return base.select(self.rows), source.select(self.rows)
         return self.runs._of(tuple(self.rows.tolist()))

@@ -63,11 +63,11 @@ def swept(
         layers: the senders.
         shape: of the table of changes, the examples apart.
         asked: all that is asked of them, with `method` and `metric`.
-        store: keeps finished layers.
+        store: keeps finished layers, but none of recordings that were given: no key says how these were made.
         executor: does the work; without, it is done here.
         what: the progress bar says.
     """
-    subject, parts = runs_.subject, chosen.split(CHUNK)
+    subject, parts, store = runs_.subject, chosen.split(CHUNK), None if runs_.made_elsewhere else store
     unedited = partial(unpatched, method=asked["method"], metric=asked["metric"])
 
     def units() -> Iterator[work.Unit]:

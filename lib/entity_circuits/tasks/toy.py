@@ -145,7 +145,14 @@ def copying(
 
 
 def prompts(*objects: str) -> Prompts:
-    """One prompt of four tokens for each object named, "apple" or "cup": object, label, asked label, end."""
+    """One prompt of four tokens for each object named, "apple" or "cup": object, label, asked label, end.
+
+    For example:
+
+        from entity_circuits import toy
+
+        print(toy.prompts("apple", "cup").input_ids)
+    """
     ids = torch.tensor([[WORDS.index(word), 2, 3, 4] for word in objects])
     n = len(objects)
     return Prompts(

@@ -16,7 +16,14 @@ Words = frozenset[tuple[int, str]]
 
 
 def objects() -> tuple[str, ...]:
-    """The object words of `objects.csv` beside this file, in the order of the file."""
+    """The object words of `objects.csv` beside this file, in the order of the file.
+
+    For example:
+
+        from entity_circuits.tasks import vocabulary
+
+        print(vocabulary.objects()[:3])
+    """
     with FILE.open(encoding="utf-8", newline="") as file:
         return tuple(row["object"] for row in csv.DictReader(file))
 

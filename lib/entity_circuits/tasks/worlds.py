@@ -99,7 +99,15 @@ context and copying what followed it there is enough."""
 
 
 def worlds(tokenizer: Any, boxes: int, seed: int, split: Split) -> Iterator[World]:
-    """An endless, seeded stream of distinct worlds of one split, in words that are single tokens of this tokenizer."""
+    """An endless, seeded stream of distinct worlds of one split, in words that are single tokens of this tokenizer.
+
+    For example:
+
+        from entity_circuits import models
+        from entity_circuits.tasks import worlds
+
+        print(next(worlds.worlds(models.load("qwen2.5-coder-0.5b").tokenizer, boxes=3, seed=0, split="evaluation")))
+    """
     one_of("split", split, Split)
     boxes, seed = integer("boxes", boxes), integer("seed", seed, least=None)
     words = sorted(vocabulary.require(tokenizer, vocabulary.objects(), boxes, "objects"))
