@@ -60,7 +60,8 @@ def everything() -> dict[str, findings.Reported]:
     for prefix in ("carries", "carries-tuned"):
         for path in ("A/object", "B/position", "C/position"):
             numbers[f"{prefix}/{path}/gain"] = around(0.4)
-    for key in ("A", "B", "A/q", "B/v", "A/q/inputs", "B/q/inputs", "B/v/inputs"):
+    numbers |= dict.fromkeys(("draws/A_without_B", "draws/B"), around(0.8))
+    for key in ("A/q", "B/v", "A/q/inputs", "B/q/inputs", "B/v/inputs"):
         numbers[f"cmap/{key}"] = around(0.8)
     return {key: one(key, number) for key, number in numbers.items()}
 
@@ -107,7 +108,7 @@ FAILS: dict[str, dict[str, Any]] = {
     "B carries, tuned": {"carries-tuned__B__position__gain": around(0.01)},
     "C carries, tuned": {"carries-tuned__C__position__gain": around(0.01)},
     "A improved": {"carries__A__object__improved": around(0.0)},
-    "A and B": {"cmap__A": around(0.3), "cmap__B": around(0.3)},
+    "A and B": {"draws__A_without_B": around(0.3), "draws__B": around(0.3)},
     "C and D": {"cmap__C": around(0.6), "cmap__D": around(0.6)},
     "pair": {"cmap__gap": around(0.0)},
     "code": {"gain__code__trainings": around(0.0)},
@@ -159,8 +160,10 @@ def test_a_number_without_an_interval_or_with_one_of_no_width_decides_nothing():
         ("B carries", {"carries__B__object__gain": around(0.5)}, "partly"),
         ("A carries", {"carries__A__object__gain": (0.1, -0.05, 0.25)}, "open"),
         ("D carries", {"carries__D__position__gain": around(0.03, 0.05)}, "open"),
-        ("A and B", {"cmap__B": around(0.4)}, "partly"),
-        ("A and B", {"cmap__A_random": around(0.9)}, "partly"),
+        ("A and B", {"draws__B": around(0.4)}, "partly"),
+        ("A and B", {"draws__B": (0.8, 0.45, 1.15)}, "partly"),
+        ("A and B", {"draws__B__p": 0.3}, "partly"),
+        ("A and B", {"draws__A_without_B__p": 0.06, "draws__B__p": 0.06}, "open"),
         ("C and D", {"cmap__C": around(0.6)}, "partly"),
         ("A through q", {"cmap__A__v": around(0.79)}, "open"),
         (
@@ -188,7 +191,8 @@ def test_a_rule_follows_the_intervals(name, changed, expected):
         ("A carries", {"carries__A__position__gain": around(0.39)}, "not surely more than the position (0.39"),
         ("D carries", {"carries__D__label__gain": around(0.03, 0.06)}, "be excluded: D, label, 0.03 [-0.03, 0.09]"),
         ("D carries", {"carries__D__position__gain": around(0.2)}, "an effect: D, position, 0.20 [0.18, 0.22]"),
-        ("A and B", {"cmap__A": around(0.6, 0.2)}, "A 0.60 [0.40, 0.80], random heads 0.00 [-0.02, 0.02]; B 0.80"),
+        ("A and B", {"draws__A_without_B": around(0.6, 0.2)},
+         "A without B 0.60 [0.40, 0.80], p 1e-06 among random heads; B 0.80"),
     ],
 )  # fmt: skip
 def test_a_reason_names_what_decided(name, changed, words):
@@ -268,6 +272,27 @@ def test_a_verdict_that_one_of_many_would_reach_by_chance_stays_open():
     row = claims.table(numbers).set_index("name").loc["arithmetic"]
     assert row["verdict"] == "open" and row["p"] > 0.05
     assert row["because"].endswith(f"alone it does so in part, but not surely among {len(NAMES)} verdicts")
+
+
+def test_what_random_draws_do_as_often_decides_how_sure_it_is_that_a_and_b_bring_the_gain():
+    few = {**everything(), **found(draws__B__p=0.0099, draws__A_without_B__p=0.0099)}
+    assert judged("A and B", few)[:3:2] == ("replicates", 0.0099)
+    others = found(draws__B__p=0.04, draws__A_without_B__p=0.0099, gain__code__trainings=(0.2, 0.06, 0.34))
+    row = claims.table({**everything(), **others}).set_index("name").loc["A and B"]
+    assert row["p"] == pytest.approx(0.04) and row["verdict"] == "replicates", "the least sure of all is not multiplied"
+    surer = {**everything(), **found(draws__B__p=0.03, cmap__gap=(0.2, 0.005, 0.395))}
+    assert claims.table(surer).set_index("name").loc["A and B", "verdict"] == "open"
+
+
+def test_the_object_choice_stands_beside_top_1_and_is_not_judged():
+    numbers = {**everything(), **found(gain__arithmetic__trainings=around(-0.1))}
+    before = claims.table(numbers)
+    numbers |= {"choice/gain/arithmetic": one("choice/gain/arithmetic", (-0.01, -0.04, 0.02))}
+    table = claims.table(numbers)
+    assert table["verdict"].equals(before["verdict"]) and table["p"].equals(before["p"])
+    (line,) = [line for line in claims.markdown(table).splitlines() if "Fine-tuning on arithmetic" in line]
+    assert "-0.10 [-0.12, -0.08], n = 98; object choice, one training: -0.01 [-0.04, 0.02], n = 98 |" in line
+    assert "object choice" not in claims.markdown(before)
 
 
 def test_three_trainings_have_to_show_more_than_two_thousand_prompts():

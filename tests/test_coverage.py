@@ -91,6 +91,34 @@ def test_a_ratio_has_an_interval_that_holds_the_truth(contexts):
     assert 0.925 <= held(low, high, 0.4 / 0.55) <= 0.975
 
 
+@pytest.mark.parametrize("contexts", CONTEXTS)
+@pytest.mark.parametrize("rates", [(0.02, 0.02), (0.005, 0.02), (0.01, 0.3)])
+def test_a_rare_answer_beyond_a_quarter_of_others_has_the_width_of_a_share(contexts, rates):
+    drawn = outcomes([*rates, 1 - sum(rates)], contexts)
+    right, others = (drawn == 0).astype(float), (drawn == 1) / 4
+    both = zip(right, others, strict=True)
+    low, high = np.array([intervals.of_shares(one, other, groups(contexts)) for one, other in both]).T
+    assert held(low, high, rates[0] - rates[1] / 4) >= 0.93
+    found = statistics.difference(np.zeros(SIZE * contexts), others[0], groups(contexts))
+    share = statistics.estimate(np.zeros(SIZE * contexts), groups(contexts))
+    assert found.high >= found.value + share.high, "no right answer at all: how rare they are, only the share tells"
+
+
+@pytest.mark.parametrize("contexts", CONTEXTS)
+@pytest.mark.parametrize("rate", [0.002, 0.005])
+def test_a_ratio_of_rare_answers_has_a_width_also_where_none_is_right(contexts, rate):
+    drawn = outcomes([rate, 0.5, 0.5 - rate], contexts)
+    rare, often = (drawn == 0).astype(float), (drawn <= 1).astype(float)
+    ends = [intervals.of_ratios(one[None], other, groups(contexts)) for one, other in zip(rare, often, strict=True)]
+    low, high = np.array(ends)[:, :, 0].T
+    assert held(low, high, rate / (rate + 0.5)) >= 0.93 and (high > low).all()
+    none, share = np.zeros(SIZE * contexts), statistics.estimate(np.zeros(SIZE * contexts), groups(contexts))
+    found = statistics.ratio(none, often[0], groups(contexts))
+    assert (found.low, found.high) == pytest.approx((0, share.high / often[0].mean()))
+    fallen = statistics.ratio(none, -often[0], groups(contexts), signed=True)
+    assert fallen.low == pytest.approx(-fallen.high) and fallen.high > 0
+
+
 @pytest.mark.parametrize("drawn", [percentiles, corrected])
 def test_a_bootstrap_of_few_contexts_promises_too_much_and_so_it_is_not_used(drawn):
     kept = {contexts: held(*drawn(numbers(contexts), contexts), 0) for contexts in CONTEXTS}

@@ -3,6 +3,8 @@
 import pandas as pd
 import pytest
 import tiny
+from entity_book.claims import findings, handing_over
+from entity_book.claims.findings import report
 from entity_book.figures import charts
 from entity_book.figures import evaluation as figures
 from entity_book.studies import enhanced, evaluation
@@ -118,6 +120,19 @@ def test_what_a_circuit_gained_and_what_the_rest_gained_add_up_to_what_the_model
     assert rows["value"]["gained"] + rows["value"]["beside"] == pytest.approx(rows["value"]["whole-gained"])
     assert rows["value"]["over-base"] - rows["value"]["in-base"] == pytest.approx(rows["value"]["gained"])
     assert list(rows.index) == list(enhanced.COMPARED)
+
+
+def test_what_a_circuit_gained_is_handed_over_in_accuracy_and_in_the_choice(settings, monkeypatch):
+    kept = {}
+    monkeypatch.setattr(findings, "keep", lambda key, value, **more: kept.update({key: report(key, value, **more)}))
+    rows = enhanced.compared(*settings, {"found": CIRCUIT}, "found")
+    handing_over.enhanced({"": rows, "room": rows}, "tuned")
+    assert len(kept) == 4 * len(rows)
+    for key, row in rows.iterrows():
+        one, room = kept[f"circuit/{key}/choice"], kept[f"circuit/{key}/room/choice"]
+        assert (one.value, one.low, one.high) == pytest.approx((row.choice, row.choice_low, row.choice_high), abs=1e-5)
+        assert one.value == room.value and one.about.endswith("choice among the objects")
+        assert kept[f"circuit/{key}"].value == pytest.approx(row.value, abs=1e-5)
 
 
 def test_a_circuit_of_all_heads_agrees_with_its_model_and_one_of_none_does_not(settings):

@@ -3,6 +3,7 @@
 import ast
 import datetime
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -301,6 +302,24 @@ def test_the_environment_has_the_pinned_versions():
         except PackageNotFoundError:
             continue
     assert {name: pins()[name] for name in installed} == installed
+
+
+# Continuous integration
+
+
+@pytest.mark.parametrize(("limit", "missing"), [("-1", "browser-tests and course"), ("9", "")])
+def test_a_run_that_left_checks_out_begins_its_summary_by_saying_so(tmp_path, limit, missing):
+    for name in ("make", "chromium", ".venv/bin/python", ".venv/bin/entity-circuits"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("#!/bin/sh\n")
+        path.chmod(0o755)
+    (tmp_path / ".ci").mkdir()
+    script = shutil.copy(places.ROOT / ".ci" / "run", tmp_path / ".ci")
+    env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CI_LIMIT_MINUTES": limit}
+    said = subprocess.run(["bash", script], env=env, capture_output=True, text=True, check=True).stdout
+    first = said.split("=== summary\n")[1].splitlines()[0]
+    assert first.startswith("INCOMPLETE: ") == bool(missing) and first.endswith(missing)
 
 
 # What is stored

@@ -10,9 +10,10 @@ import torch
 from entity_book.claims import findings, node_findings
 from entity_book.figures import charts
 from entity_book.figures import nodes as figures
-from entity_book.studies import node_answers, node_tables, nodes
+from entity_book.studies import harm, node_answers, node_tables, nodes
 from entity_circuits import sums
 from entity_circuits.methods.ablation import Answers
+from entity_circuits.tasks import boxes
 
 SIZES = nodes.Sizes(means=4, pruning=1, evaluation=2, control=2, scan=1)
 
@@ -129,6 +130,17 @@ def test_an_overlap_stands_beside_its_ceiling_and_chance(measured):
     assert (table["chance_low"] < table["chance"]).all() and (table["chance"] < table["chance_high"]).all()
 
 
+def test_without_a_circuit_no_overlap_is_told_or_handed_over(measured, monkeypatch):
+    _, first, _, second = measured
+    kept = []
+    monkeypatch.setattr(node_findings.findings, "keep", lambda key, value, **more: kept.append(key))
+    none = replace(first, sizes={**first.sizes, "own": None})
+    node_findings.overlaps(table := node_tables.overlaps(none, {"tuned": second}))
+    assert table.empty and not kept
+    node_findings.overlaps(node_tables.overlaps(first, {"tuned": second}, size=40))
+    assert kept == ["nodes/overlap/ceiling", "nodes/overlap/tuned"]
+
+
 def test_a_head_harms_only_if_its_effect_is_surely_above_nought(measured):
     first = measured[1]
     n, contexts = 30, torch.arange(30)
@@ -218,3 +230,33 @@ def test_heads_are_said_to_be_weaker_only_in_models_that_were_measured():
     tables = [pd.DataFrame(part, columns=["head", "model", "harms", "weaker"]) for part in (rows, rows + tuned)]
     words = [node_findings.weaker_words(table) for table in tables]
     assert "not asked" in words[0] and words[1] == "Surely weaker on the same prompts in code: L1H1 in code."
+
+
+@pytest.mark.parametrize(
+    ("share", "p", "says"),
+    [
+        ((0.4, 0.2, 0.6), 0.02, "a part of the gain"),
+        ((0.05, -0.02, 0.12), 0.4, "is little"),
+        ((0.2, -0.1, 0.5), 0.4, "stays open"),
+        ((float("nan"),) * 3, 1.0, "no surely measured gain"),
+    ],
+)
+def test_whether_the_gain_is_less_harm_is_judged_by_what_is_lost_beside_random_heads(share, p, says):
+    row = {"condition": harm.NAMES["tuned"], **dict(zip(("share", "share_low", "share_high"), share, strict=True))}
+    row |= {"random": 0.0, "random_low": -0.1, "random_high": 0.1, "p": p, "draws": 40}
+    told = node_findings.exchange_words(pd.DataFrame([row]), "code")
+    assert says in told["verdict"] and told["model"] == "code"
+
+
+def test_without_a_model_that_gained_nothing_is_exchanged():
+    assert node_findings.exchange_words(pd.DataFrame(), "")["lost"] == "no share"
+
+
+def test_an_exchange_with_the_same_model_changes_nothing_and_has_draws_of_the_same_layers():
+    subject = tiny.subject("qwen2")
+    p = boxes.prompts(subject, n=6, boxes=3)
+    found = harm.exchanged(subject, subject, ["L1H2", "L2H0"], p, draws=3)
+    assert (found.correct == found.base_correct).all()
+    assert [one.draw for one in found.conditions] == [None, None, *(0, 1, 2) * 2]
+    assert {tuple(head.layer for head in one.heads["last"]) for one in found.conditions} == {(1, 2)}
+    assert not any({"L1H2", "L2H0"} & set(map(str, one.heads["last"])) for one in found.conditions[2:])

@@ -1,7 +1,11 @@
 """The published numbers: each has a source, and what is said twice is said alike."""
 
+import json
+import re
+
 import pytest
 from entity_book.paper import paper
+from entity_circuits import places
 
 PAPER = paper()
 
@@ -85,3 +89,11 @@ def test_unknown_names_are_refused():
         PAPER.fact("no_such")
     with pytest.raises(KeyError):
         PAPER.recovered("vicuna", "value_fetcher")
+
+
+@pytest.mark.parametrize("path", sorted((places.ROOT / "chapters").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_no_chapter_types_an_accuracy_of_the_paper_into_its_text(path):
+    accuracies = {*PAPER.models["accuracy"], *PAPER.table_1["circuit_accuracy"], PAPER.fact("positional_floor")}
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    text = "".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    assert not {f"{one:.2f}" for one in accuracies} & set(re.findall(r"(?<![\w.])0\.\d\d(?!\d)", text))

@@ -169,7 +169,8 @@ def test_parts_and_their_draws_are_handed_over_under_names_of_their_own(made, mo
     row = against[against["condition"] == "A and B"].iloc[0]
     value, about = kept["draws/A_and_B"]
     assert (value, about["low"], about["n"]) == (row.share, row.share_low, 21) and "of 4 random draws" in about["about"]
-    assert kept["draws/A_and_B/random"][0] == row.random and len(kept) == 2 * len(against)
+    assert kept["draws/A_and_B/random"][0] == row.random and kept["draws/A_and_B/p"][0] == row.p
+    assert len(kept) == 3 * len(against)
     kept.clear()
     handing_over.draws(against.assign(share=float("nan")), "tuned")
     assert not kept

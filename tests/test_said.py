@@ -3,10 +3,12 @@
 import pandas as pd
 import pytest
 import tiny
+from entity_book.build import used
 from entity_book.claims import claims
 from entity_book.claims.findings import Reported
 from entity_book.figures import behaviour, running, said
 from entity_book.studies import looking
+from entity_circuits import places
 from entity_circuits.heads import Circuit, Head
 from entity_circuits.methods import path_patching
 
@@ -38,6 +40,20 @@ def test_the_running_prompt_is_the_one_that_the_maps_of_heads_show():
     found = path_patching.discover(subject, n=14, boxes=2, seed=3)
     shown, prompts = running.prompt(subject, 2, 3), found.recordings[0].prompts
     assert shown.texts == (prompts.texts[looking.running(found)],)
+
+
+def test_chapters_1_to_6_show_the_running_prompt():
+    found = used.chapters(places.ROOT / "chapters")
+    shown = [found[f"entity_book.{name}"] for name in ("figures.running.prompt", "figures.running.pair")]
+    first = {name[:2] for names in (*shown, found["entity_book.studies.looking.running"]) for name in names}
+    assert sorted(first) == ["01", "02", "03", "04", "05", "06"]
+
+
+def test_the_pair_of_chapter_5_has_the_running_prompt_as_its_base():
+    subject = tiny.subject("qwen2", seed=0)
+    one, shown = running.pair(subject, 3, 1), running.prompt(subject, 3, 1)
+    assert one.base.texts == shown.texts and one.base.queries == shown.queries
+    assert len(set(one.candidates[0].tolist())) == 4, "each hypothesis predicts another word"
 
 
 def test_the_ends_of_accuracies_are_those_of_top_1():

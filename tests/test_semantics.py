@@ -188,12 +188,12 @@ def test_the_table_holds_the_floor_the_group_the_selected_heads_and_random_ones(
         hit = rows.groupby("patched")["hit"].mean()
         assert (row.selected, row.heads) == (len(chosen), len(GROUPS[row.group]))
         assert [row.floor, row.masked, row.whole] == pytest.approx([hit["no patch"], hit["s"], hit["g"]])
-        assert row.gain == pytest.approx(row.masked - row.floor) and row.choice == pytest.approx(
+        assert row.gain == pytest.approx(row.masked - row.floor) and row.over_random == pytest.approx(
             row.masked - row.random
         )
     without = table[~masked]
     assert without["gain"].to_list() == pytest.approx((without["whole"] - without["floor"]).to_list())
-    assert without[["random", "choice"]].isna().all().all()
+    assert without[["random", "over_random"]].isna().all().all()
 
 
 def test_masks_that_were_learned_beside_others_are_not_learned_again(tmp_path, monkeypatch):

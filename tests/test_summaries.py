@@ -109,6 +109,19 @@ def test_heads_that_do_harm_are_those_whose_interval_lies_above_nothing(found):
     assert (chosen.groupby("group")["rank, ratio of means"].min() == 1).all()
 
 
+def test_the_heads_of_an_enlarged_circuit_that_surely_help_are_counted_once_a_place():
+    def table(low, high):
+        heads = [f"L1H{index}" for index in range(len(low))]
+        return pd.DataFrame({"head": heads, "layer": 1, "score": low, "low": low, "high": high, "n": 20})
+
+    tables = {"value_fetcher": table([-3.0, -2, -1], [-1.0, 0.1, 0.2])}
+    tables |= {"position_transmitter": table([-3.0, -2, -1], [0.0, -1, 0.2])}
+    tables |= {"position_detector": table([-3.0, np.nan], [-1.0, np.nan])}
+    some = {"value_fetcher": [Head(1, 0), Head(1, 1)], "position_transmitter": [Head(1, 1), Head(1, 2)]}
+    larger = Circuit(some | {"position_detector": [Head(1, 0), Head(1, 1)]})
+    assert summaries.sure(larger, tables) == (3, 5), "L1H1 at last in the round of B, L1H0 in A, L1H0 in C"
+
+
 def test_agreement_counts_shared_heads_and_what_chance_would_share():
     table = pd.DataFrame({"head": list("abcdef"), "score": [0, 1, 2, 3, 4, np.nan], "other": [1, 0, 2, 3, 4, 5]})
     row = summaries.agreement({"A": table}, {"A": 2}).iloc[0]
@@ -147,6 +160,9 @@ def test_a_head_of_which_only_the_score_is_kept_stands_last_in_the_list_and_the_
     rows = [row for data in spec["datasets"].values() for row in data if "effects" in row and "rank" in row]
     assert {row["head"] for row in rows if row["effects"] and row["attention"]} == most
     assert "kept of the 2 strongest" in str(spec["hconcat"][1]["vconcat"][0])
+    said = f"of the 2 strongest of {len(heads)} heads, helpful or harmful; the others have their score alone"
+    assert exploring.kept_of(heads) == said and f"Both are kept {said}." in charts.description(spec)
+    assert exploring.kept_of(heads.head(2)) == "of all 2 heads"
 
 
 @pytest.mark.parametrize("most", [0.5, 40.0])

@@ -41,6 +41,25 @@ def test_noise_alone_takes_nothing_away_from_the_agreement():
     assert mean["nodes"] == pytest.approx(1, abs=0.08)
 
 
+def test_the_strongest_edges_of_two_models_stand_beside_each_other_and_beside_what_noise_leaves_alike():
+    one, other = pair(2, correlation=0.0, noise=0.5)
+    names = {group: tuple(f"{group} {row}" for row in range(120)) for group in GROUPS}
+    one, other = (wiring.Wiring(each.nodes, each.edges, names, each.contexts) for each in (one, other))
+    table = wiring.beside(one, other, top=5)
+    assert set(range(1, 6)) <= set(table["one_rank"]) and set(range(1, 6)) <= set(table["other_rank"])
+    assert (
+        5 <= len(table) <= 10
+        and (table["one_low"] < table["one"]).all()
+        and (table["other"] < table["other_high"]).all()
+    )
+    row = table[table["one_rank"] == 1].iloc[0]
+    means = torch.cat([*one.edges.values()]).mean(-1)
+    assert abs(row["one"]) == pytest.approx(float(means.abs().max())) and row["edge"] in sum(names.values(), ())
+    across, itself = wiring.shared(one, other, top=12)
+    assert across < 3 < 9 < itself <= 12
+    assert wiring.shared(one, one, top=12) == pytest.approx((itself, itself), abs=1.5)
+
+
 def test_what_truly_differs_is_told_and_told_of_the_edges_alone():
     found = wiring.agreement(*pair(1, correlation=0.5), resamples=100)
     mean = found.iloc[-1]

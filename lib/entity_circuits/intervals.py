@@ -9,10 +9,12 @@ seventy 94. These do so about 95 times or more from three contexts on (`tests/te
 *Answers* (all 0 or 1): Wilson's interval with t for z and an effective number of prompts, as many independent ones as
 would be as uncertain; never more than there are, and one a context where all answers are the same. It stays in [0, 1].
 
-*Changes* (the difference of two answers: -1, 0 or 1): as numbers, but with one made-up prompt that was won and one that
-was lost, after Bonett and Price. Where nothing changed, it still says how much could have.
+*Changes* (the difference of two answers, -1, 0 or 1, or of an answer and a share): as numbers, but with one made-up
+prompt that was won and one that was lost, after Bonett and Price. Where nothing changed, it still says how much could
+have; and where one of the two is never right, or always, as much as that side's own interval does.
 
-*Ratios* of two means: t on what the contexts' numerators differ from the ratio times their denominators.
+*Ratios* of two means: t on what the contexts' numerators differ from the ratio times their denominators. Where nothing
+is in the numerator, what its own interval is of the denominator.
 """
 
 from typing import Literal
@@ -66,19 +68,40 @@ def of_means(cells: np.ndarray, groups: np.ndarray, kind: Kind = "numbers") -> t
     error, t = _error(totals(cells - mean[:, None], groups), n), quantile(0.975, contexts - 1)
     if kind == "numbers":
         return mean - t * error, mean + t * error
-    up, down = (cells > 0).mean(axis=1), (cells < 0).mean(axis=1)
-    spread = up + down - mean**2
+    square = (cells**2).mean(axis=1)
+    spread = square - mean**2
     with np.errstate(divide="ignore", invalid="ignore"):
         effective = np.where(spread > 0, np.minimum(spread / error**2, n), contexts)
-    low, high = _wilson(mean, effective, t) if kind == "answers" else _of_changes(up, down, effective, t)
+    low, high = _wilson(mean, effective, t) if kind == "answers" else _of_changes(mean, square, effective, t)
     known = ~np.isnan(mean)
     return np.where(known, low, np.nan), np.where(known, high, np.nan)
 
 
-def of_ratios(above: np.ndarray, below: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The bounds (k,) of the ratios of the means of `above` (k, n) to that of `below` (n,); contexts as in `of_means`.
+def of_shares(one: np.ndarray, other: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
+    """The bounds of a difference of two shares of the same prompts: `one` (n,) minus `other` (n,), from 0 to 1 each.
 
     For example:
+
+        import numpy as np
+        from entity_circuits import intervals
+
+        print(intervals.of_shares(np.zeros(6), np.array([0, 0.25, 0, 0, 0, 0]), np.array([0, 0, 1, 1, 2, 2])))
+    """
+    (low,), (high,) = of_means((one - other)[None], groups, "changes")
+    for side, sign in ((one, 1), (other, -1)):
+        if not side.any() or (side == 1).all():
+            ends = [sign * float(end[0] - side[0]) for end in of_means(side[None], groups, "answers")]
+            middle = float((one - other).mean())
+            low, high = np.minimum(low, middle + min(ends)), np.maximum(high, middle + max(ends))
+    return max(float(low), -1.0), min(float(high), 1.0)
+
+
+def of_ratios(
+    above: np.ndarray, below: np.ndarray, groups: np.ndarray, signed: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """The bounds (k,) of the ratios of the means of `above` (k, n) to that of `below` (n,); contexts as in `of_means`.
+
+    `signed` says that both are differences, as in `kind_of`. For example:
 
         import numpy as np
         from entity_circuits import intervals
@@ -91,7 +114,12 @@ def of_ratios(above: np.ndarray, below: np.ndarray, groups: np.ndarray) -> tuple
         return np.full(len(above), np.nan), np.full(len(above), np.nan)
     off = totals(above, groups) - ratio[:, None] * totals(below, groups)
     half = quantile(0.975, contexts - 1) * np.abs(_error(off, whole))
-    return ratio - half, ratio + half
+    low, high = ratio - half, ratio + half
+    if (kind := kind_of(below, signed)) != "numbers":
+        none = ~above.any(axis=1)
+        own = np.stack(of_means(above[none], groups, kind)) / below.mean()
+        low[none], high[none] = own.min(axis=0), own.max(axis=0)
+    return low, high
 
 
 def holm(p: np.ndarray) -> np.ndarray:
@@ -127,7 +155,8 @@ def _wilson(share: np.ndarray, n: np.ndarray, z: float) -> tuple[np.ndarray, np.
     return np.maximum((middle - half) / scale, 0), np.minimum((middle + half) / scale, 1)
 
 
-def _of_changes(up: np.ndarray, down: np.ndarray, n: np.ndarray, t: float) -> tuple[np.ndarray, np.ndarray]:
-    won, lost = (up * n + 1) / (n + 2), (down * n + 1) / (n + 2)
-    half = t * np.sqrt((won + lost - (won - lost) ** 2) / (n + 2))
-    return np.maximum(won - lost - half, -1), np.minimum(won - lost + half, 1)
+def _of_changes(mean: np.ndarray, square: np.ndarray, n: np.ndarray, t: float) -> tuple[np.ndarray, np.ndarray]:
+    """From the mean and the mean square of n changes, and of one more each way: 1 and -1."""
+    middle, square = mean * n / (n + 2), (square * n + 2) / (n + 2)
+    half = t * np.sqrt((square - middle**2) / (n + 2))
+    return np.maximum(middle - half, -1), np.minimum(middle + half, 1)

@@ -6,7 +6,7 @@
 from __future__ import annotations  # what hands over a finding needs neither torch nor pandas, which are slow to import
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Literal
 
@@ -108,7 +108,8 @@ def difference(first: Values, second: Values, contexts: Values | None = None) ->
     """Mean of `first - second` for the same prompts in the same order, so that what they share cancels.
 
     `first` and `second` (n,) finite numbers or bools; `contexts` (n,) numbers: which prompts belong together, each by
-    itself unless given. The interval is that of `estimate`. Raises `ValueError` if the two differ in length.
+    itself unless given. The interval is that of `estimate`, and of `intervals.of_shares` where both are shares of right
+    answers, one of them prompt by prompt. Raises `ValueError` if the two differ in length.
 
         from entity_circuits import statistics
 
@@ -118,14 +119,21 @@ def difference(first: Values, second: Values, contexts: Values | None = None) ->
     one, other = as_array(first), as_array(second)
     if one.shape != other.shape:
         raise ValueError(f"a paired difference needs the same prompts twice, not {one.shape} and {other.shape}")
-    return estimate(one - other, contexts, signed=True)
+    found = estimate(one - other, contexts, signed=True)
+    shares = all(((side >= 0) & (side <= 1)).all() for side in (one, other))
+    if not shares or "answers" not in map(bounds.kind_of, (one, other)):
+        return found
+    groups = numbered(np.arange(len(one)) if contexts is None else contexts)
+    low, high = bounds.of_shares(one, other, groups)
+    return replace(found, low=low, high=high)
 
 
-def ratio(first: Values, second: Values, contexts: Values) -> Estimate:
+def ratio(first: Values, second: Values, contexts: Values, *, signed: bool = False) -> Estimate:
     """Mean of `first` over mean of `second` for the same prompts, such as two accuracies.
 
     `first` (n,) numbers or bools; `second` (n,) likewise, not all zero; `contexts` (n,) numbers: which prompts belong
-    together. The interval is that of `intervals.of_ratios`. Raises `ValueError` if the mean of `second` is zero.
+    together; `signed`, whether both are differences. The interval is that of `intervals.of_ratios`. Raises `ValueError`
+    if the mean of `second` is zero.
 
         from entity_circuits import statistics
 
@@ -140,7 +148,7 @@ def ratio(first: Values, second: Values, contexts: Values) -> Estimate:
         )
     if abs(pair[1].sum()) <= len(groups) * np.finfo(float).eps * np.abs(pair[1]).sum():  # no more than rounding
         raise ValueError("a ratio to a mean of zero")
-    (low,), (high,) = bounds.of_ratios(pair[0][None], pair[1], groups)
+    (low,), (high,) = bounds.of_ratios(pair[0][None], pair[1], groups, signed)
     value = float(pair[0].sum() / pair[1].sum())
     return Estimate(value, float(low), float(high), len(groups), int(groups.max()) + 1)
 

@@ -62,8 +62,8 @@ def _gain(row: Mapping[Hashable, Any], found: Found) -> str:
     begins = _GAIN[row["verdict"]]
     if row["verdict"] == "not tested here":
         return f"{begins}: {row['because']}."
-    gap, a, b = (found[f"cmap/{key}"].brief for key in ("gap", "A", "B"))
+    gap, a, b = (found[key].brief for key in ("cmap/gap", "draws/A_without_B", "draws/B"))
     return (
-        f"{begins}: of what the fine-tuned model does better (accuracy {gap}), group A's outputs alone, the groups "
-        f"enlarged, bring the share {a} into the base model, B's {b}."
+        f"{begins}: of what the fine-tuned model does better (accuracy {gap}), the outputs of those heads of group A "
+        f"that are none of B, the groups enlarged, bring the share {a} into the base model, B's {b} (object choice)."
     )

@@ -47,7 +47,7 @@ def judge(claim: Claim, found: Found, published: Paper) -> Judgement:
 def table(found: Found) -> pd.DataFrame:
     """One row a claim: `by`, `name`, `claim`, `where`, `paper` (NaN for none); `ours` with `low`, `high`, `n`, `unit`,
     `model`, `df` and `chapter` of the number shown; `verdict`, `because`, `p` after Holm's correction over all claims
-    that were decided, `artefacts` (their ids, with commas) and `note`.
+    that were decided, `artefacts` (their ids, with commas), `note`, and `beside`, another number in words.
 
     A verdict whose p does not stay below 5% after the correction is "open".
 
@@ -70,6 +70,8 @@ def table(found: Found) -> pd.DataFrame:
         row |= {"paper": claim.published(published), "ours": None if spoken else one.value}
         row |= {"low": one.low, "high": one.high, "n": one.n, "unit": one.unit, "model": one.model}
         row |= {"df": one.df, "chapter": one.chapter, "verdict": verdict, "because": why, "p": p}
+        key, what = claim.beside
+        row["beside"] = f"{what}: {found[key]}" if key in found else ""
         rows.append(row | {"artefacts": ", ".join(claim.artefacts), "note": claim.note})
     numbers = ["paper", "ours", "low", "high", "p"]
     return pd.DataFrame(rows).astype(dict.fromkeys(numbers, float)).astype({"n": "Int64", "df": "Int64"})
@@ -119,7 +121,8 @@ def markdown(judged: pd.DataFrame, *, why: bool = False) -> str:
         published = "–" if pd.isna(row["paper"]) else f"{row['paper']:.2f}"
         published += f" ({row['note']})" if row["note"] else ""
         claim = row["claim"] + (f" ({row['where']})" if why else "")
-        cells = {"Claim": claim, "Paper": published, "Here": number(row), "Verdict": f"**{row['verdict']}**"}
+        here = "; ".join(filter(None, (number(row), row["beside"])))
+        cells = {"Claim": claim, "Paper": published, "Here": here, "Verdict": f"**{row['verdict']}**"}
         rows.append(cells | ({"Why": row["because"]} if why else {}))
     return as_markdown(pd.DataFrame(rows))
 

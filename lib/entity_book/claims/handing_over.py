@@ -40,13 +40,18 @@ def enhanced(compared: Mapping[str, pd.DataFrame], model: str) -> None:
     """Keep as findings what the base model's circuit does in a fine-tuned model; nothing outside a chapter.
 
     `compared` has tables of `enhanced.compared`: "" of the circuit that the verdict is about, others by their names.
+    The same of the object choice is kept as `.../choice`.
 
         handing_over.enhanced({"": wide, "three-places": narrow}, "code")
     """
     for name, rows in compared.items():
         for key, row in rows.to_dict("index").items():
-            ends = {"low": row["low"], "high": row["high"], "n": row["n"], "unit": "difference", "model": model}
-            findings.keep(f"circuit/{key}{'/' * bool(name)}{name}", row["value"], **ends, about=row["compared"])
+            path = f"circuit/{key}{'/' * bool(name)}{name}"
+            told = {"n": row["n"], "unit": "difference", "model": model, "about": row["compared"]}
+            findings.keep(path, row["value"], low=row["low"], high=row["high"], **told)
+            told["about"] += ", choice among the objects"
+            ends = {"low": row["choice_low"], "high": row["choice_high"]}
+            findings.keep(f"{path}/choice", row["choice"], **ends, **told)
 
 
 def kept(circuit: Circuit, beside: Kept, every: int) -> None:
@@ -142,7 +147,7 @@ def improved(crossed: pd.DataFrame, selection: str, model: str) -> None:
 
 
 def draws(against: pd.DataFrame, model: str) -> None:
-    """Keep the share of the gap of each part of the circuit, and that of its random draws, as findings.
+    """Keep the share of the gap of each part of the circuit, and that of its random draws with their p, as findings.
 
     `against` has rows of `random_draws.against`; a part without a share (no gap) is left out.
 
@@ -153,6 +158,8 @@ def draws(against: pd.DataFrame, model: str) -> None:
         about = f"object choice; p {row['p']:.3g}, {row['p_holm']:.3g} for the family, of {row['draws']} random draws"
         ends = {"low": row["share_low"], "high": row["share_high"], "n": row["n"]}
         findings.keep(name, row["share"], **ends, unit="share", model=model, about=about)
+        about = f"the share of {row['draws']} random draws that recover as much, one added to both counts"
+        findings.keep(f"{name}/p", row["p"], model=model, about=about)
         ends = {"low": row["random_low"], "high": row["random_high"], "n": row["n"]}
         about = f"object choice; the middle of {row['draws']} draws, and where 95% of them lie"
         findings.keep(f"{name}/random", row["random"], **ends, unit="share", model=model, about=about)

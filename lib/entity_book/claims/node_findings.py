@@ -6,9 +6,10 @@ from typing import Any
 import pandas as pd
 from entity_circuits import statistics
 
-from ..studies import node_tables, wiring
+from ..studies import harm, node_tables, wiring
 from ..studies.nodes import Measured
 from . import findings
+from .verdicts import ALPHA, LITTLE
 
 _SCORES = {"choice": "accuracy", "agreement": "share", "top-1": "accuracy", "logit difference": "", "KL": ""}
 
@@ -263,3 +264,32 @@ def curve_words(curves: pd.DataFrame) -> dict[str, str]:
     if half:
         words = f"the smallest that has half of it has {half:,} of {last['nodes']:,} nodes"
     return {"nodes_half": words, "nodes_last": statistics.spoken(last["f"], last["low"], last["high"], ".0%")}
+
+
+def exchange_words(table: pd.DataFrame, model: str) -> dict[str, str]:
+    """What the exchange of harmful heads' outputs with a `model` says, as text for a page to quote.
+
+    `table` has rows of `random_draws.against` of `harm.exchanged`: shares of the gap in the choice. `lost` is that of
+    the base model's outputs in the fine-tuned model, `brought` the other way, both with `_random` beside them; and
+    `verdict`, which asks whether surely more is lost than with random heads, or surely little.
+
+        print(node_findings.exchange_words(random_draws.against(found), "code")["verdict"])
+    """
+    told = dict.fromkeys(("lost", "lost_random", "brought", "brought_random"), "no share")
+    told |= {"model": model or "(none)", "draws": str(table["draws"].max() if len(table) else 0)}
+    rows = {row["condition"]: row for row in table.to_dict("records")}
+    lost = rows.get(harm.NAMES["tuned"])
+    if lost is None or pd.isna(lost["share"]):
+        return told | {"verdict": "There is no surely measured gain to explain."}
+    for name, row in rows.items():
+        key = "lost" if name == harm.NAMES["tuned"] else "brought"
+        told[key] = statistics.spoken(row["share"], row["share_low"], row["share_high"], ".0%")
+        told[f"{key}_random"] = f"{row['random']:.0%}, most of them {row['random_low']:.0%} to {row['random_high']:.0%}"
+    p = f"p = {lost['p']:.2f}"
+    if lost["p"] < ALPHA:
+        verdict = f"That is more than random heads take ({p}): a part of the gain is that these heads harm less."
+    elif lost["share_high"] < LITTLE:
+        verdict = f"That is little, and not surely more than random heads take ({p}): their harm is not what changed."
+    else:
+        verdict = f"That is not surely more than random heads take ({p}), and not surely little: it stays open."
+    return told | {"verdict": verdict}

@@ -20,6 +20,8 @@ By = Literal["paper", "book", "commits"]
 
 GAP = "cmap/gap"
 
+_CHOICE = "object choice, one training"
+
 _LABELS = tuple(f"carries/{letter}/label/gain" for letter in "ABCD")
 _GROUP = {letter: group for group, letter in LETTERS.items()}
 
@@ -31,6 +33,7 @@ class Claim:
     `keys` are the findings that its `rule` needs; the first is the number shown beside `published`, the paper's own,
     which is None where the paper has none. `artefacts` are those of the official protocol that touch it, and `note`
     says what they do to the published number. With `needs_gap` a claim needs a fine-tuned model that is surely better.
+    `beside` names a finding that is shown with the number and not judged, and what it is; "" for none.
     """
 
     by: By
@@ -43,6 +46,7 @@ class Claim:
     artefacts: tuple[str, ...] = ()
     note: str = ""
     needs_gap: bool = False
+    beside: tuple[str, str] = ("", "")
 
     def __post_init__(self) -> None:
         one_of("by whom a claim is made", self.by, By)
@@ -112,6 +116,7 @@ CLAIMS: tuple[Claim, ...] = (
         "paper", "arithmetic", "Fine-tuning on arithmetic improves entity tracking", "section 3, Table 1",
         ("gain/arithmetic/trainings", "gain/arithmetic-over-control"),
         verdicts.larger("gain/arithmetic/trainings", control="gain/arithmetic-over-control"), _goat_gain, ("B16",),
+        beside=("choice/gain/arithmetic", _CHOICE),
     ),
     Claim(
         "paper", "groups", "Four groups of heads, each looking at the token that the next one needs", "section 4",
@@ -170,8 +175,8 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "paper", "A and B", "The outputs of A, and those of B, bring most of the gain into the base model", "section 6",
-        ("cmap/A", "cmap/B", "cmap/A-random", "cmap/B-random", GAP), verdicts.recover_most, _share("float", "A"),
-        ("B13",), needs_gap=True,
+        ("draws/A_without_B", "draws/B", "draws/A_without_B/p", "draws/B/p", GAP), verdicts.recover_most,
+        _share("float", "A"), ("B13",), "all of A", needs_gap=True,
     ),
     Claim(
         "paper", "C and D", "Those of C, and those of D, do not", "section 6", ("cmap/C", "cmap/D", GAP),
@@ -185,6 +190,7 @@ CLAIMS: tuple[Claim, ...] = (
         "book", "code", "Training on reading programs improves it, more than the same programs with other questions do",
         "chapter 2", ("gain/code/trainings", "gain/code-over-other"),
         verdicts.larger("gain/code/trainings", control="gain/code-over-other"), _none,
+        beside=("choice/gain/code", _CHOICE),
     ),
     Claim(
         "commits", "A through q", "A gains most through its queries", "input patching",

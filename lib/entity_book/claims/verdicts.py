@@ -182,12 +182,14 @@ def nothing(keys: tuple[str, ...]) -> Rule:
 
 
 def recover_most(found: Found, _: Paper) -> Judgement:
-    """Whether A and B each recover most of the gap between the models, and more than as many random heads."""
+    """Whether the heads of A that are none of B, and those of B, each recover most of the gap in the object choice, and
+    more than random heads of their layers: the p of the draws, one for each part, whichever of the two is less sure."""
     answers, words = {}, []
-    for letter in "AB":
-        share, random = found[f"cmap/{letter}"], found[f"cmap/{letter}-random"]
-        answers[letter] = Answer(max(above(share, MOST), over(share, random)), below(share, MOST))
-        words.append(f"{letter} {share.brief}, random heads {random.brief}")
+    for name in ("A without B", "B"):
+        key = f"draws/{name.replace(' ', '_')}"
+        share, p = found[key], float(found[f"{key}/p"].value)
+        answers[name] = Answer(max(above(share, MOST), p), below(share, MOST))
+        words.append(f"{name} {share.brief}, p {p:.2g} among random heads")
     verdict, p = all_of(answers)
     return Judgement(verdict, "; ".join(words), p)
 

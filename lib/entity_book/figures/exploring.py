@@ -54,10 +54,20 @@ def explorer(
     words = (
         f"{name}: a map of {len(known)} heads by score, in which one can be chosen. At first it is {best}, the "
         f"strongest, score {first['score']:+.2f}; beside it stand the tokens of a prompt, coloured by its attention, "
-        f"and the change that it makes in each of {n} prompts.{rest}"
+        f"and the change that it makes in each of {n} prompts. Both are kept {kept_of(known)}.{rest}"
     )
     both = alt.HConcatChart(hconcat=[_map(known, chosen, gain), side], data=data, spacing=24, description=words)
     return both.add_params(kept)
+
+
+def kept_of(heads: pd.DataFrame) -> str:
+    """Of which of these heads `explorer` shows the attention and the prompts, in words; of the others, only a score.
+
+    >>> kept_of(pd.DataFrame({"head": ["L0H0", "L0H1"]}))
+    'of all 2 heads'
+    """
+    few = f"of the {SHOWN} strongest of {len(heads)} heads, helpful or harmful; the others have their score alone"
+    return few if len(heads) > SHOWN else f"of all {len(heads)} heads"
 
 
 def _short(known: pd.DataFrame) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import torch
-from entity_circuits import agreement, bootstrap, runs, statistics
+from entity_circuits import agreement, bootstrap, runs, statistics, units
 from entity_circuits.circuits import criteria
 from entity_circuits.circuits.criteria import Minimality
 from entity_circuits.heads import Circuit, Head
@@ -116,22 +116,29 @@ def redraw_rows(found: Mapping[str, tuple[Scores, Scores]], k: int = 5) -> pd.Da
     )
 
 
-def rank_agreement(one: Scores, other: Scores, *, draws: int = 300, seed: int = 0) -> Estimate:
-    """Spearman's correlation of two sweeps over the same prompts, resampled together for its interval."""
-    path = ~torch.isnan(one.mean) & ~torch.isnan(other.mean)
-    groups, picked = bootstrap.resampled(one.contexts, draws, seed)
-    n = picked.shape[1]
+def rank_agreement(one: Scores, other: Scores) -> Estimate:
+    """Spearman's correlation of two sweeps over the same prompts, with an interval by the jackknife over contexts.
 
-    def correlation(times: np.ndarray) -> float:
+    There may be four contexts, of which a bootstrap would promise too much: so each is left out in turn, of both sweeps
+    together, and Student's t is taken over the pseudo-values, on the scale on which a correlation has no ends.
+    """
+    path = ~torch.isnan(one.mean) & ~torch.isnan(other.mean)
+    groups = bootstrap.numbered(one.contexts)
+    n = int(groups.max()) + 1
+
+    def correlation(without: int = -1) -> float:
         weighted = []
         for scores in (one, other):
-            weights = torch.as_tensor(times[groups], dtype=torch.float64) * scores.logprob.double().exp()
+            weights = torch.as_tensor(groups != without, dtype=torch.float64) * scores.logprob.double().exp()
             weighted.append((scores.per_example[path].double() @ weights).numpy())
         return agreement.spearman(*weighted)
 
-    found = [correlation(times) for times in bootstrap.counts(picked).T]
-    low, high = np.quantile(found, [0.025, 0.975]) if n > 1 else (math.nan, math.nan)
-    return Estimate(correlation(np.ones(n)), float(low), float(high), len(groups), n)
+    whole = correlation()
+    if n == 1:
+        return Estimate(whole, math.nan, math.nan, len(groups), n)
+    middle, *left = np.arctanh(np.clip([whole, *map(correlation, range(n))], -1 + 1e-9, 1 - 1e-9))
+    half = units.over(n * middle - (n - 1) * np.array(left)).width / 2
+    return Estimate(whole, float(np.tanh(middle - half)), float(np.tanh(middle + half)), len(groups), n)
 
 
 def thresholds(found: Minimality) -> pd.DataFrame:

@@ -21,8 +21,8 @@ LLAMA_LAYERS = 32
 def score_table(scores: Scores, statistic: Statistic = "ratio_of_means") -> pd.DataFrame:
     """One row a head: `head`, `layer`, `index`, `score` with `low` and `high` (95%, over contexts), `rank` from 1, `n`.
 
-    Heads without a path have NaN everywhere. The intervals of `mean`, `mean_log` and `ratio_of_means` resample contexts
-    (for the last, its numerator alone); that of `median` as well.
+    Heads without a path have NaN everywhere. The intervals of `mean`, `mean_log` and `ratio_of_means` (of its numerator
+    alone) are those of `statistics.intervals`, Student's t over contexts; for a `median` contexts are drawn anew.
     """
     one_of("statistic", statistic, Statistic)
     (low, high), value, n = scores.intervals(statistic), scores.statistic(statistic), scores.examples
@@ -209,6 +209,17 @@ def harmful(tables: dict[Group, pd.DataFrame], n: int = 4) -> pd.DataFrame:
             told = {name: row[name] for name in ("head", "score", "low", "high", "n")}
             rows.append({"round": LETTERS[group], **told, "beside": f"{best['head']} {best['score']:+.2f}"})
     return pd.DataFrame(rows, columns=["round", "head", "score", "low", "high", "n", "beside"])
+
+
+def sure(larger: Circuit, tables: dict[Group, pd.DataFrame]) -> tuple[int, int]:
+    """How many heads of an enlarged circuit surely help, and how many it has: their interval in the round in which they
+    were ranked lies below 0, on the examples that the search gave them. A head counts once at each place.
+
+    >>> print(discovery.sure(criteria.grown(found.circuit, found.rankings(), 8), tables))
+    """
+    heads = circuit_table(larger, tables)
+    below = (heads["high"] < 0).groupby([heads["position"], heads["head"]]).any()
+    return int(below.sum()), len(below)
 
 
 ELSEWHERE = {

@@ -55,13 +55,11 @@ def compared(
         ablation.circuit_accuracy(one.subject, some, one.prompts, one.means, store=store, name=one.name).rows([at])
         for one in (base, tuned)
     ]
-    right = _differences([one.correct[0].double() for one in (*inside, base.full, tuned.full)])
-    chosen = _differences([_chosen(one) for one in (*inside, base.full, tuned.full)])
+    right = _pairs([one.correct[0].double() for one in (*inside, base.full, tuned.full)])
+    chosen = _pairs([_chosen(one) for one in (*inside, base.full, tuned.full)])
     rows = {}
     for key in COMPARED:
-        value, choice = (
-            statistics.estimate(scores[key].numpy(), base.full.contexts, signed=True) for scores in (right, chosen)
-        )
+        value, choice = (statistics.difference(*scores[key], base.full.contexts) for scores in (right, chosen))
         cells = {"value": value.value, "low": value.low, "high": value.high, **choice.cells("choice"), "n": value.n}
         rows[key] = {"compared": COMPARED[key], **cells}
     return pd.DataFrame.from_dict(rows, orient="index")
@@ -99,10 +97,11 @@ def words(rows: pd.DataFrame) -> dict[str, str]:
     return {str(key).replace("-", "_"): text for key, text in said.items()}
 
 
-def _differences(scores: list[Tensor]) -> dict[str, Tensor]:
+def _pairs(scores: list[Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """For each of `COMPARED`, what is compared with what."""
     in_base, in_tuned, base, tuned = scores
-    told = {"over-base": in_tuned - base, "in-base": in_base - base, "gained": in_tuned - in_base}
-    return told | {"whole-gained": tuned - base, "beside": tuned - base - in_tuned + in_base}
+    told = {"over-base": (in_tuned, base), "in-base": (in_base, base), "gained": (in_tuned, in_base)}
+    return told | {"whole-gained": (tuned, base), "beside": (tuned - base, in_tuned - in_base)}
 
 
 def _chosen(answers: Answers) -> Tensor:

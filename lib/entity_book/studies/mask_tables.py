@@ -132,7 +132,7 @@ def words(table: pd.DataFrame, models: Mapping[str, str]) -> dict[str, str]:
     """The numbers of `worth.table` as text with their intervals, by names that a page can `glue`.
 
     For a model called `base` by `models`: `base_a_object`, the accuracy of the selected heads (of the whole group where
-    none was selected), `base_a_object_whole`, `_gain`, `_beyond` and `_choice`; and `_n`, how many heads these are.
+    none was selected), `base_a_object_whole`, `_gain`, `_beyond`, `_over_random`; and `_n`, how many heads these are.
 
         for name, text in mask_tables.words(table, {"base": "qwen2.5-coder-0.5b"}).items():
             print(name, text)
@@ -143,9 +143,10 @@ def words(table: pd.DataFrame, models: Mapping[str, str]) -> dict[str, str]:
         start = f"{names[row['model']]}_{LETTERS[row['group']].lower()}_{row['desideratum']}"
         patched = counted(row["selected"])
         found[f"{start}_n"] = str(row["selected"] if patched == "masked" else row["heads"])
-        columns = {"": patched, "_whole": "whole", "_gain": "gain", "_beyond": "beyond", "_choice": "choice"}
+        differences = ("gain", "beyond", "over_random")
+        columns = {"": patched, "_whole": "whole"} | {f"_{name}": name for name in differences}
         for ending, column in columns.items():
-            sign = "+" if column in ("gain", "beyond", "choice") else ""
+            sign = "+" if column in differences else ""
             value, low, high = (row[column + end] for end in ("", "_low", "_high"))
             found[start + ending] = statistics.spoken(value, low, high, f"{sign}.2f")
     return found

@@ -21,6 +21,7 @@ from .nodes import AGREE, PROTOCOL, RIGHT, Measured, Sizes
 SCORES = ("choice", "top-1", "logit difference", "agreement", "KL")
 CURVES = ("logit difference", "choice")
 _CARRIED = ("base", "whole", "in_base", "circuit", "random", "own", "over_base", "gain", "through", "beside", "share")
+_CHANCE = ("chance", "chance_low", "chance_high")
 _ORDER = ("whole", "none", "own", "label first", "again", "base", "random")
 
 
@@ -172,14 +173,17 @@ def overlaps(base: Measured, others: Mapping[str, Measured], size: int | None = 
 
     The ceiling is what the base shares with itself, found on other prompts. Columns `other`, `size`, `shared`,
     `of_base`, `ceiling`, and `chance` with its 95% range for random sets of this size, all shares of `size`. `size` is
-    that of the base model's circuit unless given; the ceiling is NaN where its controls were not measured.
+    that of the base model's circuit unless given; the ceiling is NaN where its controls were not measured. Empty where
+    there is no circuit and no size: all nodes are shared by any two models.
 
         print(node_tables.overlaps(node_answers.load("qwen2.5-coder-0.5b"), {"code": node_answers.load("code")}))
     """
     from scipy.stats import hypergeom  # slow to import
 
     own = base.orders["own"]
-    size = size or base.sizes["own"] or len(own)
+    size = size or base.sizes["own"]
+    if size is None:
+        return pd.DataFrame(columns=["other", "size", "shared", "of_base", "ceiling", *_CHANCE])
     low, high = hypergeom.interval(0.95, len(own), size, size)
     named = {"again": "the base itself, other prompts", "label first": "the base, label first"}
     orders = {named[name]: base.orders[name] for name in named if name in base.orders}
@@ -191,7 +195,7 @@ def overlaps(base: Measured, others: Mapping[str, Measured], size: int | None = 
     for name, order in orders.items():
         both = nodes.shared(own.circuit(size), order.circuit(size))["shared"]
         row = {"other": name, "size": size, "shared": both, "of_base": both / size, "ceiling": ceiling}
-        rows.append(row | {"chance": size / len(own), "chance_low": low / size, "chance_high": high / size})
+        rows.append(row | dict(zip(_CHANCE, (size / len(own), low / size, high / size), strict=True)))
     return pd.DataFrame(rows)
 
 

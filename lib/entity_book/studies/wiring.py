@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from entity_circuits import circuits, models, places, sums
+from entity_circuits import circuits, models, places, statistics, sums
 from entity_circuits.arguments import integer
 from entity_circuits.circuits import Finding
 from entity_circuits.heads import LETTERS, Group, Head
@@ -244,6 +244,47 @@ def strongest(found: Wiring, group: Group, top: int = 3) -> list[tuple[str, str]
     order = found.edges[group].mean(-1).argsort()[: integer("top", top)]
     named = [found.pairs[group][index].partition(" -> ") for index in order]
     return [(sender, receiver) for sender, _, receiver in named]
+
+
+def beside(one: Wiring, other: Wiring, top: int = TOP, names: tuple[str, str] = ("one", "other")) -> pd.DataFrame:
+    """The strongest edges of two models: a row an edge, of all rounds, that is among the `top` largest of either.
+
+    Columns `round`, `edge`; under the two `names` the mean changes of log p, each with `_low` and `_high`, over
+    contexts, and its `_rank` by size; `n`, the prompts. An edge that is shown for its size in one model is somewhat too
+    large there: the same prompts chose it.
+
+        print(wiring.beside(wiring.kept(wiring.BASE), wiring.kept(wiring.TUNED)))
+    """
+    top, cells = integer("top", top), dict[str, Any]()
+    into = {each.name: f"{LETTERS[each.name]} to {LETTERS[str(each.into)]}" for each in sending()}
+    for name, model in zip(names, (one, other), strict=True):
+        found = statistics.intervals(torch.cat([*model.edges.values()]), model.contexts)
+        rank = np.abs(found.value).argsort()[::-1].argsort() + 1
+        ends = {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+        cells |= {**ends, f"{name}_rank": rank, "n": found.n}
+    named = [(into[group], pair) for group, pairs in one.pairs.items() for pair in pairs]
+    table = pd.DataFrame(named, columns=["round", "edge"]).assign(**cells)
+    ranks = [f"{name}_rank" for name in names]
+    return table[table[ranks].min(axis=1) <= top].sort_values(ranks, ignore_index=True)
+
+
+def shared(one: Wiring, other: Wiring, top: int = TOP, seed: int = 0) -> tuple[float, float]:
+    """How many of its `top` largest edges on half of the contexts a model shares with another on the other half, and,
+    at most, with itself: the mean over halvings and over both models.
+
+    print(wiring.shared(wiring.kept(wiring.BASE), wiring.kept(wiring.TUNED)))
+    """
+    ids, top = one.contexts.unique(), integer("top", top)
+    halves = _halves(np.ones(len(ids)), np.random.default_rng(seed))
+    weights = halves @ (one.contexts[:, None] == ids).double().numpy().T
+    first, second = (np.abs(_maps(torch.cat([*model.edges.values()]), weights)) for model in (one, other))
+    largest = [maps >= np.sort(maps)[..., -top, None] for maps in (first, second)]
+
+    def common(a: np.ndarray, b: np.ndarray) -> float:
+        return float((a & b).sum(-1).mean())
+
+    (a, b), (c, d) = largest
+    return (common(a, d) + common(c, b)) / 2, (common(a, b) + common(c, d)) / 2
 
 
 def keep(found: Wiring, path: Path, subject: Subject, *, command: str) -> None:

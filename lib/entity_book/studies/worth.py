@@ -110,7 +110,7 @@ def table(found: Sequence[Tried]) -> pd.DataFrame:
     `random` (mean of the sets of equally many heads of the group), `source` (right answers of the source prompt
     alone); and the paired differences `gain` (masked, or whole where no head was selected, minus floor), `beyond` (the
     same minus `bystander`: how often, under this patch, an object of the base is said that no hypothesis predicts) and
-    `choice` (masked minus random). Intervals are over contexts. `n` pairs, `contexts`.
+    `over_random` (masked minus random). Intervals are over contexts. `n` pairs, `contexts`.
 
         print(worth.table(worth.tried(study, masks))[["group", "desideratum", "masked", "random"]])
     """
@@ -124,11 +124,11 @@ def table(found: Sequence[Tried]) -> pd.DataFrame:
         series = {"floor": hits["no patch"], "whole": hits["whole"], "masked": hits.get("masked"), "random": drawn}
         series["source"] = pd.Series(one.source_right, index=hits.index, dtype=float)
         other = pd.Series(one.bystander, index=hits.index, dtype=float)
-        gains = {"gain": hits[patched] - hits["no patch"], "beyond": hits[patched] - other}
+        against = {"gain": (patched, hits["no patch"]), "beyond": (patched, other), "over_random": ("masked", drawn)}
         for name, values in series.items():
             row |= _cells(name, values, one.contexts)
-        for name, values in {**gains, "choice": drawn.rsub(hits.get("masked", math.nan))}.items():
-            row |= _cells(name, values, one.contexts, signed=True)
+        for name, (own, values) in against.items():
+            row |= _cells(name, hits.get(own), one.contexts, values)
         rows.append(row | {"n": len(hits), "contexts": len(np.unique(one.contexts))})
     return pd.DataFrame(rows).astype({"selected": "Int64"})
 
@@ -138,8 +138,12 @@ def counted(selected: object) -> str:
     return "masked" if not pd.isna(selected) and selected else "whole"  # type: ignore[call-overload]
 
 
-def _cells(name: str, values: pd.Series | None, contexts: np.ndarray, signed: bool = False) -> dict[str, float]:
-    """A number with its bounds; NaN where there is nothing to estimate it from."""
-    if values is None or values.isna().any():
+def _cells(
+    name: str, values: pd.Series | None, contexts: np.ndarray, minus: pd.Series | None = None
+) -> dict[str, float]:
+    """A number, or what it is more than another, with its bounds; NaN where there is nothing to estimate it from."""
+    if values is None or values.isna().any() or (minus is not None and minus.isna().any()):
         return dict.fromkeys((name, f"{name}_low", f"{name}_high"), math.nan)
-    return statistics.estimate(values.to_numpy(), contexts, signed=signed).cells(name)
+    if minus is None:
+        return statistics.estimate(values.to_numpy(), contexts).cells(name)
+    return statistics.difference(values.to_numpy(), minus.to_numpy(), contexts).cells(name)

@@ -53,7 +53,7 @@ def faithfulness(circuit: Tensor, full: Tensor, contexts: Tensor, *, chance: flo
     """How much of the full model's accuracy a circuit has, from the right answers to the same prompts.
 
     `circuit` and `full` are (n,) bool, `contexts` (n,) says which prompts belong together. The intervals of difference
-    and ratio resample contexts, circuit and model together. There is no ratio where the lower bound of the full model's
+    and ratio are paired, over contexts (`statistics`). There is no ratio where the lower bound of the full model's
     accuracy is not above `chance` (the share right by guessing among the answers): a share of nothing says nothing. A
     ratio can exceed 1. Paper: section 4.1; the official ratio is one of rounded accuracies.
 

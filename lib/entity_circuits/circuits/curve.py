@@ -60,7 +60,7 @@ def areas(
     first = step[0] / 2 * gap  # 1 at size 0, where f is 0
     rows = {"CPR": weight @ gained, "CMD": first + (weight * side) @ missing}
     rows |= {f"{share:g}": row for share, row in zip(shares, gained, strict=True)}
-    bounds = intervals.of_ratios(np.stack(list(rows.values())), gap, groups)
+    bounds = intervals.of_ratios(np.stack(list(rows.values())), gap, groups, signed=True)
     contexts_ = int(groups.max()) + 1
     return {
         name: Estimate(float(row.sum() / gap.sum()), float(least), float(most), len(gap), contexts_)
@@ -104,5 +104,5 @@ def gain(circuit: tuple[Tensor, Tensor], whole: tuple[Tensor, Tensor], contexts:
         "beside": statistics.estimate((tuned - base) - (high - low), contexts),
     }
     if found["gain"].low > 0 or found["gain"].high < 0:
-        found["share"] = statistics.ratio(high - low, tuned - base, contexts)
+        found["share"] = statistics.ratio(high - low, tuned - base, contexts, signed=True)
     return found

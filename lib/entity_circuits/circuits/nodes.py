@@ -290,7 +290,7 @@ class _Asked:
             self.whole = chosen.whole(self.subject, self.prompts, store=self.store)
             self.tables = [Table(self.subject, self.prompts.select(rows), self.means) for rows in self.parts]
         weight = keep.to(self.subject.dtype).to(self.subject.device).requires_grad_(True)
-        said = []
+        said, total = [], torch.zeros(keep.shape, dtype=self.subject.dtype)
         for rows, table in zip(self.parts, self.tables, strict=True):
             part = self.prompts.select(rows)
             with torch.enable_grad():
@@ -305,10 +305,10 @@ class _Asked:
                 )
                 its = self.whole.chosen[0, rows].to(logits.device)
                 picked = logits.log_softmax(-1).gather(1, its.clamp(min=0)[:, None])[:, 0]
-                (picked * (its >= 0)).sum().backward()
+                (gradient,) = torch.autograd.grad((picked * (its >= 0)).sum(), weight)
+            total += gradient.cpu()
             said.append(logits.detach().cpu())
-        assert weight.grad is not None
-        return weight.grad.detach().cpu() / len(self.prompts), torch.cat(said)
+        return total / len(self.prompts), torch.cat(said)
 
     def step(self, keep: Tensor) -> dict[str, Tensor]:
         """The effects in a circuit, and what it says: whether it is right, and whether it agrees."""

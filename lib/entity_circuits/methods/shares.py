@@ -54,4 +54,4 @@ def shares(gained: np.ndarray, gap: np.ndarray, contexts: np.ndarray) -> tuple[n
     `gained` (conditions, n) is what each condition changes, prompt by prompt; `gap` (n,) what it is a share of;
     `contexts` (n,) which prompts belong together.
     """
-    return gained.mean(axis=1) / gap.mean(), *intervals.of_ratios(gained, gap, numbered(contexts))
+    return gained.mean(axis=1) / gap.mean(), *intervals.of_ratios(gained, gap, numbered(contexts), signed=True)
