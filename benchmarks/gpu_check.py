@@ -8,7 +8,9 @@ them in --out after each, so that a call which is cut off still tells what it fo
 - `method`: every method by both executors on a tiny model, here beside the CPU
 - then in fp32, TF32 and bf16: `ceiling`, the card's own rate of matrix products; `build`; `equal`, some heads of each
   round of path patching at Llama-7B's shape, replay beside definition; `round`, all senders of a round, with the share
-  of the ceiling; `rounds`, all four, in seconds for 300 examples, and the memory they took.
+  of the ceiling; `rounds`, all four, in seconds for 300 examples (of fewer, in proportion), and the memory they took.
+
+A method or a round whose numbers are `apart` by more than `within`, or a stage that broke, makes it end with 1.
 """
 
 import argparse
@@ -171,9 +173,15 @@ def asked_of(one: Round, shape: Shape) -> dict[str, Any]:
 
 
 def equal(report: Report, subject: models.Subject, shape: Shape, label: str, n: int) -> None:
-    """Two senders of each round both ways, from the same recordings."""
+    """Two senders of each round both ways, from the same recordings.
+
+    A log-probability may be off by what its logit and the sum of all of them may be: twice the tolerance of logits.
+    """
     drawn = boxes.experiment(subject, n=n)
     both = (runs.record(subject, drawn.base), runs.record(subject, drawn.source))
+    words = torch.arange(shape.words).expand(n, -1)
+    size = float(runs.run(subject, drawn.base, targets=words).logits.abs().max())
+    within = 2 * precision.tolerance(subject.dtype, subject.device) * size
     for one in drawn.rounds:
         asked = asked_of(one, shape)
         top = max(head.layer for head in asked["receivers"]) if asked["receivers"] else shape.layers
@@ -183,8 +191,9 @@ def equal(report: Report, subject: models.Subject, shape: Shape, label: str, n: 
                                 method=method).change.nan_to_num()
             for method in ("replay", "definition")
         )  # fmt: skip
-        report.say("equal", precision=label, round=one.name, examples=n, senders=len(senders),
-                   largest_effect=float(literal.abs().max()), apart=float((fast - literal).abs().max()))  # fmt: skip
+        apart = float((fast - literal).abs().max())
+        report.say("equal", precision=label, round=one.name, examples=n, senders=len(senders), ok=apart < within,
+                   largest_effect=float(literal.abs().max()), apart=apart, within=within)  # fmt: skip
 
 
 def rounds(

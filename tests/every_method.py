@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -88,13 +90,11 @@ def patched(given: Given, method: Any) -> Tensor:
     return cmap.sweep(given.subject, given.other, conditions, given.base, method=method).logprob
 
 
-def resumed(given: Given, method: Any, folder: Any = None) -> Tensor:
-    store, asked = results.Store(folder), {"position": "last", "method": method, "store": results.Store(folder)}
-    path_patching.sweep(given.subject, given.base, given.source, senders=[Head(0, 1)], **asked)
-    asked["store"] = store
-    return path_patching.sweep(
-        given.subject, given.base, given.source, senders=[Head(0, 1), Head(1, 1)], **asked
-    ).change
+def resumed(given: Given, method: Any) -> Tensor:
+    with TemporaryDirectory() as folder:
+        for senders in ([Head(0, 1)], [Head(0, 1), Head(1, 1)]):  # the second finds what the first has kept
+            found = swept(given, method, position="last", senders=senders, store=results.Store(Path(folder)))
+    return found
 
 
 def found_nodes(given: Given) -> Tensor:
@@ -110,6 +110,7 @@ METHODS: dict[str, Callable[..., Tensor]] = {
     "path patching to values": partial(
         swept, position="prev", receivers=[Head(1, 2), Head(3, 4)], composition="v", reach="query"
     ),
+    "path patching resumed from a store": resumed,
     "edges": by_edges,
     "circuits": lambda g, m: ablation.circuit_accuracy(g.subject, CIRCUIT, g.base, g.means, method=m).logprob,
     "without": lambda g, m: (

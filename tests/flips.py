@@ -6,6 +6,7 @@ for bit. Anything else is an `AssertionError`, and a traceback of another kind i
 """
 
 import random
+import runpy
 import shutil
 import warnings
 from collections import Counter
@@ -17,8 +18,20 @@ from pathlib import Path
 import numpy as np
 import tiny
 import torch
-from entity_book.studies import improvement
+from entity_book import paper
+from entity_book.build import readme
+from entity_book.studies import (
+    arithmetic,
+    improvement,
+    kept_masks,
+    node_answers,
+    scale,
+    scale_circuit,
+    tuning,
+    wiring,
+)
 from entity_book.training import adapters, finetune
+from entity_book.training.data import KINDS
 from entity_circuits import circuits, models, places, results, sums
 from entity_circuits.methods import cmap
 from entity_circuits.models import weights
@@ -229,22 +242,40 @@ def circuit(folder: Path) -> Case:
     return Case({"circuit": (file, ALL), "circuit list": (home / sums.NAME, ALL)}, attempt)
 
 
-def published(folder: Path) -> Case:
-    """The numbers of the paper, and who was right with which adapter."""
-    files = {}
-    for name in ("paper.json", "adapters/accuracy.json"):
-        files[name] = folder / name
-        files[name].parent.mkdir(exist_ok=True)
-        shutil.copy(places.data(name), files[name])
-        shutil.copy(places.data(name).parent / sums.NAME, files[name].parent)
-    right = {file: file.read_text(encoding="utf-8") for file in files.values()}
+READERS: dict[str, Callable[[Path], object]] = {
+    "data": lambda file: readme.stored(file.parents[1]) if file.stem == "findings" else paper.paper(),
+    "data/adapters": tuning.measured,
+    **dict.fromkeys((f"data/adapters/{kind}" for kind in KINDS), lambda file: models.fetch(file.parent.name)),
+    **dict.fromkeys(("data/circuits", "data/circuits/again"), circuits.load),
+    **dict.fromkeys(("data/cmap", "data/draws"), improvement.read),
+    "data/edges": lambda file: wiring.kept(file.stem),
+    "data/masks": lambda file: kept_masks.kept(file.stem, ()),
+    "data/nodes": node_answers.read,
+    "data/scale": lambda file: scale.table([file]),
+    "data/scale/circuit": scale_circuit.table,
+    "data/trainings": lambda file: arithmetic.rows(file.parent),
+    "course/data": lambda file: runpy.run_path(str(file.parents[1] / "checks" / "stored.py"))["load"](file.stem),
+}
+"""What reads the files of each folder that is shipped."""
+
+
+def shipped(folder: Path, monkeypatch) -> Case:
+    """All files that are shipped, each by what reads it; their lists are hit in other cases."""
+    for part in ("data", "course/data", "course/checks"):
+        shutil.copytree(places.ROOT / part, folder / part)
+    monkeypatch.setattr(places, "checkout", lambda: folder)
+    every = [file for part in ("data", "course/data") for file in sorted((folder / part).rglob("*.*"))]
+    files = {file.relative_to(folder).as_posix(): file for file in every if file.suffix in (".json", ".safetensors")}
 
     def attempt(file: Path) -> str:
-        try:
-            assert sums.read(file) == right[file]
-        except ValueError as error:
-            return named(file, error)
-        return "harmless"
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            try:
+                READERS[file.parent.relative_to(folder).as_posix()](file)
+            except (ValueError, FetchError) as error:
+                return named(file, error)
+        assert told, "it was read"
+        return named(file, told[-1].message)
 
     return Case({name: (file, ALL) for name, file in files.items()}, attempt)
 
@@ -255,6 +286,7 @@ def every(folder: Path, monkeypatch) -> Iterator[Case]:
     for make in (fetched, answers):
         (folder / make.__name__).mkdir()
         yield make(folder / make.__name__, monkeypatch)
-    for plain in (stored, adapter, circuit, published):
+    for plain in (stored, adapter, circuit):
         (folder / plain.__name__).mkdir()
         yield plain(folder / plain.__name__)
+    yield shipped(folder / "shipped", monkeypatch)

@@ -11,7 +11,7 @@ import torch
 from entity_book.build import notebooks
 from entity_circuits import boxes, models, runs
 from entity_circuits.models import devices, precision
-from every_method import METHODS, WITHOUT_EXECUTOR, Given, resumed
+from every_method import METHODS, WITHOUT_EXECUTOR, Given
 from torch import Tensor
 
 ONE, TWO = torch.device("cuda", 0), torch.device("cuda", 1)
@@ -90,12 +90,6 @@ def test_the_page_shows_every_method_with_its_largest_difference():
     both = [[name, way] for name in METHODS for way in ("replay", "definition")]
     assert [row[:2] for row in rows[2:]] == [*both, *([name, ""] for name in WITHOUT_EXECUTOR)]
     assert all(float(cell) < 1e-5 for row in rows[2:] for cell in row[2:])
-
-
-def test_a_sweep_goes_on_from_results_that_were_stored(on_cpu, placed, tmp_path):
-    expected = resumed(on_cpu, "replay", tmp_path / "cpu")
-    with pretend.Pretending():
-        assert largest(resumed(placed, "replay", tmp_path / "there"), expected) < 1e-5
 
 
 def test_what_is_recorded_of_a_layer_is_where_the_layer_is():

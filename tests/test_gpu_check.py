@@ -1,6 +1,7 @@
 """The script for a CUDA card, rehearsed: its stages, what it counts, and that it tells what is wrong."""
 
 import json
+from dataclasses import replace
 
 import gpu_check
 import pytest
@@ -43,6 +44,19 @@ def test_a_method_with_other_numbers_is_told_and_fails_the_check(quick, monkeypa
     found = rows(tmp_path / "found.json")
     assert [row["ok"] for row in found if row["stage"] == "method"] == [False, False]
     assert [row["stage"] for row in found if row.get("precision")] == ["skipped"] * 3
+
+
+def test_a_replay_that_is_not_the_definition_fails_the_check(quick, monkeypatch, tmp_path):
+    right = gpu_check.replay.replay
+
+    def wrong(recording, variants, **asked):
+        found = right(recording, variants, **asked)
+        return replace(found, logprobs=found.logprobs + any(map(len, variants)))
+
+    monkeypatch.setattr(gpu_check, "METHODS", {})
+    monkeypatch.setattr(gpu_check.replay, "replay", wrong)
+    assert gpu_check.main(["--rehearse", "--out", str(tmp_path / "found.json")]) == 1
+    assert [row["ok"] for row in rows(tmp_path / "found.json") if row["stage"] == "equal"] == [False] * 12
 
 
 def test_a_stage_that_breaks_leaves_the_others_to_run(quick, monkeypatch, tmp_path):

@@ -256,6 +256,13 @@ def test_actions_of_the_workflow_are_named_by_commit_with_their_version_beside()
     assert all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", one) for one in used), used
 
 
+def test_the_fault_suite_runs_every_week():
+    workflow = yaml.safe_load((places.ROOT / ".github/workflows/ci.yml").read_text("utf-8"))
+    job = workflow["jobs"]["faults"]
+    assert workflow[True]["schedule"] and "'schedule'" in job["if"]  # `on` is a truth value in YAML
+    assert [step["run"] for step in job["steps"] if "run" in step] == ["make faults KILLS=20"]
+
+
 def test_what_builds_the_package_is_pinned_too():
     assert project()["build-system"]["requires"] == [f"setuptools=={pins()['setuptools']}"]
 

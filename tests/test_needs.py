@@ -101,6 +101,7 @@ def test_a_plan_says_what_a_pair_of_the_paper_needs_and_fetches_nothing(capsys, 
     assert planned("llama-7b", "float-7b", "--memory", 40, "--device", "cuda", "--gflops", 1e5) == 1
     told = capsys.readouterr().out
     assert "cannot fit" in told and "--dtype bfloat16" in told and "goat-7b" in told
+    assert "float-7b: unknown here, see its hub page" in told
     assert planned("llama-7b", "float-7b", "--memory", 40, "--device", "cuda", "--dtype", "bfloat16") == 0
     assert "unknown: --gflops" in capsys.readouterr().out
 

@@ -4,16 +4,18 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import families
 import nnsight
 import pytest
 import tiny
 import torch
 from entity_circuits import boxes, knockout, models, path_patching, prompts, runs
 from entity_circuits.heads import Head
-from entity_circuits.runs import remote, remote_paths
+from entity_circuits.runs import attention_inputs, remote, remote_paths
 from entity_circuits.runs.edits import Edit, Read
 from nnsight.modeling import huggingface
 from transformers import AutoModelForCausalLM
@@ -142,6 +144,20 @@ def test_what_cannot_run_elsewhere_is_refused_before_anything_is_sent():
     ):
         with pytest.raises(ValueError, match=said):
             remote_paths.senders(there, base, source, 0, [0], position="last", **asked)
+
+
+@pytest.mark.parametrize("family", ["Mistral", "Qwen2", "Qwen2Moe", "Gemma3", "Cohere2", "Llama"])
+def test_all_that_a_layer_hears_by_its_window_is_never_cut_neither_here_nor_elsewhere(family):
+    mine = families.subject(family)
+    there, base = remote.served(mine.model, "local"), boxes.prompts(mine, 3, boxes=3)
+    width = base.input_ids.shape[1]
+    for layer, given in enumerate(attention_inputs.of(mine, width)):
+        back = range(int(attention_inputs.heard(given, width, base.last).sum(1).min()))
+        every = [Edit("score", layer, (2,), base.last, key=base.last - far) for far in back]
+        for run in (partial(runs.run, mine, base), lambda edits: remote.run(there, base, [edits])):
+            with pytest.raises(ValueError, match="nothing to attend to"):
+                run(every)
+            assert run(every[1:]).logprob.isfinite().all()
 
 
 # On the loopback

@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -403,6 +404,30 @@ def test_a_result_that_cannot_be_stored_is_given_back_with_a_warning(tmp_path, m
     ):
         found = results.Store(tmp_path).keep("x", {}, lambda: {"x": torch.ones(2)})
     assert torch.equal(found["x"], torch.ones(2)) and list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def little_room(tmp_path):
+    """A folder with room for one megabyte."""
+    folder = tmp_path / "little"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("no file system can be mounted here: that takes Linux and root")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.skipif(shutil.which("mount") is None, reason="no mount here")
+def test_a_result_that_the_disk_has_no_room_for_is_given_back_and_takes_none(little_room):
+    store, large = results.Store(little_room), {"x": torch.ones(500_000)}
+    with pytest.warns(UserWarning, match=r"x was computed and is given back, but could not be kept in .*Make room"):
+        assert torch.equal(store.keep("x", {}, lambda: large)["x"], large["x"])
+    assert list(little_room.iterdir()) == []
+    store.keep("small", {}, lambda: {"x": torch.ones(50_000)})
+    assert len(store.keep("small", {}, lambda: pytest.fail("it was kept"))["x"]) == 50_000
 
 
 def test_tensors_that_share_their_memory_are_stored(tmp_path):

@@ -9,15 +9,15 @@ import time
 
 import pytest
 from entity_book import paper
-from entity_book.studies import improvement, tuning
+from entity_book.course import answers
+from entity_book.studies import arithmetic, improvement, tuning
 from entity_book.training import adapters
-from entity_book.training import data as training_data
+from entity_book.training.plan import Run
 from entity_circuits import circuits, models, places, sums
 from entity_circuits.models.weights import FetchError
 
-KEPT = ("adapters", "circuits", "cmap", "draws", "nodes", "scale", "trainings")
-FOLDERS = [places.data(), *(places.data(name) for name in KEPT)]
-FOLDERS += [places.data("adapters", kind) for kind in training_data.KINDS]
+SHIPPED = [file for part in ("data", "course/data") for file in (places.ROOT / part).rglob("*.*")]
+FOLDERS = sorted({file.parent for file in SHIPPED if file.suffix in (".json", ".safetensors")})
 
 
 def flip(file, where=-10):
@@ -44,7 +44,7 @@ def own_data(tmp_path, monkeypatch):
     return tmp_path / "data"
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.relative_to(places.ROOT).as_posix())
 def test_what_is_shipped_is_listed_and_is_what_is_listed(folder):
     known = sums.listed(folder)
     assert known and sums.wrong({folder / name: wanted for name, wanted in known.items()}) == []
@@ -158,6 +158,17 @@ def test_published_and_measured_numbers_are_read_only_as_they_were_written(own_d
         flip(own_data / name, 700)
         with pytest.raises(ValueError, match="is damaged or was changed"):
             read()
+
+
+@pytest.mark.parametrize(
+    "use",
+    [lambda folder: arithmetic._adapter(Run("random numbers", made="random"), "", folder), lambda _: answers._lora()],
+)
+def test_a_shipped_adapter_is_not_used_where_its_weights_are_damaged(use, own_data, tmp_path):
+    for kind in ("arithmetic", "code"):
+        flip(own_data / "adapters" / kind / "adapter_model.safetensors")
+    with pytest.raises(ValueError, match=r"adapter_model\.safetensors is damaged"):
+        use(tmp_path)
 
 
 def test_a_damaged_circuit_is_refused_by_name_and_left_out_among_others(own_data):

@@ -53,6 +53,13 @@ def executor():
         yield threads
 
 
+@pytest.fixture(scope="module")
+def process():
+    """A worker in a process of its own, as a user has it."""
+    with workers.pool(1) as executor:
+        yield executor
+
+
 LAST = {"position": "last", "senders": ["L0H1", "L2H3"]}
 
 
@@ -107,7 +114,10 @@ def same(one, other):
     )
 
 
-@pytest.mark.parametrize("method", [discovered, mapped, cut, ablated, removed, patched, masked])
+METHODS = [discovered, mapped, cut, ablated, removed, patched, masked]
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_workers_give_the_very_bits_of_one_process_and_keep_them(
     method, pair, prompts, executor, tmp_path, monkeypatch
 ):
@@ -121,6 +131,13 @@ def test_workers_give_the_very_bits_of_one_process_and_keep_them(
     monkeypatch.setattr(work, "_work", lambda sent: pytest.fail("it is kept"))
     assert same(here, method(pair, prompts, executor=executor, store=Store(tmp_path)))
     assert same(here, method(pair, prompts, store=Store(tmp_path))), "one process finds what workers kept"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_process_of_its_own_gives_the_very_bits_of_this_one(method, pair, prompts, process, monkeypatch):
+    here = method(pair, prompts)
+    monkeypatch.setattr(work, "unpacked", lambda _: pytest.fail("what was sent was worked on here"))
+    assert same(here, method(pair, prompts, executor=process))
 
 
 def test_a_worker_loads_a_model_once_and_records_a_chunk_once(pair, prompts, executor, monkeypatch):
@@ -170,14 +187,14 @@ class Nobody(Executor):
         pytest.fail("work was begun")
 
 
-@pytest.mark.parametrize("method", [discovered, mapped, cut, ablated, removed, patched, masked])
+@pytest.mark.parametrize("method", METHODS)
 def test_a_model_in_memory_is_refused_with_the_way_out(method, prompts):
     pair = tiny.subject("llama"), tiny.subject("llama", seed=1)
     with pytest.raises(ValueError, match=r"wrapped in memory.*save_pretrained.*models\.load"):
         method(pair, prompts, executor=Nobody())
 
 
-@pytest.mark.parametrize("method", [discovered, mapped, cut, ablated, removed, patched, masked])
+@pytest.mark.parametrize("method", METHODS)
 def test_an_executor_that_cannot_work_is_refused(method, pair, prompts):
     with pytest.raises(ValueError, match="submit"):
         method(pair, prompts, executor=4)

@@ -7,5 +7,6 @@ pytestmark = pytest.mark.faults
 
 
 @pytest.mark.parametrize("command", [*BOOK, *OTHERS], ids=" ".join)
-def test_a_malformed_command_is_refused_in_words_before_any_work(command, refused):
+def test_a_malformed_command_is_refused_in_words_before_any_work(command, refused, record_property):
     refused(command)
+    record_property("malformed commands refused", 1)

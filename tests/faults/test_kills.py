@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -140,8 +141,20 @@ def finished(folder: Path, script: str) -> float:
     return time.monotonic() - clock
 
 
-def survives(template: Path, script: str, state: Callable[[Path], object], tmp_path: Path, name: str) -> None:
-    """Kill a script at random moments in copies of a folder, let it end, and compare with an undisturbed run."""
+@pytest.fixture
+def survives(tmp_path: Path, record_property: Callable[[str, int], None]) -> Callable[..., None]:
+    """Kills a script at random moments in copies of a folder, lets it end, and compares with an undisturbed run."""
+    return partial(_survives, tmp_path, record_property)
+
+
+def _survives(
+    tmp_path: Path,
+    record_property: Callable[[str, int], None],
+    template: Path,
+    script: str,
+    state: Callable[[Path], object],
+    name: str,
+) -> None:
     chosen = random.Random(SEED)
     calm, tried = tmp_path / "calm", 0
     shutil.copytree(template, calm)
@@ -167,6 +180,7 @@ def survives(template: Path, script: str, state: Callable[[Path], object], tmp_p
             assert not left
         finished(folder, script)
         assert state(folder) == wanted
+    record_property("kills", killed)
     print(f"\n{name}: {killed} kills, {ended} had ended before, all as undisturbed ({seconds:.1f} s)")
 
 
@@ -193,11 +207,11 @@ def book_state(folder: Path) -> object:
     return chapters, findings.file(folder).read_text(), made
 
 
-def test_a_book(tmp_path):
-    survives(house(tmp_path / "house"), BOOK, book_state, tmp_path, "book")
+def test_a_book(tmp_path, survives):
+    survives(house(tmp_path / "house"), BOOK, book_state, "book")
 
 
-def test_a_site(tmp_path):
+def test_a_site(tmp_path, survives):
     template = house(tmp_path / "house")
     settings = "title: Title\nonly_build_toc_files: true\nexecute: {execute_notebooks: 'off'}\nsphinx:\n"
     settings += "  extra_extensions: [sphinx.ext.autodoc, entity_book.build.sphinx_ext]\n"
@@ -211,22 +225,20 @@ def test_a_site(tmp_path):
     def state(folder: Path) -> object:
         return content(folder / "_build" / "html", ".buildinfo"), content(folder / "build")
 
-    survives(template, SITE, state, tmp_path, "site")
+    survives(template, SITE, state, "site")
 
 
-def test_a_store(tmp_path):
+def test_a_store(tmp_path, survives):
     template = tmp_path / "template"
     template.mkdir()
-    survives(template, STORE, stored, tmp_path, "store")
+    survives(template, STORE, stored, "store")
 
 
-def test_a_training(tmp_path):
+def test_a_training(tmp_path, survives):
     template = tmp_path / "template"
     template.mkdir()
     # The card and the log say when and how long.
-    survives(
-        template, TRAINING, lambda folder: content(folder / "adapter", "README.md", "log.json"), tmp_path, "training"
-    )
+    survives(template, TRAINING, lambda folder: content(folder / "adapter", "README.md", "log.json"), "training")
 
 
 def study_state(folder: Path) -> object:
@@ -236,15 +248,15 @@ def study_state(folder: Path) -> object:
     return {name: {k: v for k, v in row.items() if k not in ("seconds", "measuring")} for name, row in rows.items()}
 
 
-def test_a_study(tmp_path):
+def test_a_study(tmp_path, survives):
     template = tmp_path / "template"
     (template / "rows").mkdir(parents=True)
     (template / "rows" / sums.NAME).touch()
     tiny.save(template / "base")
-    survives(template, STUDY, study_state, tmp_path, "study")
+    survives(template, STUDY, study_state, "study")
 
 
-def test_a_fetch(tmp_path):
+def test_a_fetch(tmp_path, survives):
     template = tmp_path / "template"
     template.mkdir()
     tiny.save_gguf(template / "tiny.gguf")
@@ -252,7 +264,7 @@ def test_a_fetch(tmp_path):
     def state(folder: Path) -> object:  # `.checked` only spares a reading, and comes when files have stood for a while
         return sorted(content(folder / "cache", ".lock", ".checked").values())
 
-    survives(template, FETCH, state, tmp_path, "fetch")
+    survives(template, FETCH, state, "fetch")
 
 
 def measured_house(folder: Path) -> Path:
@@ -282,17 +294,16 @@ def measured_state(folder: Path) -> object:
         return adapters_.read_text(), file.metadata(), digest(*tensors.values()), list(tensors), stored(folder)
 
 
-def test_the_measurements_of_adapters_and_of_what_is_patched(tmp_path):
-    survives(measured_house(tmp_path / "house"), MEASURING, measured_state, tmp_path, "measurements")
+def test_the_measurements_of_adapters_and_of_what_is_patched(tmp_path, survives):
+    survives(measured_house(tmp_path / "house"), MEASURING, measured_state, "measurements")
 
 
-def test_a_sweep_and_the_circuit_that_is_kept_of_it(tmp_path):
+def test_a_sweep_and_the_circuit_that_is_kept_of_it(tmp_path, survives):
     template = tmp_path / "template"
     template.mkdir()
     survives(
         template,
         SWEEP,
         lambda folder: (stored(folder), content(folder / "kept", ".lock")),
-        tmp_path,
         "sweep",
     )

@@ -109,7 +109,9 @@ def killing(victims: Any, wait: float) -> Iterator[list[int]]:
         thread.join()
 
 
-def test_workers_of_a_pool_killed_at_any_moment_cost_no_finished_piece(subject, expected, tmp_path, capsys):
+def test_workers_of_a_pool_killed_at_any_moment_cost_no_finished_piece(
+    subject, expected, tmp_path, capsys, record_property
+):
     draw, kills, runs, begun = random.Random(SEED), 0, 0, 0
     folder = tmp_path / "0"
     while kills < KILLS:
@@ -131,11 +133,12 @@ def test_workers_of_a_pool_killed_at_any_moment_cost_no_finished_piece(subject, 
                 assert killed
         assert ended(processes, 20)
     assert torch.equal(found(subject, store=Store(folder)), expected), "and it can be finished without workers"
+    record_property("kills", kills)
     with capsys.disabled():
         print(f"\npool: {kills} workers killed in {runs} runs, {begun + 1} sweeps whole and bit-equal")
 
 
-def test_a_killed_driver_takes_its_workers_along_and_is_resumed(subject, expected, capsys):
+def test_a_killed_driver_takes_its_workers_along_and_is_resumed(subject, expected, capsys, record_property):
     home = Path(subject.specification.name).parent
     (home / "driver.py").write_text(DRIVER)
     draw, times = random.Random(SEED), max(2, KILLS // 4)
@@ -154,6 +157,7 @@ def test_a_killed_driver_takes_its_workers_along_and_is_resumed(subject, expecte
     before = files(home / "results")
     assert torch.equal(found(subject, store=Store(home / "results")), expected)
     assert before.items() <= files(home / "results").items()
+    record_property("kills", times)
     with capsys.disabled():
         print(f"\ndriver: killed {times} times, {len(before)} pieces were kept, resumed bit-equal")
 
@@ -184,7 +188,9 @@ def cluster(tmp_path: Path) -> Iterator[tuple[Path, list[subprocess.Popen[bytes]
             one.wait(30)
 
 
-def test_workers_of_a_dask_cluster_killed_at_any_moment_are_made_up_for(subject, expected, cluster, tmp_path, capsys):
+def test_workers_of_a_dask_cluster_killed_at_any_moment_are_made_up_for(
+    subject, expected, cluster, tmp_path, capsys, record_property
+):
     file, (_, *nannies) = cluster
     draw, kills, sweeps = random.Random(SEED), 0, 0
     with workers.cluster(file) as executor:
@@ -203,5 +209,6 @@ def test_workers_of_a_dask_cluster_killed_at_any_moment_are_made_up_for(subject,
         node = [nannies[1].pid, *below(nannies[1].pid)]  # a node is lost: the worker, and what would start it again
         threading.Timer(2.0, lambda: [os.kill(one, signal.SIGKILL) for one in node]).start()
         assert torch.equal(found(subject, store=Store(tmp_path / "node"), executor=executor), expected)
+    record_property("kills", kills + 1)
     with capsys.disabled():
         print(f"\nDask: {kills} workers killed in {sweeps} sweeps, and one node in another: all whole and bit-equal")

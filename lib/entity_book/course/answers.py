@@ -92,8 +92,8 @@ def _tuning() -> tuple[Tensors, dict[str, object]]:
 def _lora() -> tuple[Tensors, dict[str, object]]:
     """One matrix before and after the adapter `code` was merged, and what the adapter says of it."""
     layer, folder = 14, places.data("adapters", TUNED)
-    config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
-    stored = load_file(folder / "adapter_model.safetensors")
+    config = json.loads(sums.read(folder / "adapter_config.json"))
+    stored = load_file(sums.require(folder / "adapter_model.safetensors"))
     path = f"base_model.model.model.layers.{layer}.self_attn.k_proj.lora_"
     before, after = (models.load(name).model.model.layers[layer].self_attn.k_proj.weight for name in (MODEL, TUNED))
     pair = {"a": stored[f"{path}A.weight"].float(), "b": stored[f"{path}B.weight"].float()}

@@ -115,7 +115,8 @@ def _adapter(run: Run, base: str, scratch: Path) -> tuple[dict[str, Any], Path |
         from safetensors.torch import load_file  # slow to import
 
         path.mkdir()
-        trained = load_file(adapters.home(finetune.Recipe("arithmetic")) / "adapter_model.safetensors")
+        shipped = adapters.home(finetune.Recipe("arithmetic")) / "adapter_model.safetensors"
+        trained = load_file(sums.require(shipped))
         adapters.bare(noise.like(trained, run.unit), base, finetune.Recipe("arithmetic").rank, path)
         return {"norm": round(sum(x**2 for x in noise.norms(trained).values()) ** 0.5, 4)}, path
     subject = models.load(base, dtype=torch.bfloat16, check=False)

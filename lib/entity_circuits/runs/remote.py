@@ -151,7 +151,7 @@ def _run(
         check(edit, where, prompts)
         _require_simple(where, edit)
     for edits in variants:
-        _require_something_heard(edits)
+        _require_something_heard(_windows(where, prompts.input_ids.shape[1]), edits)
     programs = [_plain(where, edits) for edits in variants]
     wanted = [{site: [(i, r.position) for i, r in enumerate(read) if (r.layer, r.site) == (at, site)] for site in SITES}
               for at in range(where.layers)]  # fmt: skip
@@ -218,16 +218,24 @@ def _require_simple(where: Served, edit: Edit) -> None:
         )
 
 
-def _require_something_heard(edits: Sequence[Edit]) -> None:
-    """As `attention_inputs` does, for plain causal attention: which windows a layer has is not known here."""
+def _windows(where: Served, width: int) -> list[int]:
+    """How many tokens a query of each layer hears at most, its own among them, of prompts of so many."""
+    config = where.model._module.config
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * where.layers
+    window = getattr(config, "sliding_window", None) or width
+    return [window if kind == "sliding_attention" else width for kind in kinds]
+
+
+def _require_something_heard(windows: Sequence[int], edits: Sequence[Edit]) -> None:
+    """As `attention_inputs` does, where no run can be made: by the windows of the config."""
     cuts: dict[tuple[int, int, int, int], set[int]] = {}
     for edit in edits:
         if edit.site == "score" and edit.position is not None and edit.key is not None:
             for row, (position, key) in enumerate(zip(edit.position.tolist(), edit.key.tolist(), strict=True)):
-                for head in edit.heads if key <= position else ():
+                for head in edit.heads if 0 <= position - key < windows[edit.layer] else ():
                     cuts.setdefault((edit.layer, head, row, position), set()).add(key)
     for (layer, head, _, position), keys in cuts.items():
-        if len(keys) > position:
+        if len(keys) == min(position + 1, windows[layer]):
             raise ValueError(f"these edits leave head {head} of layer {layer} nothing to attend to at token {position}")
 
 

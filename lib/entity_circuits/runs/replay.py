@@ -149,9 +149,7 @@ def _frozen(
         z = recording.at("z", layer, start)
         edited = [index for index, edits in enumerate(variants) if any(edit.layer == layer for edit in edits)]
         if edited or reads.wants(layer, "z"):
-            z = z.expand(len(variants), *z.shape)
-            if edited:
-                z = z.clone()
+            z = z.expand(len(variants), *z.shape).clone()  # some families take their input for one block of memory
             for index in edited:
                 apply(z[:, :, None], variants[index], index, layer, "z", rows, start)
             reads.take(layer, "z", z[:, :, None], start)
