@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import gpu_check
 import pytest
@@ -35,6 +36,10 @@ def test_a_rehearsal_goes_through_all_stages_in_every_precision(quick, tmp_path)
     exact = [row for row in found if row["stage"] == "equal" and row["precision"] == "fp32"]
     assert len(exact) == 4
     assert all(row["apart"] < 1e-5 < row["largest_effect"] for row in exact)
+    page = (Path(__file__).parents[1] / "book" / "remote.md").read_text(encoding="utf-8")
+    shown = [json.loads(line) for line in page.splitlines() if line.startswith('{"stage": ')]
+    fields = {row["stage"]: row.keys() for row in found}
+    assert shown and all(row.keys() == fields[row["stage"]] for row in shown)
 
 
 def test_a_method_with_other_numbers_is_told_and_fails_the_check(quick, monkeypatch, tmp_path):
