@@ -5,8 +5,10 @@ That a head harms less in the fine-tuned model does not say so: it may only have
 """
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import pandas as pd
+from entity_circuits.heads import of
 from entity_circuits.methods import cmap
 from entity_circuits.methods.cmap import Condition, Into, Patched
 from entity_circuits.models.subject import Subject
@@ -28,7 +30,8 @@ def exchanged(
 
         found = harm.exchanged(subject, tuned, ["L15H10", "L15H6"], prompts)
     """
-    back, forth = (Condition(NAMES[into], {"last": heads}, into=into) for into in ("tuned", "base"))  # type: ignore[arg-type]
+    chosen, ways = of(heads), cast(tuple[Into, ...], ("tuned", "base"))
+    back, forth = (Condition(NAMES[into], {"last": chosen}, into=into) for into in ways)
     random = cmap.random_heads(base, back, draws, without=heads)
     return cmap.sweep(base, tuned, [back, forth, *random], prompts, store=store)
 
