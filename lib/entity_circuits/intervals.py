@@ -108,6 +108,7 @@ def of_ratios(
 
         print(intervals.of_ratios(np.array([[1.0, 0, 1, 0]]), np.array([1.0, 1, 1, 0]), np.arange(4)))
     """
+    boolean("signed", signed)
     contexts, whole = int(groups.max()) + 1, below.sum()
     ratio = above.sum(axis=1) / whole
     if contexts == 1:
