@@ -11,7 +11,7 @@ would be as uncertain; never more than there are, and one a context where all an
 
 *Changes* (the difference of two answers, -1, 0 or 1, or of an answer and a share): as numbers, but with one made-up
 prompt that was won and one that was lost, after Bonett and Price. Where nothing changed, it still says how much could
-have; and where one of the two is never right, or always, as much as that side's own interval does.
+have; and where what is compared is never right, how often it could be.
 
 *Ratios* of two means: t on what the contexts' numerators differ from the ratio times their denominators. Where nothing
 is in the numerator, what its own interval is of the denominator.
@@ -75,17 +75,17 @@ def of_means(cells: np.ndarray, groups: np.ndarray, kind: Kind = "numbers") -> t
     error, t = _error(totals(cells - mean[:, None], groups), n), quantile(0.975, contexts - 1)
     if kind == "numbers":
         return mean - t * error, mean + t * error
-    square = (cells**2).mean(axis=1)
-    spread = square - mean**2
+    up, down = (cells > 0).mean(axis=1), (cells < 0).mean(axis=1)
+    spread = up + down - mean**2
     with np.errstate(divide="ignore", invalid="ignore"):
         effective = np.where(spread > 0, np.minimum(spread / error**2, n), contexts)
-    low, high = wilson(mean, effective, t) if kind == "answers" else _of_changes(mean, square, effective, t)
+    low, high = wilson(mean, effective, t) if kind == "answers" else _of_changes(up, down, effective, t)
     known = ~np.isnan(mean)
     return np.where(known, low, np.nan), np.where(known, high, np.nan)
 
 
 def of_shares(one: np.ndarray, other: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
-    """The bounds of a difference of two shares of the same prompts: `one` (n,) minus `other` (n,), from 0 to 1 each.
+    """The bounds of what one share has more than another of the same prompts, from 0 to 1 each: `one`, `other` (n,).
 
     For example:
 
@@ -94,12 +94,14 @@ def of_shares(one: np.ndarray, other: np.ndarray, groups: np.ndarray) -> tuple[f
 
         print(intervals.of_shares(np.zeros(6), np.array([0, 0.25, 0, 0, 0, 0]), np.array([0, 0, 1, 1, 2, 2])))
     """
-    (low,), (high,) = of_means((one - other)[None], groups, "changes")
-    for side, sign in ((one, 1), (other, -1)):
-        if not side.any() or (side == 1).all():
-            ends = [sign * float(end[0] - side[0]) for end in of_means(side[None], groups, "answers")]
-            middle = float((one - other).mean())
-            low, high = np.minimum(low, middle + min(ends)), np.maximum(high, middle + max(ends))
+    off, contexts = one - other, int(groups.max()) + 1
+    kind, middle = kind_of(off, signed=True), float(off.mean())
+    (low,), (high,) = of_means(off[None], groups, kind)
+    if kind == "numbers" and contexts > 1:  # the two made-up prompts, of changes that are not whole
+        half = np.hypot(high - middle, quantile(0.975, contexts - 1) * 2**0.5 / (len(off) + 2))
+        low, high = middle - half, middle + half
+    if off.any() and not one.any():  # where nothing changed at all, changes say how much could have
+        high = np.maximum(high, middle + of_means(one[None], groups, "answers")[1][0])
     return max(float(low), -1.0), min(float(high), 1.0)
 
 
@@ -115,6 +117,7 @@ def of_ratios(
 
         print(intervals.of_ratios(np.array([[1.0, 0, 1, 0]]), np.array([1.0, 1, 1, 0]), np.arange(4)))
     """
+    boolean("signed", signed)
     contexts, whole = int(groups.max()) + 1, below.sum()
     ratio = above.sum(axis=1) / whole
     if contexts == 1:
@@ -163,8 +166,7 @@ def wilson(share: np.ndarray | float, n: np.ndarray | float, z: float) -> tuple[
     return np.maximum((middle - half) / scale, 0), np.minimum((middle + half) / scale, 1)
 
 
-def _of_changes(mean: np.ndarray, square: np.ndarray, n: np.ndarray, t: float) -> tuple[np.ndarray, np.ndarray]:
-    """From the mean and the mean square of n changes, and of one more each way: 1 and -1."""
-    middle, square = mean * n / (n + 2), (square * n + 2) / (n + 2)
-    half = t * np.sqrt((square - middle**2) / (n + 2))
-    return np.maximum(middle - half, -1), np.minimum(middle + half, 1)
+def _of_changes(up: np.ndarray, down: np.ndarray, n: np.ndarray, t: float) -> tuple[np.ndarray, np.ndarray]:
+    won, lost = (up * n + 1) / (n + 2), (down * n + 1) / (n + 2)
+    half = t * np.sqrt((won + lost - (won - lost) ** 2) / (n + 2))
+    return np.maximum(won - lost - half, -1), np.minimum(won - lost + half, 1)

@@ -140,6 +140,7 @@ def ratio(first: Values, second: Values, contexts: Values, *, signed: bool = Fal
         whole, part = [1, 1, 1, 0], [1, 0, 1, 0]
         print(statistics.ratio(part, whole, contexts=[0, 0, 1, 1]).value)  # 0.67
     """
+    boolean("signed", signed)
     groups, pair = numbered(contexts), [as_array(values) for values in (first, second)]
     if not pair[0].shape == pair[1].shape == groups.shape or not np.isfinite(pair).all():
         raise ValueError(
