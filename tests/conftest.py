@@ -1,6 +1,7 @@
 """Fixtures of several test files."""
 
 import socket
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -90,3 +91,14 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.nn.Module, tuple
 
     monkeypatch.setattr(torch.nn.Module, "__call__", watched)
     return seen
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What each test of the fault suite counted, by `record_property`, at the end all together."""
+    counted: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if getattr(report, "when", "") == "call" and "/faults/" in report.nodeid:
+                counted.update(dict(report.user_properties))
+    for what, number in counted.items():
+        terminalreporter.write_line(f"in all, {what}: {number}")
