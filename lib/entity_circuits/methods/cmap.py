@@ -259,9 +259,9 @@ def patch(
         p = tasks.default.prompts(base, n=14)
         print(cmap.patch(base, tuned, {"last": ["L3H5"]}, p, site="q").estimate())
     """
-    way(method, base, tuned)
     one_of("origin", origin, Origin)
     one_of("model to patch into", into, Into)
+    way(method, base, tuned)
     chosen = of_circuit(heads) if isinstance(heads, Circuit) else heads
     one = Condition("these heads", chosen, sites_of(site), origin, into)
     return sweep(base, tuned, [one], prompts, method=method, store=store)

@@ -281,7 +281,7 @@ def answers(pairs: Pairs, sets: Sequence[Sequence[Head]], position: Position, me
         pairs = interchange.record(toy.subject(), triples.between(toy.prompts("apple"), toy.prompts("cup")))
         print(interchange.answers(pairs, [[], ["L2H0"]], "last").top)  # apple, and cup
     """
-    executor(method, pairs.subject)
+    executor(method)
     of_kind("pairs", pairs, Pairs)
     outcome = outcomes(pairs, sets, position, method)
     return Answers(outcome.top, outcome.logprobs[..., 1:], pairs.base_top, pairs.source_top)

@@ -258,8 +258,8 @@ def discover(
         found = path_patching.discover(subject, n=7)
         print(found.circuit.groups["value_fetcher"])
     """
-    way(method, subject)  # what cannot be is told before anything runs
     one_of("statistic", statistic, Statistic)
+    way(method, subject)  # what cannot be is told before anything runs
     work.require(executor, subject)
     read = metrics.named(metric)
     given = _experiment(subject, base, source, rounds, drawn)
