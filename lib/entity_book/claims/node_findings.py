@@ -288,9 +288,9 @@ def exchange_words(table: pd.DataFrame, model: str) -> dict[str, str]:
     told["draws"] = f"{lost['draws']:.0f}"
     p = f"p = {lost['p']:.2f}"
     if lost["p"] < ALPHA:
-        verdict = f"That is more than random heads take ({p}): a part of the gain is that these heads harm less."
+        verdict = f"What it loses is more than with random heads ({p}): a part of the gain is that they harm less."
     elif lost["share_high"] < LITTLE:
-        verdict = f"That is little, and not surely more than random heads take ({p}): their harm is not what changed."
+        verdict = f"What it loses is little, and not surely more than with random heads ({p}): the gain is not less harm."
     else:
-        verdict = f"That is not surely more than random heads take ({p}), and not surely little: it stays open."
+        verdict = f"What it loses is not surely more than with random heads ({p}), nor surely little: it stays open."
     return told | {"verdict": verdict}
