@@ -290,7 +290,7 @@ def exchange_words(table: pd.DataFrame, model: str) -> dict[str, str]:
     if lost["p"] < ALPHA:
         verdict = f"What it loses is more than with random heads ({p}): a part of the gain is that they harm less."
     elif lost["share_high"] < LITTLE:
-        verdict = f"What it loses is little, and not surely more than with random heads ({p}): the gain is not less harm."
+        verdict = f"What it loses is little, not surely more than with random heads ({p}): the gain is not less harm."
     else:
         verdict = f"What it loses is not surely more than with random heads ({p}), nor surely little: it stays open."
     return told | {"verdict": verdict}
