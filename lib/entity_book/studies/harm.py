@@ -5,7 +5,6 @@ That a head harms less in the fine-tuned model does not say so: it may only have
 """
 
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 import pandas as pd
 from entity_circuits.heads import of
@@ -30,8 +29,7 @@ def exchanged(
 
         found = harm.exchanged(subject, tuned, ["L15H10", "L15H6"], prompts)
     """
-    chosen, ways = of(heads), cast(tuple[Into, ...], ("tuned", "base"))
-    back, forth = (Condition(NAMES[into], {"last": chosen}, into=into) for into in ways)
+    back, forth = (Condition(name, {"last": of(heads)}, into=into) for into, name in NAMES.items())
     random = cmap.random_heads(base, back, draws, without=heads)
     return cmap.sweep(base, tuned, [back, forth, *random], prompts, store=store)
 
