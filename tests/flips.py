@@ -247,7 +247,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "data/adapters": tuning.measured,
     **dict.fromkeys((f"data/adapters/{kind}" for kind in KINDS), lambda file: models.fetch(file.parent.name)),
     **dict.fromkeys(("data/circuits", "data/circuits/again"), circuits.load),
-    **dict.fromkeys(("data/cmap", "data/draws"), improvement.read),
+    **dict.fromkeys(("data/cmap", "data/draws", "data/exchange"), improvement.read),
     "data/edges": lambda file: wiring.kept(file.stem),
     "data/masks": lambda file: kept_masks.kept(file.stem, ()),
     "data/nodes": node_answers.read,

@@ -103,6 +103,8 @@ OTHERS = [
     ["measure-cmap", "nowhere"],
     ["measure-cmap", "code", "--contexts", "0"],
     ["measure-cmap", "code", "--out", "."],
+    ["measure-exchange", "nowhere"],
+    ["measure-exchange", "code", "--draws", "0"],
     ["discover"],
     ["discover", ""],
     ["discover", "../x"],

@@ -10,7 +10,7 @@ import torch
 from entity_book.claims import findings, node_findings
 from entity_book.figures import charts
 from entity_book.figures import nodes as figures
-from entity_book.studies import harm, node_answers, node_tables, nodes
+from entity_book.studies import harm, improvement, node_answers, node_tables, nodes
 from entity_circuits import sums
 from entity_circuits.methods.ablation import Answers
 from entity_circuits.tasks import boxes
@@ -262,3 +262,36 @@ def test_an_exchange_with_the_same_model_changes_nothing_and_has_draws_of_the_sa
     assert harm.shares(found)["draws"].tolist()[0] == 3
     assert {tuple(head.layer for head in one.heads["last"]) for one in found.conditions} == {(1, 2)}
     assert not any({"L1H2", "L2H0"} & set(map(str, one.heads["last"])) for one in found.conditions[2:])
+
+
+def test_a_kept_exchange_is_read_for_these_models_and_heads_alone(tmp_path, monkeypatch):
+    base, tuned = tiny.subject("qwen2"), tiny.subject("qwen2", seed=1)
+    monkeypatch.setattr(harm, "folder", lambda: tmp_path)
+    made = harm.of(base, tuned, ["L1H2", "L2H0"], contexts=1)
+    assert sum(one.draw is not None for one in made.conditions) == 20
+    improvement.keep(made, tmp_path / "mine.safetensors", base, tuned, command="by hand")
+    ran = []
+    monkeypatch.setattr(harm, "exchanged", lambda *given, **_: ran.append(given[2]))
+    assert harm.of(base, tuned, ["L2H0", "L1H2"], contexts=1).conditions == made.conditions and not ran
+    harm.of(base, tuned, ["L1H2", "L2H1"], contexts=1)
+    harm.of(tuned, base, ["L1H2", "L2H0"], contexts=1)
+    assert len(ran) == 2
+
+
+def test_an_exchange_made_again_gives_the_answers_that_are_kept():
+    base, tuned = tiny.subject("qwen2"), tiny.subject("qwen2", seed=1)
+    made = harm.exchanged(base, tuned, ["L1H2", "L2H0"], boxes.prompts(base, n=14, split="evaluation"), draws=2)
+    again = harm.again(base, tuned, made, contexts=1)
+    assert again["same"].tolist() == again["n"].tolist() == [7, 7]
+    other = replace(made, correct=~made.correct)
+    assert harm.again(base, tuned, other, contexts=1)["same"].tolist() == [0, 0]
+
+
+def test_which_heads_are_exchanged_follows_from_what_was_measured_of_the_base():
+    found = node_answers.load("qwen2.5-coder-0.5b")
+    table = node_tables.harmful(found, {})
+    assert [str(head) for head in harm.harmful(found)] == table.loc[table["harms"], "head"].tolist()
+    with pytest.raises(ValueError, match="no pair 'nobody'"):
+        harm.measure("nobody")
+    with pytest.raises(FileNotFoundError, match="llama-7b is not measured yet"):
+        harm.measure("goat-7b")

@@ -161,6 +161,14 @@ def _parser() -> argparse.ArgumentParser:
     draws.add_argument("--contexts", type=_positive, default=70, help="seven prompts each (default %(default)s)")
     draws.add_argument("--draws", type=_positive, default=100, help="for each part (default %(default)s)")
 
+    words = (
+        "exchange the outputs of harmful heads between a fine-tuned model and its base (minutes)"
+    )
+    exchange = command("measure-exchange", measuring.measure_exchange, words)
+    exchange.add_argument("model", type=_word, help="a fine-tuned model of the registry")
+    exchange.add_argument("--contexts", type=_positive, default=20, help="seven prompts each (default %(default)s)")
+    exchange.add_argument("--draws", type=_positive, default=100, help="of random heads (default %(default)s)")
+
     words = "learn masks over heads of two models until they stand still, and judge them (a quarter of an hour)"
     masks = command("measure-masks", measuring.measure_masks, words)
     masks.add_argument("--base", type=_word, default="qwen2.5-coder-0.5b", help="default %(default)s")

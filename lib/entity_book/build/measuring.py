@@ -99,6 +99,22 @@ def measure_draws(arguments: argparse.Namespace) -> None:
     print(random_draws.folder())
 
 
+def measure_exchange(arguments: argparse.Namespace) -> None:
+    """Exchange the outputs of harmful heads between two models, store the answers and print what is lost."""
+    from entity_circuits import models, results
+
+    from ..studies import harm, improvement
+
+    name, given = arguments.model, {"contexts": arguments.contexts, "draws": arguments.draws}
+    path = harm.folder() / f"{name}.safetensors"
+    _require_place(path)
+    found = harm.measure(name, **given, store=results.Store())
+    command = f"entity-circuits measure-exchange {name} --contexts {arguments.contexts} --draws {arguments.draws}"
+    improvement.keep(found, path, *models.load_pair(name), command=command)
+    print(harm.shares(found).round(3).to_string(index=False))
+    print(path)
+
+
 def measure_masks(arguments: argparse.Namespace) -> None:
     """Learn masks of two models, store them with their answers and print what they are worth."""
     from entity_circuits import models, results

@@ -125,13 +125,13 @@ def keep(found: Patched, path: Path, base: Subject, tuned: Subject, *, command: 
     sums.write(path, save(small, {name: json.dumps(value) for name, value in about.items()}))
 
 
-def kept(base: Subject, tuned: Subject) -> Patched | None:
-    """The kept answers of these very models, if there are any.
+def kept(base: Subject, tuned: Subject, where: Path | None = None) -> Patched | None:
+    """The kept answers of these very models, if there are any in a folder: that of this study unless given.
 
     base, tuned = models.load_pair("code")
     print(improvement.kept(base, tuned).table())
     """
-    return next((found for _, pair, found in _files() if pair == _models(base, tuned)), None)
+    return next((found for _, pair, found in _files(where or folder()) if pair == _models(base, tuned)), None)
 
 
 def others(base: Subject, tuned: Subject) -> pd.DataFrame:
@@ -140,7 +140,7 @@ def others(base: Subject, tuned: Subject) -> pd.DataFrame:
     print(improvement.others(base, tuned).groupby("model")["n"].first())
     """
     tables = [pd.DataFrame()]
-    for name, (of, other), found in _files():
+    for name, (of, other), found in _files(folder()):
         if of == base.fingerprint and other != tuned.fingerprint:
             tables.append(found.table().assign(model=name))
     return pd.concat(tables, ignore_index=True)
@@ -245,9 +245,9 @@ def words(found: Patched, table: pd.DataFrame | None = None) -> dict[str, str]:
     return told
 
 
-def _files() -> Iterator[tuple[str, list[str], Patched]]:
+def _files(where: Path) -> Iterator[tuple[str, list[str], Patched]]:
     """Of each kept file its name, the fingerprints of both models, and the answers; a damaged one is left out."""
-    for path in sorted(folder().glob("*.safetensors")):
+    for path in sorted(where.glob("*.safetensors")):
         if (found := read(path)) is not None:
             yield path.stem, *found
 

@@ -69,7 +69,7 @@ def ablate(
     means: Means,
     *,
     targets: Tensor | None = None,
-    batch: int = 49,
+    batch: int = 98,
     memory: float = 1e9,
     table: "Table | None" = None,
 ) -> Outcome:
