@@ -295,3 +295,17 @@ def test_which_heads_are_exchanged_follows_from_what_was_measured_of_the_base():
         harm.measure("nobody")
     with pytest.raises(FileNotFoundError, match="llama-7b is not measured yet"):
         harm.measure("goat-7b")
+
+
+def test_what_an_exchange_does_is_kept_as_findings(monkeypatch):
+    told = {}
+    monkeypatch.setattr(node_findings.findings, "keep", lambda key, value, **more: told.update({key: (value, more)}))
+    table = harm.shares(improvement.read(harm.folder() / "code-binding.safetensors")[1])
+    node_findings.exchanged(table, "code-binding")
+    for key, (value, more) in told.items():
+        findings.report(key, value, **more)
+    assert told["nodes/exchange/lost"][0] == table["share"].iloc[0]
+    assert told["nodes/exchange/p"][0] == table["p"].iloc[0]
+    assert told["nodes/exchange/brought"][0] == table["share"].iloc[1]
+    node_findings.exchanged(pd.DataFrame(), "")
+    assert len(told) == 3

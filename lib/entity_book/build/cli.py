@@ -161,9 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     draws.add_argument("--contexts", type=_positive, default=70, help="seven prompts each (default %(default)s)")
     draws.add_argument("--draws", type=_positive, default=100, help="for each part (default %(default)s)")
 
-    words = (
-        "exchange the outputs of harmful heads between a fine-tuned model and its base (minutes)"
-    )
+    words = "exchange the outputs of harmful heads between a fine-tuned model and its base (minutes)"
     exchange = command("measure-exchange", measuring.measure_exchange, words)
     exchange.add_argument("model", type=_word, help="a fine-tuned model of the registry")
     exchange.add_argument("--contexts", type=_positive, default=20, help="seven prompts each (default %(default)s)")

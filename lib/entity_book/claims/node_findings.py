@@ -108,6 +108,23 @@ def harmful(table: pd.DataFrame) -> None:
         findings.keep(f"nodes/harm/{key}", row[column], **ends, unit="difference", model=row["model"], about=about)
 
 
+def exchanged(table: pd.DataFrame, model: str) -> None:
+    """Keep what the exchange of outputs with a `model` does, rows of `harm.shares`; nothing outside a chapter.
+
+    `nodes/exchange/lost` and `/brought`, shares of the gap; with draws `/p`, that random heads take as much.
+
+        node_findings.exchanged(harm.shares(found), "code-binding")
+    """
+    for row in table[table["share"].notna()].to_dict("records") if len(table) else []:
+        lost = row["condition"] == harm.NAMES["tuned"]
+        ends = {"low": row["share_low"], "high": row["share_high"], "n": row["n"]}
+        about = "share of the gain in object choice, " + row["condition"]
+        findings.keep(f"nodes/exchange/{'lost' if lost else 'brought'}", row["share"], **ends, model=model, about=about)
+        if lost and pd.notna(row["p"]):
+            about = f"the share of {row['draws']:.0f} random draws that lose as much, one added to both counts"
+            findings.keep("nodes/exchange/p", row["p"], unit="p", model=model, about=about)
+
+
 def wired(table: pd.DataFrame) -> None:
     """Keep how far nodes and edges agree with the base's, rows of `wiring.agreements`; nothing outside a chapter.
 

@@ -250,7 +250,7 @@ def in_bfloat16(recordings: tuple[Recording, Recording], layer: int) -> pd.DataF
         both = recordings
         if subject is half:
             base, source = recordings[0].prompts, recordings[1].prompts
-            both = (runs.record(half, base), runs.record(half, source))
+            both = (runs.record(half, base, share_context=True), runs.record(half, source))
         begin = time.perf_counter()
         scores = path_patching.sweep(
             subject, both[0].prompts, both[1].prompts, position="last", senders=senders, recordings=both
