@@ -188,7 +188,7 @@ def test_a_damaged_circuit_is_refused_by_name_and_left_out_among_others(own_data
 def test_damaged_answers_of_one_pair_are_named_and_leave_the_others(own_data):
     flip(own_data / "cmap" / "code.safetensors", 5000)
     with pytest.warns(UserWarning, match=r"the kept answers of code are left out: .*code\.safetensors is damaged"):
-        names = [name for name, _, _ in improvement._files()]
+        names = [name for name, _, _ in improvement._files(improvement.folder())]
     assert names == ["arithmetic", "code-binding", "code-other", "shuffled"]
 
 
