@@ -478,12 +478,30 @@ def test_tiny_models_are_made_by_their_seed_and_do_something():
     assert one.std() > 0.5
 
 
+def with_adapter(made):
+    """The model with an adapter in it by transformers' own way, which leaves its class as it is."""
+    made.add_adapter(peft.LoraConfig(r=2, target_modules=["o_proj"]))
+    return made
+
+
+def shared(made, path):
+    """The model whose layer 1 is layer 0, or has a part of it."""
+    made.model.layers.set_submodule(f"1.{path}".rstrip("."), made.model.layers.get_submodule(f"0.{path}".rstrip(".")))
+    return made
+
+
 WRONG = {
     "no decoder-only model": lambda made, _: (torch.nn.Linear(2, 2), tiny.tokenizer()),
     "a NoneType, and no model of transformers": lambda made, _: (None, tiny.tokenizer()),
     "a str, and no model of transformers": lambda made, _: ("qwen", tiny.tokenizer()),
     "needs its tokenizer beside it": lambda made, _: (made, None),
-    "a PeftModel, with its adapter beside it": lambda made, folder: (make_adapter(folder, made), tiny.tokenizer()),
+    "it is a PeftModel of PEFT.*merge_and_unload": lambda made, folder: (make_adapter(folder, made), tiny.tokenizer()),
+    "layers.0.self_attn.o_proj is a Linear of PEFT.*adapter=": lambda made, _: (with_adapter(made), tiny.tokenizer()),
+    "layers 0 and 1 are one module": lambda made, _: (shared(made, ""), tiny.tokenizer()),
+    "layers 0.self_attn.o_proj and 1.self_attn.o_proj are one": lambda made, _: (
+        shared(made, "self_attn.o_proj"),
+        tiny.tokenizer(),
+    ),
     "a Qwen2Model gives no logits": lambda made, _: (made.model, tiny.tokenizer()),
     "ForSequenceClassification gives no logits": lambda made, _: (
         transformers.Qwen2ForSequenceClassification(made.config),

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from . import devices, forms, unchanged
+from . import devices, forms, modules, unchanged
 from .forms import Form
 from .identity import fingerprint as _fingerprint
 from .specification import Specification
@@ -104,8 +104,8 @@ def wrap(model: Any, tokenizer: Any, name: str = "in memory", fingerprint: str |
     served: wrap it anew.
 
     Raises `ModelCheckError` if the config does not tell the geometry, for what is no whole language model in memory (an
-    adapter left unmerged, a body without a head, weights that are not there), without a tokenizer, and for a model with
-    hooks or with a `forward` put into a module.
+    adapter left unmerged, a body without a head, a module in two layers, weights that are not there), without a
+    tokenizer, and for a model with hooks or with a `forward` put into a module.
 
         from entity_circuits import models
 
@@ -119,9 +119,7 @@ def wrap(model: Any, tokenizer: Any, name: str = "in memory", fingerprint: str |
         raise ModelCheckError(name, "tokenizer", what)
     model.eval().requires_grad_(False)
     if what := unchanged.foreign(model):
-        what = (
-            f"it has {what}, which would be in no fingerprint of it. Remove hooks, put back the module's own forward."
-        )
+        what = f"it has {what}, which would be in no fingerprint of it. Remove hooks, put back the own forward."
         raise ModelCheckError(name, "hooks", what)
     config = model.config
     tokenizer.padding_side = "right"
@@ -147,12 +145,14 @@ def _geometry(model: Any, name: str) -> tuple[int, int, int]:
     heads, layers, hidden = (one if isinstance(one, int) else 0 for one in told)
     if not isinstance(model, nn.Module):
         what = f"it is a {kind}, and no model of transformers in memory. By its name a model is had with models.load"
-    elif kind.startswith("Peft"):
-        what = f"it is a {kind}, with its adapter beside it: wrap what model.merge_and_unload() gives"
+    elif held := modules.adapter(model):
+        what = f"{held}, unmerged: wrap what merge_and_unload() gives, or save it: models.load(BASE, adapter=FOLDER)"
     elif not (heads and layers and hidden) or getattr(config, "is_encoder_decoder", False):
         what = DECODER_ONLY
     elif (give := getattr(model, "get_output_embeddings", None)) is None or give() is None:
         what = f"a {kind} gives no logits over a vocabulary: load it with AutoModelForCausalLM"
+    elif shared := modules.twice(model):
+        what = f"{shared}, so that an edit in one acts in the other: give each its own, by copy.deepcopy"
     if what:
         raise ModelCheckError(name, "architecture", what)
     for which, weight in model.state_dict().items():
