@@ -1,5 +1,6 @@
 """Claims about the definition: an edit does what it says, to what it says, and nothing else."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -301,3 +302,32 @@ def test_lists_that_can_be_read_but_once_are_read_once():
     ):
         assert torch.allclose(found.logprob, right.logprob, atol=1e-5)
         assert torch.allclose(found.reads[0], right.reads[0], atol=1e-5)
+
+
+def swapped(model):
+    layers = model.model.layers
+    layers[1], layers[2] = layers[2], layers[1]
+
+
+def shortened(model):
+    model.model.layers = model.model.layers[:2]
+    model.config.num_hidden_layers = 2
+
+
+def another_o_proj(model):
+    model.model.layers[1].self_attn.o_proj = copy.deepcopy(model.model.layers[0].self_attn.o_proj)
+
+
+@pytest.mark.parametrize("change", [swapped, shortened, another_o_proj], ids=lambda change: change.__name__)
+def test_a_model_whose_modules_were_changed_after_a_run_gives_once_wrapped_anew_what_a_fresh_one_gives(change):
+    found = []
+    for begun in (True, False):
+        before = tiny.subject()
+        p = boxes.prompts(before, n=2, boxes=2)
+        if begun:
+            runs.record(before, p)
+        change(before.model)
+        subject = wrap(before.model, before.tokenizer)
+        edits = [Edit("z", 1, (0, 5), p.last, torch.zeros(2, 2, 8))]
+        found.append([runs.run(subject, p, edits).logprob, *runs.record(subject, p).z])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))

@@ -55,14 +55,17 @@ class _View:
 
     def __init__(self) -> None:
         self.model: Any = None
+        self.modules: dict[str, Any] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _View, ()
 
 
 def wrapped(subject: Subject) -> Any:
-    """The nnsight view of a model, made once a model (wrapping anew would leave hooks behind each time)."""
+    """The nnsight view of a model, made once for these modules at these places (each view leaves hooks behind): one
+    of what was there before would look into other layers."""
     view = vars(subject.model).setdefault("_nnsight_view", _View())
-    if view.model is None:
-        view.model = nnsight.NNsight(subject.model)
+    modules = dict(subject.model.named_modules())
+    if view.modules != modules:
+        view.model, view.modules = nnsight.NNsight(subject.model), modules
     return view.model
