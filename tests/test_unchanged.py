@@ -16,6 +16,7 @@ from entity_circuits.models import unchanged
 from entity_circuits.models.subject import put_back
 from entity_circuits.runs import answers
 from entity_circuits.runs.mean_replay import Means
+from transformers.models.qwen2 import modeling_qwen2
 
 NAME = "model.layers.1.self_attn.v_proj.weight"
 
@@ -207,6 +208,27 @@ def test_a_hook_for_all_modules_at_once_is_refused_while_it_is_there(way):
             runs.run(subject, p)
         with pytest.raises(models.ModelCheckError, match="hook for all modules"):
             models.wrap(subject.model, subject.tokenizer)
+    runs.run(subject, p)
+
+
+REPLACED = {
+    "a forward of its own in the class Qwen2MLP": (modeling_qwen2.Qwen2MLP, "forward", lambda self, x: 0 * x),
+    "a forward of its own in the class Linear": (torch.nn.Linear, "forward", lambda self, x: x @ self.weight.T),
+    "a rotate_half of its own in transformers.models.qwen2": (modeling_qwen2, "rotate_half", lambda x: x),
+}
+
+
+@pytest.mark.parametrize("says", REPLACED)
+def test_code_put_into_transformers_or_torch_is_refused_while_it_is_there(says, monkeypatch):
+    subject = tiny.subject(layers=2)
+    p = boxes.prompts(subject, n=2, boxes=2)
+    with monkeypatch.context() as patched:
+        patched.setattr(*REPLACED[says])
+        for refused in (lambda: runs.run(subject, p), lambda: results.key("entity_circuits.heads", subject)):
+            with pytest.raises(ValueError, match=f"has {says}.*is another model"):
+                refused()
+        with pytest.raises(models.ModelCheckError, match=f"it has {says}"):
+            models.wrap(tiny.model(layers=2), tiny.tokenizer())
     runs.run(subject, p)
 
 

@@ -6,12 +6,14 @@ tensor are compared, too. Missed is only an edit by `.data` that leaves all of t
 model is its buffers (what is in them: some rotations write the same into theirs in each run), the classes and plain
 settings of its modules, and its config: these are compared whole.
 
-Hooks, of one module or of all at once, and a `forward` put into a module are in no fingerprint, nor is training mode:
-a model with any of them is refused.
+Hooks, of one module or of all at once, and a `forward` put into a module are in no fingerprint, nor is training mode,
+nor code that was put into transformers or torch: a forward into a class, a function into the module of a family. A
+model with any of them is refused.
 """
 
 import functools
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from types import FunctionType, MethodType
 from typing import Any
@@ -30,6 +32,9 @@ SMALL = 256
 
 CARRIERS = frozenset({"accelerate", "nnsight", "torch", "transformers"})
 """Whose hooks and forwards only carry a model: they move it between devices, compile it, or look into it."""
+
+PYTHON = sys.stdlib_module_names
+"""What the code of a model takes functions from, beside its own library."""
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 """What a module keeps of its hooks; those on the way back change the gradients that masks are learned by."""
@@ -130,7 +135,7 @@ def foreign(model: Any) -> str:
             path = next(path for path, one in model.named_modules() if one is module)
             return f"{what} {path or 'the model itself'}"
         modules.extend(one for one in held["_modules"].values() if one is not None)
-    return ""
+    return _replaced({type(module) for module in modules})
 
 
 def _foreign(held: Mapping[str, Any]) -> str:
@@ -141,12 +146,31 @@ def _foreign(held: Mapping[str, Any]) -> str:
     return "training mode in" if held.get("training") else ""
 
 
+def _replaced(kinds: Iterable[type]) -> str:
+    """What somebody put into the code of torch or transformers that these classes run by, in words."""
+    for kind in {base for one in kinds for base in one.__mro__}:
+        held = vars(sys.modules.get(kind.__module__, object))
+        if not _is_of(kind.__module__, CARRIERS) or held.get(kind.__name__) is not kind:  # a class of the user's own
+            continue
+        if "forward" in vars(kind) and not _carries(vars(kind)["forward"]):
+            return f"a forward of its own in the class {kind.__name__}"
+        if kind.__module__.startswith("transformers.models."):
+            for name, one in held.items():
+                if isinstance(one, FunctionType) and not _is_of(one.__globals__["__name__"], CARRIERS | PYTHON):
+                    return f"a {name} of its own in {kind.__module__}"
+    return ""
+
+
 def _carries(function: Any) -> bool:
     """Whether a hook or a forward is of a library that only carries the model, whatever name it goes by."""
     while type(function) in (functools.partial, MethodType):
         function = function.func if isinstance(function, functools.partial) else function.__func__
     where = function.__globals__["__name__"] if isinstance(function, FunctionType) else type(function).__module__
-    return str(where).partition(".")[0] in CARRIERS
+    return _is_of(where, CARRIERS)
+
+
+def _is_of(module: object, packages: Set[str]) -> bool:
+    return str(module).partition(".")[0] in packages
 
 
 def _apart(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
