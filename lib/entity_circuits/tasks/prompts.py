@@ -63,6 +63,8 @@ class Prompts:
         choices = self.choice_ids
         if choices is not None and (choices.ndim != 2 or len(choices) != shape[0]):
             raise ValueError(f"choice_ids: (n, k) tokens for {shape[0]} prompts are needed, not {tuple(choices.shape)}")
+        if choices is not None and bool((choices < 0).any()):
+            raise ValueError("choice_ids: a choice is a token; all prompts have equally many, and no number fills a gap")
         if self.wrong_ids is not None and bool(((self.wrong_ids < 0) | (self.wrong_ids == self.answer_ids)).any()):
             raise ValueError("wrong_ids: a wrong answer is a token, and another one than the right answer")
 
