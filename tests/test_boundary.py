@@ -14,7 +14,7 @@ WORLD = boxes.World(("apple", "cup"), ("F", "Q"))
 TEXT = "The cup is in Box F. Box F contains the"
 
 
-def reader(split=r" ?\w+|[^\w\s]|\s", more=(), ending=None, lower=False):
+def reader(split=r" ?\w+|[^\w\s]|\s", more=(), ending=None, lower=False, beginning=None):
     """A model that only reads, with a tokenizer of words and blanks that splits like this; `more` are other tokens."""
     known = {word: index for index, word in enumerate(dict.fromkeys([*tiny.words(), "Ġ", "Â", "<sep>", *more]))}
     inner = Tokenizer(models.WordLevel(known, unk_token="<unk>"))
@@ -30,6 +30,10 @@ def reader(split=r" ?\w+|[^\w\s]|\s", more=(), ending=None, lower=False):
     if ending:
         inner.post_processor = processors.TemplateProcessing(
             single=f"$A {ending}", special_tokens=[(ending, known[ending])]
+        )
+    if beginning:
+        inner.post_processor = processors.TemplateProcessing(
+            single=f"{beginning} $A", special_tokens=[(beginning, known[beginning])]
         )
     made = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", eos_token="<eos>", pad_token="<eos>")
     model = SimpleNamespace(get_input_embeddings=lambda: torch.nn.Embedding(len(known), 1))
@@ -68,6 +72,24 @@ def test_a_tokenizer_that_ends_every_text_with_a_token_of_its_own_is_refused(end
         written(reader(ending=ending))
     with pytest.raises(ValueError, match=r"ends every text with an end token|is not one token"):
         prompts.from_texts(reader(ending=ending), [TEXT], [" apple"])
+
+
+def test_a_text_that_writes_the_bos_token_which_the_tokenizer_adds_is_refused():
+    """As chat templates write it; where the tokenizer adds none, a text begins as it likes."""
+    adds, adds_none = reader(beginning="<sep>"), reader()
+    begun = boxes.Template("<sep>the {object} is in Box {label}")
+    for subject in (adds, adds_none):
+        subject.tokenizer.add_special_tokens({"bos_token": "<sep>"})
+    assert prompts.from_texts(adds, [TEXT], [" apple"]).input_ids[0, :2].tolist() != [adds.tokenizer.bos_token_id] * 2
+    for make in (
+        lambda subject: prompts.from_texts(subject, [TEXT, f"<sep>{TEXT}"], [" apple"] * 2),
+        lambda subject: boxes.from_worlds(subject, [WORLD] * 2, [0, 1], template=[boxes.Template(), begun]),
+    ):
+        with pytest.raises(ValueError, match=r"text 1 begins with '<sep>'.*before every text: leave it out"):
+            make(adds)
+        assert int(make(adds_none).input_ids[1, 0]) == adds_none.tokenizer.bos_token_id
+    twice = prompts.from_texts(adds_none, [f"<sep><sep>{TEXT}"], [" apple"])
+    assert twice.input_ids[0, :2].tolist() == [adds_none.tokenizer.bos_token_id] * 2
 
 
 @pytest.mark.parametrize("label", [None, "M"])

@@ -17,7 +17,7 @@ from .. import results
 from ..arguments import integer, of_kind, several
 from ..models.subject import Subject
 from . import spots
-from .vocabulary import Words, ends_in_space, words_of
+from .vocabulary import Words, ends_in_space, require_one_beginning, words_of
 
 _PLACE = re.compile(r"(.*?)([+-]\d+)?")
 
@@ -244,7 +244,7 @@ def from_texts(
         contexts: n numbers that say which texts belong together, as samples of one thing; each by itself unless given.
 
     Raises `ValueError`, naming the text, for a continuation that is not one token, a word that the tokenizer does not
-    know, a piece that is not there or stands there several times, and lists of other lengths.
+    know, a piece that is not there or stands there several times, a second BOS token, and lists of other lengths.
 
         from entity_circuits import models, prompts
 
@@ -270,6 +270,7 @@ def from_texts(
     read = [tokenizer(text)["input_ids"] for text in texts]
     if any(ids[-1] == tokenizer.eos_token_id for ids in read):
         raise ValueError("this tokenizer ends every text with an end token: the answer would not be what comes next")
+    require_one_beginning(tokenizer, texts, read)
     unknown = getattr(tokenizer, "unk_token_id", None)
     ends = (getattr(tokenizer, "bos_token_id", None), getattr(tokenizer, "eos_token_id", None))
     for text, ids in zip(texts, read, strict=True):
