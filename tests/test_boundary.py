@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 from entity_circuits import boxes, prompts
-from entity_circuits.tasks import vocabulary
+from entity_circuits.tasks import spots, vocabulary
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -107,3 +107,23 @@ def test_words_that_are_one_token_cannot_be_told_apart():
     lower = reader(lower=True, more=["Ġf", "Ġq", "Ġbox", "box", "Ġs", "Ġt"])
     with pytest.raises(ValueError, match="'Cup' and 'cup' are one token of this tokenizer"):
         written(lower, world=boxes.World(("Cup", "cup"), ("F", "Q")))
+
+
+def test_a_piece_of_text_that_ends_in_several_tokens_means_the_last_of_them_and_none_of_the_next_word():
+    """A face is four tokens of bytes, é two; a space belongs to the next word, a line break of its own does not."""
+    known = {token: index for index, token in enumerate([*sorted(pre_tokenizers.ByteLevel.alphabet()), "Ġb"])}
+    inner = Tokenizer(models.BPE(known, merges=[("Ġ", "b")]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    for trim in (False, True):
+        inner.post_processor = processors.ByteLevel(trim_offsets=trim)
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner)
+        for text, piece, index in (
+            ("a\U0001f642b", "\U0001f642", 4),
+            ("caf\u00e9 b", "caf\u00e9", 4),
+            ("a b", " b", 1),
+        ):
+            assert spots.of(tokenizer, "x", 0, text, piece) == index
+        with pytest.raises(ValueError, match="'x' of text 0: 'a ' ends in what belongs to the next token of 'a b'"):
+            spots.of(tokenizer, "x", 0, "a b", "a ")
+        if not trim:
+            assert spots.of(tokenizer, "x", 0, "a\nb", "a\n") == 1
