@@ -179,6 +179,7 @@ def record(
         check_place("position to keep", position, prompts)
     require_room(subject, prompts)
     subject.require_unchanged()
+    prompts = prompts.select(torch.arange(len(prompts)))  # its own: those given may be changed in place later
     plan, index = _planned(prompts, list(sharing.batches(prompts, batch, share=share_context)), positions)
     rows, size, places = int(index.max()) + 1, subject.head_size, subject.devices
 
