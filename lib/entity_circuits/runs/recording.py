@@ -258,8 +258,8 @@ def require_room(subject: Subject, prompts: Prompts) -> None:
     not have, or has for other words: those of another vocabulary, whose numbers would be wrong without a word."""
     room = getattr(subject.model.config, "max_position_embeddings", None)
     words = subject.model.get_input_embeddings().weight.shape[0]
-    length, tokens = int(prompts.last.max()) + 1, (prompts.answer_ids, prompts.wrong_ids, prompts.choice_ids)
     width = prompts.input_ids.shape[1]
+    length, tokens = int(prompts.last.max()) + 1, (prompts.answer_ids, prompts.wrong_ids, prompts.choice_ids)
     highest = max(int(one.max()) for one in (prompts.input_ids, *tokens) if one is not None and one.numel())
     if room is not None and length > room:
         raise ValueError(f"a prompt has {length} tokens, and {subject.name} was made for {room} at most")
@@ -278,10 +278,10 @@ def require_room(subject: Subject, prompts: Prompts) -> None:
         raise ValueError(
             f"token {highest} is none of the {words} of {subject.name}: make the prompts with its own tokenizer"
         )
-    known = prompts.vocabulary if subject.tokenizer is not None else None
     pad, bos = (getattr(subject.tokenizer, f"{name}_token_id", None) for name in ("pad", "bos"))
     if pad not in (None, bos) and bool(((prompts.input_ids[:, :2] == pad).all(1) & (prompts.last > 0)).any()):
         raise ValueError("a prompt begins with padding: prompts are padded on the right, behind `last`")
+    known = prompts.vocabulary if subject.tokenizer is not None else None
     if known is not None and (other := read_otherwise(subject.tokenizer, known)):
         raise ValueError(
             f"these prompts were made with another tokenizer than that of {subject.name} ({other}): use its own"

@@ -64,7 +64,9 @@ class Prompts:
         if choices is not None and (choices.ndim != 2 or len(choices) != shape[0]):
             raise ValueError(f"choice_ids: (n, k) tokens for {shape[0]} prompts are needed, not {tuple(choices.shape)}")
         if choices is not None and bool((choices < 0).any()):
-            raise ValueError("choice_ids: a choice is a token; all prompts have equally many, and no number fills a gap")
+            raise ValueError(
+                "choice_ids: a choice is a token; all prompts have equally many, and no number fills a gap"
+            )
         if self.wrong_ids is not None and bool(((self.wrong_ids < 0) | (self.wrong_ids == self.answer_ids)).any()):
             raise ValueError("wrong_ids: a wrong answer is a token, and another one than the right answer")
 
@@ -268,9 +270,9 @@ def from_texts(
         if ends_in_space(text):
             raise ValueError(f"text {row} ends in a space, which belongs to the next token: leave it out ({text!r})")
     read = [tokenizer(text)["input_ids"] for text in texts]
+    require_one_beginning(tokenizer, texts, read)
     if any(ids[-1] == tokenizer.eos_token_id for ids in read):
         raise ValueError("this tokenizer ends every text with an end token: the answer would not be what comes next")
-    require_one_beginning(tokenizer, texts, read)
     unknown = getattr(tokenizer, "unk_token_id", None)
     ends = (getattr(tokenizer, "bos_token_id", None), getattr(tokenizer, "eos_token_id", None))
     for text, ids in zip(texts, read, strict=True):
