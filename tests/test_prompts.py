@@ -67,6 +67,10 @@ HAND_MADE = {
     "no wrong answer": ("wrong_ids", lambda p: {"wrong_ids": p.answer_ids * 0 - 1}),
     "the right answer as the wrong one": ("wrong_ids", lambda p: {"wrong_ids": p.answer_ids}),
     "choices of other prompts": ("choice_ids", lambda p: {"choice_ids": p.choice_ids[:2]}),
+    "choices filled up with no token": (
+        "equally many",
+        lambda p: {"choice_ids": torch.cat((p.choice_ids, p.choice_ids[:, :1] * 0 - 1), 1)},
+    ),
 }
 
 

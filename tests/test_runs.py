@@ -3,6 +3,7 @@
 import copy
 from dataclasses import replace
 
+import families
 import pytest
 import tiny
 import torch
@@ -12,6 +13,7 @@ from entity_circuits.models.subject import wrap
 from entity_circuits.runs import answers, definition, edits, replay
 from entity_circuits.runs.edits import Edit, Read
 from entity_circuits.tasks import boxes
+from entity_circuits.tasks.prompts import Prompts, from_texts
 
 
 def setting(family="qwen2", dtype=torch.float32, n=6):
@@ -286,6 +288,41 @@ def test_prompts_that_a_longrope_model_would_rotate_by_the_longest_of_them_are_r
         with pytest.raises(ValueError, match=r"has 46 tokens with its padding.*longrope.*take prompts of 44 at most"):
             call(subject, long)
     subject.require_unchanged()
+
+
+@pytest.mark.parametrize("name", ["GPT2", "Llama"])
+def test_padding_beyond_what_a_model_was_made_for_is_refused_with_the_way_to_leave_it_out(name):
+    """GPT-2 has no place for it; a dynamic rotation turns all tokens by the longest row, were it of padding alone."""
+    dynamic = {"rope_parameters": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}}
+    subject = families.subject(name, max_position_embeddings=16, **(dynamic if name == "Llama" else {}))
+    short, long = "the cup is in the", "the cup is in the box and the dog is in the box and the key is in the"
+    some = from_texts(subject, [short, long], [" box", " box"])
+    alone, chosen = from_texts(subject, [short], [" box"]), some.select(some.last < 16)
+    right = runs.run(subject, alone).logprob
+    for call in (runs.run, runs.record, answers.evaluate):
+        with pytest.raises(ValueError, match=r"up to 5 tokens, 19 with their padding.*input_ids\[:, :5\]"):
+            call(subject, chosen)
+    assert torch.equal(runs.run(subject, replace(chosen, input_ids=chosen.input_ids[:, :5])).logprob, right)
+
+
+def test_prompts_padded_on_the_left_are_refused():
+    subject, base, _, _ = setting()
+    left = torch.cat((torch.full((6, 2), subject.tokenizer.pad_token_id), base.input_ids), 1)
+    with pytest.raises(ValueError, match="padded on the right"):
+        runs.run(
+            subject,
+            Prompts(input_ids=left, last=base.last + 2, answer_ids=base.answer_ids, contexts=base.contexts),
+        )
+
+
+def test_prompts_changed_in_place_after_they_were_recorded_are_other_prompts():
+    subject, base, recording, other = setting()
+    recording.require(subject, base)
+    was = base.digest
+    base.input_ids[:, 1] = other.prompts.input_ids[:, 2]
+    with pytest.raises(ValueError, match="the recording is of other prompts"):
+        recording.require(subject, base)
+    assert recording.prompts.digest == was
 
 
 def test_lists_that_can_be_read_but_once_are_read_once():

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from entity_circuits import units
+from entity_circuits import bootstrap, units
 from entity_circuits.agreement import overlap, spearman
 from entity_circuits.statistics import (
     Estimate,
@@ -109,6 +109,13 @@ def test_every_value_is_its_own_context_unless_contexts_are_given():
     found = estimate([0.0, 1.0, 1.0, 0.0])
     assert (found.n, found.contexts) == (4, 4)
     assert found == estimate([0.0, 1.0, 1.0, 0.0], contexts=[7, 1, 3, 2])
+
+
+def test_contexts_whose_numbers_are_one_as_floats_are_several():
+    large = [2**60, 2**60 + 1, 2**60 + 2, 2**60 + 3]
+    for contexts in (large, np.array(large), torch.tensor(large)):
+        assert estimate([0.0, 1.0, 1.0, 0.0], contexts) == estimate([0.0, 1.0, 1.0, 0.0])
+        assert bootstrap.numbered(contexts).tolist() == [0, 1, 2, 3]
 
 
 def test_numbers_of_any_kind_are_taken_as_float64():

@@ -46,7 +46,9 @@ def numbered(contexts: Values) -> np.ndarray:
     given = as_array(contexts)
     if given.ndim != 1 or not len(given) or np.isnan(given).any():
         raise ValueError(f"contexts are one number a prompt, none of them NaN, not of shape {given.shape}")
-    groups: np.ndarray = np.unique(given, return_inverse=True)[1]
+    # Whole numbers are told apart as such: as floats, those beyond 2**53 would be one.
+    whole = np.asarray(contexts.tolist() if hasattr(contexts, "tolist") else contexts)
+    groups: np.ndarray = np.unique(whole if whole.dtype.kind in "iu" else given, return_inverse=True)[1]
     return groups
 
 

@@ -100,7 +100,7 @@ def estimate(
     if numbers.ndim != 1 or not np.isfinite(numbers).all():
         raise ValueError("an estimate needs one finite value a prompt; for a table of scores use `intervals`")
     cells = intervals(numbers, contexts, signed=signed, statistic=statistic, draws=draws, seed=seed)
-    clusters = len(numbers) if contexts is None else len(np.unique(as_array(contexts)))
+    clusters = len(numbers) if contexts is None else int(numbered(contexts).max()) + 1
     return Estimate(float(cells.value), float(cells.low), float(cells.high), len(numbers), clusters)
 
 
@@ -240,7 +240,7 @@ def intervals(
     if values.ndim == 0 or values.size == 0:
         raise ValueError("there is nothing to estimate from: no examples")
     n = values.shape[-1]
-    names = np.arange(n) if contexts is None else as_array(contexts)
+    names = np.arange(n) if contexts is None else numbered(contexts)
     if names.shape != (n,):
         raise ValueError(f"{n} examples, but context numbers of shape {names.shape}: one for each is needed")
     cells, draws, seed = values.reshape(-1, n), integer("draws", draws), integer("seed", seed, least=0)

@@ -31,7 +31,7 @@ def recovered(patched: Values, base: Values, tuned: Values, contexts: Values | N
     low, middle, high = (as_array(values) for values in (base, patched, tuned))
     if middle.shape != low.shape:
         raise ValueError(f"a share needs the same prompts three times, not {middle.shape} and {low.shape}")
-    groups = np.arange(len(low)) if contexts is None else as_array(contexts)
+    groups = np.arange(len(low)) if contexts is None else numbered(contexts)
     value, lower, upper = shares((middle - low)[None], high - low, groups)
     return Estimate(float(value[0]), float(lower[0]), float(upper[0]), len(low), len(np.unique(groups)))
 

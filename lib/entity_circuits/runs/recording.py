@@ -179,6 +179,7 @@ def record(
         check_place("position to keep", position, prompts)
     require_room(subject, prompts)
     subject.require_unchanged()
+    prompts = prompts.select(torch.arange(len(prompts)))  # its own: those given may be changed in place later
     plan, index = _planned(prompts, list(sharing.batches(prompts, batch, share=share_context)), positions)
     rows, size, places = int(index.max()) + 1, subject.head_size, subject.devices
 
@@ -252,24 +253,34 @@ def _numbered(kept: Tensor, begin: int) -> Tensor:
 
 
 def require_room(subject: Subject, prompts: Prompts) -> None:
-    """Raise `ValueError` for prompts longer than the model was made for, or than it rotates without looking at the
-    longest of a batch (see `forms.rotates_alike_to`), or with tokens that it does not have, or has for other words:
-    those of another vocabulary, whose numbers would be wrong without a word."""
+    """Raise `ValueError` for prompts longer than the model was made for, with their padding, or than it rotates without
+    looking at the longest of a batch (see `forms.rotates_alike_to`), padded on the left, or with tokens that it does
+    not have, or has for other words: those of another vocabulary, whose numbers would be wrong without a word."""
     room = getattr(subject.model.config, "max_position_embeddings", None)
     words = subject.model.get_input_embeddings().weight.shape[0]
+    width = prompts.input_ids.shape[1]
     length, tokens = int(prompts.last.max()) + 1, (prompts.answer_ids, prompts.wrong_ids, prompts.choice_ids)
     highest = max(int(one.max()) for one in (prompts.input_ids, *tokens) if one is not None and one.numel())
     if room is not None and length > room:
         raise ValueError(f"a prompt has {length} tokens, and {subject.name} was made for {room} at most")
-    if (within := forms.rotates_alike_to(subject.model)) is not None and prompts.input_ids.shape[1] > within:
+    if room is not None and width > room:  # some have no place for padding either, or turn all tokens by the width
         raise ValueError(
-            f"a prompt has {prompts.input_ids.shape[1]} tokens with its padding, and {subject.name} (longrope) rotates "
+            f"the prompts have up to {length} tokens, {width} with their padding, and {subject.name} was made for "
+            f"{room} at most: leave out the padding that no prompt needs, as in "
+            f"dataclasses.replace(prompts, input_ids=prompts.input_ids[:, :{length}])"
+        )
+    if (within := forms.rotates_alike_to(subject.model)) is not None and width > within:
+        raise ValueError(
+            f"a prompt has {width} tokens with its padding, and {subject.name} (longrope) rotates "
             f"all tokens otherwise where there are more than {within}: take prompts of {within} at most"
         )
     if highest >= words or int(prompts.input_ids.min()) < 0:
         raise ValueError(
             f"token {highest} is none of the {words} of {subject.name}: make the prompts with its own tokenizer"
         )
+    pad, bos = (getattr(subject.tokenizer, f"{name}_token_id", None) for name in ("pad", "bos"))
+    if pad not in (None, bos) and bool(((prompts.input_ids[:, :2] == pad).all(1) & (prompts.last > 0)).any()):
+        raise ValueError("a prompt begins with padding: prompts are padded on the right, behind `last`")
     known = prompts.vocabulary if subject.tokenizer is not None else None
     if known is not None and (other := read_otherwise(subject.tokenizer, known)):
         raise ValueError(

@@ -151,10 +151,9 @@ def from_worlds(
     if len(set(tokens.values())) < len(tokens):
         one, other = next(pair for pair in itertools.combinations(tokens, 2) if tokens[pair[0]] == tokens[pair[1]])
         raise ValueError(f"{one!r} and {other!r} are one token of this tokenizer: they cannot be told apart")
-    ids = [
-        tokenizer(written.text(world, label))["input_ids"]
-        for written, world, label in zip(templates, worlds, asked, strict=True)
-    ]
+    texts = [written.text(world, label) for written, world, label in zip(templates, worlds, asked, strict=True)]
+    ids = [tokenizer(text)["input_ids"] for text in texts]
+    vocabulary.require_one_beginning(tokenizer, texts, ids)
     if any(row[-1] == tokenizer.eos_token_id for row in ids):
         raise ValueError("this tokenizer ends every text with an end token: the answer would not be what comes next")
     _require_boundary(tokenizer, ids, tokens, templates, worlds, asked)

@@ -17,7 +17,7 @@ from .. import results
 from ..arguments import integer, of_kind, several
 from ..models.subject import Subject
 from . import spots
-from .vocabulary import Words, ends_in_space, words_of
+from .vocabulary import Words, ends_in_space, require_one_beginning, words_of
 
 _PLACE = re.compile(r"(.*?)([+-]\d+)?")
 
@@ -63,6 +63,10 @@ class Prompts:
         choices = self.choice_ids
         if choices is not None and (choices.ndim != 2 or len(choices) != shape[0]):
             raise ValueError(f"choice_ids: (n, k) tokens for {shape[0]} prompts are needed, not {tuple(choices.shape)}")
+        if choices is not None and bool((choices < 0).any()):
+            raise ValueError(
+                "choice_ids: a choice is a token; all prompts have equally many, and no number fills a gap"
+            )
         if self.wrong_ids is not None and bool(((self.wrong_ids < 0) | (self.wrong_ids == self.answer_ids)).any()):
             raise ValueError("wrong_ids: a wrong answer is a token, and another one than the right answer")
 
@@ -242,7 +246,7 @@ def from_texts(
         contexts: n numbers that say which texts belong together, as samples of one thing; each by itself unless given.
 
     Raises `ValueError`, naming the text, for a continuation that is not one token, a word that the tokenizer does not
-    know, a piece that is not there or stands there several times, and lists of other lengths.
+    know, a piece that is not there or stands there several times, a second BOS token, and lists of other lengths.
 
         from entity_circuits import models, prompts
 
@@ -266,6 +270,7 @@ def from_texts(
         if ends_in_space(text):
             raise ValueError(f"text {row} ends in a space, which belongs to the next token: leave it out ({text!r})")
     read = [tokenizer(text)["input_ids"] for text in texts]
+    require_one_beginning(tokenizer, texts, read)
     if any(ids[-1] == tokenizer.eos_token_id for ids in read):
         raise ValueError("this tokenizer ends every text with an end token: the answer would not be what comes next")
     unknown = getattr(tokenizer, "unk_token_id", None)

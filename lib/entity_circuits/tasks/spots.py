@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..arguments import integer, of_kind
+from .vocabulary import ends_in_space
 
 Where = str | int | tuple[str, int] | Sequence[str | int | tuple[str, int]]
 """Where a position is: a piece of the text (its last token), which of several as a pair ("John", 2), or the index of a
@@ -65,7 +66,8 @@ def of(tokenizer: Any, name: str, row: int, text: str, where: Any) -> int:
         text: the text.
         where: one place of `Where`.
 
-    Raises `ValueError` for a piece that is not there or stands there several times, and for what is no place.
+    Raises `ValueError` for a piece that is not there, stands there several times or ends in the space of another word,
+    and for what is no place.
 
         from entity_circuits import models
         from entity_circuits.tasks import spots
@@ -100,4 +102,11 @@ def of(tokenizer: Any, name: str, row: int, text: str, where: Any) -> int:
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(f"this tokenizer does not say where its tokens are in a text: give {name!r} as token indices")
     spans = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
-    return next(index for index, (begin, stop) in enumerate(spans) if begin < end <= stop)
+    # The last that fits: a character of several tokens is where each of them is.
+    fitting = [index for index, (begin, stop) in enumerate(spans) if begin < end <= stop]
+    if not fitting or (ends_in_space(piece) and spans[fitting[-1]][1] > end):
+        raise ValueError(
+            f"{name!r} of text {row}: {piece!r} ends in what belongs to the next token of {text!r}, or to none: leave "
+            "that out, or give the index of a token"
+        )
+    return fitting[-1]

@@ -90,6 +90,29 @@ def ends_in_space(text: str) -> bool:
     return bool(text) and unicodedata.category(text[-1])[0] in "ZC"
 
 
+def require_one_beginning(tokenizer: Any, texts: Sequence[str], ids: Sequence[Sequence[int]]) -> None:
+    """Raise `ValueError` for a text, read as `ids`, that writes the BOS token which the tokenizer adds by itself.
+
+    Chat templates do: `apply_chat_template(..., tokenize=False)` gives a text with its BOS token.
+
+        from entity_circuits import models
+        from entity_circuits.tasks import vocabulary
+
+        tokenizer, text = models.load("qwen2.5-coder-0.5b").tokenizer, "The cup"
+        vocabulary.require_one_beginning(tokenizer, [text], [tokenizer(text)["input_ids"]])
+        print("one beginning, or none")
+    """
+    bos = getattr(tokenizer, "bos_token", None)
+    for row, (text, read) in enumerate(zip(texts, ids, strict=True)):
+        twice = bos is not None and text.startswith(bos) and list(read[:2]) == [tokenizer.bos_token_id] * 2
+        # Where the tokenizer adds none, a text may begin with two.
+        if twice and list(tokenizer(text, add_special_tokens=False)["input_ids"]) != list(read):
+            raise ValueError(
+                f"text {row} begins with {bos!r}, as chat templates do, and this tokenizer puts it before every text: "
+                f"leave it out, text.removeprefix(tokenizer.bos_token) ({text[:40]!r})"
+            )
+
+
 def require(tokenizer: Any, words: Sequence[str], at_least: int, what: str) -> dict[str, int]:
     """`token_ids`, or a `ValueError` that names the shortage when fewer than `at_least` words are single tokens."""
     found = token_ids(tokenizer, words)
