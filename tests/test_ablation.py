@@ -15,6 +15,7 @@ from entity_circuits.models.subject import put_back, wrap
 from entity_circuits.results import Store
 from entity_circuits.runs import mean_replay, replay
 from entity_circuits.tasks import boxes
+from entity_circuits.tasks.prompts import Prompts
 
 METHODS: tuple[replay.Method, ...] = ("replay", "definition")
 
@@ -217,6 +218,18 @@ def test_places_that_overlap_keep_what_either_keeps_or_are_refused():
     same = {"prev+1": some, "query-2": some}
     both = [
         ablation.circuit_accuracy(subject, same, prompts, means, method=m).logprob for m in ("replay", "definition")
+    ]
+    assert torch.allclose(*both, atol=1e-9)
+
+
+def test_a_place_that_is_the_last_token_of_some_prompts_alone_keeps_the_same_there():
+    subject, prompts, means = setting(n=4)
+    ends = prompts.last - torch.tensor([0, 1, 0, 1])
+    named = Prompts(prompts.input_ids, prompts.last, prompts.answer_ids, prompts.contexts, positions={"end": ends})
+    some = drawn(subject, "last")["last"]
+    both = [
+        ablation.circuit_accuracy(subject, {"end": some, "last": some}, named, means, method=m).logprob
+        for m in ("replay", "definition")
     ]
     assert torch.allclose(*both, atol=1e-9)
 

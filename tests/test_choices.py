@@ -102,6 +102,26 @@ def test_a_metric_that_gives_no_number_for_each_variant_and_prompt_is_refused(va
 
 
 @pytest.mark.parametrize("method", ["replay", "definition"])
+def test_a_metric_without_the_vocabulary_cannot_read_what_needs_it(method):
+    def logit(outcome, prompts):
+        return outcome.logits[..., 0]
+
+    for name, value, correct in (
+        ("top", logit, metrics.top),
+        ("logprobs", lambda o, p: o.logprob, lambda o, p: logit(o, p) > 0),
+    ):
+        mine = metrics.Metric("mine", lambda p: p.answer_ids[:, None], value, correct, vocabulary=False)
+        for call in (
+            lambda mine=mine: ablation.circuit_accuracy(SUBJECT, KEPT, PROMPTS, MEANS, metric=mine, method=method),
+            lambda mine=mine: path_patching.sweep(
+                SUBJECT, PROMPTS, PROMPTS, position="last", senders=["L3H0"], metric=mine, method=method
+            ),
+        ):
+            with pytest.raises(ValueError, match=rf"`{name}` of an outcome .*vocabulary=True"):
+                call()
+
+
+@pytest.mark.parametrize("method", ["replay", "definition"])
 def test_a_circuit_s_choice_stands_beside_its_accuracy(method):
     found = ablation.circuit_accuracy(SUBJECT, [KEPT, {}], PROMPTS, MEANS, method=method)
     asked = ablation.circuit_accuracy(SUBJECT, [KEPT, {}], PROMPTS, MEANS, metric="choice", method="definition")

@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 import tiny
 import torch
-from entity_circuits.circuits import criteria
+from entity_book.studies import evaluation
+from entity_circuits.circuits import criteria, growth
 from entity_circuits.circuits.criteria import Minimality
 from entity_circuits.heads import Circuit, Head
 from entity_circuits.methods import ablation, chosen, cmap, path_patching
@@ -201,6 +202,21 @@ def test_growth_takes_heads_off_the_top_of_the_rankings():
     wanted = {**ablation.kept(circuit), "prev+1": (Head(1, 1),)}
     expected = ablation.circuit_accuracy(subject, wanted, prompts, means).estimate()
     assert table[(table["scale"] == 2) & (table["kind"] == "ranking")]["accuracy"].tolist() == [expected.value]
+
+
+def test_heads_kept_also_at_a_place_of_the_circuit_stand_beside_its_own():
+    subject, prompts, means = setting()
+    circuit, rankings = Circuit({"value_fetcher": (Head(3, 1),)}), {"value_fetcher": [Head(3, 1), Head(3, 6)]}
+    also = {"last": ["L2H0"], "prev": ["L0H4"]}
+    asked = []
+    with pytest.MonkeyPatch.context() as patched:
+        real = ablation.circuit_accuracy
+        patched.setattr(
+            growth, "circuit_accuracy", lambda s, given, *a, **k: asked.extend(given) or real(s, given, *a, **k)
+        )
+        table = criteria.growth(subject, circuit, rankings, prompts, means, scales=[1], draws=0, also=also)
+    both = {"last": (Head(2, 0), Head(3, 1)), "prev": (Head(0, 4),)}
+    assert asked == [both] == evaluation.kept_too([circuit], also) and table["heads"].tolist() == [1]
 
 
 def test_heads_that_can_be_read_but_once_are_read_once():

@@ -199,6 +199,17 @@ def test_a_sweep_gives_the_masks_of_single_calls_twice_over(pairs, judge):
     assert not torch.allclose(one[0].trace, one[1].trace, atol=1e-3)  # another draw of the triples
 
 
+def test_masks_of_given_pairs_are_never_those_kept_for_other_pairs_of_the_same_triples(pairs, judge, tmp_path):
+    asked = {"position": "last", "steps": 10, "store": tmp_path}
+    other = replace(pairs, z={name: -3 * z for name, z in pairs.z.items()})
+    dcm.learn(SUBJECT, GROUP, other, judge, **asked)
+    found, right = (dcm.learn(SUBJECT, GROUP, pairs, judge, **{**asked, "store": store}) for store in (tmp_path, None))
+    assert torch.equal(found.trace, right.trace) and not list(tmp_path.iterdir())
+    triples = drawn("position"), drawn("position", split="pruning")
+    dcm.learn(SUBJECT, GROUP, *triples, **asked)
+    assert list(tmp_path.iterdir())
+
+
 def test_masks_learned_side_by_side_are_those_learned_alone_whatever_they_are_asked(pairs, judge):
     asked = [
         dcm.Asked(GROUP, "last", "position", 0.01),

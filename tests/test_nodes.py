@@ -45,6 +45,20 @@ def test_weights_of_nought_and_one_are_the_ablation_by_definition(family):
     assert torch.allclose(found, literal, atol=1e-5 * float(literal.abs().max()))
 
 
+def test_a_token_in_two_slots_and_a_missing_last_one_are_refused_with_and_without_weights():
+    subject, p, means = setting()
+    last, none = p.last[:, None], torch.full_like(p.last[:, None], -1)
+    for some, words in ((torch.cat((last, last), dim=1), "no two slots"), (last - 1, "has to be the last token")):
+        keep = torch.ones(subject.layers, some.shape[1], subject.heads)
+        with pytest.raises(ValueError, match=words):
+            mean_replay.weighted(subject, p, some, keep, means)
+        with pytest.raises(ValueError, match=words):
+            mean_replay.ablate(subject, p, some, keep.bool()[None], means)
+    keep = torch.ones(1, subject.layers, 3, subject.heads).bool()
+    spare = mean_replay.ablate(subject, p, torch.cat((none, last, none), dim=1), keep, means).logprob
+    assert torch.allclose(spare, mean_replay.ablate(subject, p, last, keep[:, :, :1], means).logprob)
+
+
 def test_effects_are_the_slopes_of_the_ablation():
     subject, p, means = setting("qwen2")
     keep = torch.rand(subject.layers, len(PLACES), subject.heads, generator=torch.Generator().manual_seed(1)) < 0.7

@@ -135,6 +135,22 @@ def test_statistics_of_scores_follow_their_definitions():
     assert scores.where(scores.correct).mean.item() == pytest.approx(-0.25)
 
 
+def test_the_median_of_scores_is_the_middle_one_or_the_mean_of_the_two_in_the_middle():
+    change = torch.tensor([[-3.0, -2, 0, 0.5], [-3, torch.nan, 0, 0.5], [torch.nan] * 4])[None]
+    scores = path_patching.Scores(change, torch.zeros(4), torch.ones(4).bool(), torch.arange(4), log=False)
+    assert scores.statistic("median").nan_to_num(7).tolist() == [[-1, 0, 7]]
+
+
+def test_a_ratio_of_means_is_also_that_of_probabilities_too_small_for_their_dtype():
+    change, yes = torch.tensor([[-1.0, -0.5], [0.0, 0.1]])[None], torch.ones(2).bool()
+    small, plain = (
+        path_patching.Scores(change, torch.tensor([-1.0, -2.0]) - less, yes, torch.arange(2)) for less in (200, 0)
+    )
+    assert torch.allclose(small.statistic("ratio_of_means"), plain.statistic("ratio_of_means"), atol=1e-6)
+    assert torch.allclose(small.standard_error("ratio_of_means"), plain.standard_error("ratio_of_means"), atol=1e-6)
+    assert small.ranking() == plain.ranking() != []
+
+
 def test_a_statistic_is_over_examples_whatever_the_numbers_of_layers_and_heads():
     change = torch.arange(24.0).reshape(2, 3, 4) / -24
     scores = path_patching.Scores(change, torch.full((4,), -1.0), torch.ones(4, dtype=torch.bool), torch.arange(4))

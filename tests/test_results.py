@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import errno
+import importlib
 import json
 import math
 import os
@@ -275,6 +276,40 @@ def test_a_function_of_a_readers_module_is_another_one_if_that_is_changed():
     assert results._plain(value) == one
     mine.scale = 2.0
     assert results._plain(value) != one
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def value(o):\n    from PACKAGE.helpers import value as f\n    return f(o)",
+        "def value(o):\n    import PACKAGE.helpers as h\n    return h.value(o)",
+        "def value(o):\n    from .helpers import value as f\n    return [f(x) for x in o]",
+        "def value(o):\n    def g():\n        from . import helpers\n        return helpers.value(o)\n    return g()",
+    ],
+)
+def test_what_a_function_imports_when_it_runs_counts_like_what_its_module_imports(tmp_path, monkeypatch, text):
+    name = package(tmp_path, metric=text, helpers="SCALE, OTHER = 1, 1\ndef value(x): return x * SCALE\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    value = importlib.import_module(f"{name}.metric").value
+    one, helpers = results._plain(value), importlib.import_module(f"{name}.helpers")
+    helpers.OTHER = 7
+    assert results._plain(value) == one, "found again, also where its helpers were not yet imported"
+    helpers.SCALE = 7
+    assert results._plain(value) != one
+
+
+def test_an_import_of_what_is_not_there_is_told_apart_and_found_again():
+    text = "def value(o):\n    try: from {} import f\n    except ImportError: f = abs\n    return f(o)"
+    one, again, other = (results._plain(written(text.format(name))["value"]) for name in ("no_a", "no_a", "no_b"))
+    assert one == again != other
+
+
+def test_two_functions_that_name_other_things_of_one_module_depend_on_both():
+    mine = ModuleType("mine")
+    mine.a, mine.b = 1.0, 1.0
+    pair = [written(f"def value(x): return x * mine.{name}", mine=mine)["value"] for name in "ab"]
+    one, mine.b = results._plain(pair), 2.0
+    assert results._plain(pair) != one
 
 
 def test_functions_that_name_themselves_and_each_other_are_told_apart():

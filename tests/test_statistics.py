@@ -168,6 +168,13 @@ def test_groups_are_estimated_each_on_their_own():
     assert by(kinds, "position")["position"].tolist() == [2, 1], "a group that nobody is in is no row"
 
 
+def test_rows_whose_group_is_missing_are_a_group_of_their_own():
+    frame = pd.DataFrame({"place": ["a", None, "a", None], "context": [0, 0, 1, 1], "correct": [1, 0, 1, 1]})
+    table = by(frame, "place")
+    assert table["place"].isna().tolist() == [False, True]
+    assert table["n"].tolist() == [2, 2] and table["value"].tolist() == [1.0, 0.5]
+
+
 @pytest.mark.parametrize(
     "call",
     [

@@ -1,5 +1,6 @@
 """Named results on disk: tensors, written whole or not at all, found again only by everything that produced them."""
 
+import dis
 import hashlib
 import json
 import re
@@ -273,7 +274,10 @@ def _plain_code(made: Any, met: dict[int, int]) -> object:
         kept = [_plain(cell.cell_contents, met) for cell in made.__closure__ or ()]
         given = [_plain(one, met) for one in (*(made.__defaults__ or ()), *(made.__kwdefaults__ or {}).values())]
         named = {one for part in parts for one in part.co_names}
-        around = {} if _installed(made.__module__) else _around(named, made.__globals__, met)
+        around = {}
+        if not _installed(made.__module__):
+            imported = _imported(parts, made.__globals__)
+            around = _around(named | imported.keys(), made.__globals__ | imported, met, set())
         return [made.__module__, [_plain_part(part) for part in parts], kept, given, around]
     if _installed(made.__module__):
         return name
@@ -284,18 +288,36 @@ def _plain_code(made: Any, met: dict[int, int]) -> object:
     return [name, plain, _plain(made.__bases__, met)]
 
 
-def _around(named: set[str], space: Mapping[str, object], met: dict[int, int]) -> dict[str, object]:
-    """What a module holds by these names, also those of them that are looked up in another module of the reader's."""
+def _imported(parts: list[CodeType], space: dict[str, Any]) -> dict[str, object]:
+    """What code imports when it runs, by how it asks for it; None for what is not there."""
+    found: dict[str, object] = {}
+    for part in parts:
+        steps = [step for step in dis.get_instructions(part) if step.opname != "EXTENDED_ARG"]
+        for level, names, step in zip(steps, steps[1:], steps[2:], strict=False):
+            if step.opname == "IMPORT_NAME":
+                asked = f"import {step.argval} {names.argval} {level.argval}"
+                try:
+                    found[asked] = __import__(step.argval, space, None, names.argval or (), level.argval)
+                except ImportError:
+                    found[asked] = None
+    return found
+
+
+def _around(named: set[str], space: Mapping[str, object], met: dict[int, int], seen: set[int]) -> dict[str, object]:
+    """What a module holds by these names, also those of them that are looked up in another module of the reader's.
+
+    `seen` are the modules in which these very names were looked up before: modules may name each other.
+    """
     found: dict[str, object] = {}
     for name in sorted(named & space.keys()):
         one = space[name]
         if not isinstance(one, ModuleType):
             found[name] = _plain(one, met)
-        elif _installed(one.__name__) or id(one) in met:
+        elif _installed(one.__name__) or id(one) in seen:
             found[name] = one.__name__
         else:
-            met[id(one)] = len(met)
-            found[name] = _around(named, vars(one), met)
+            seen.add(id(one))
+            found[name] = _around(named, vars(one), met, seen)
     return found
 
 

@@ -260,7 +260,8 @@ def intervals(
 def by(frame: pd.DataFrame, columns: str | list[str], value: str = "correct") -> pd.DataFrame:
     """One row a group of `columns`, with `value`, `low`, `high`, `n` and `contexts`: the table that a figure shows.
 
-    `frame` has one row a prompt and a column `context`; groups keep their order of appearance.
+    `frame` has one row a prompt and a column `context`; groups keep their order of appearance. What is missing (NaN)
+    is a group, too.
 
         import pandas as pd
         from entity_circuits import statistics
@@ -271,7 +272,7 @@ def by(frame: pd.DataFrame, columns: str | list[str], value: str = "correct") ->
     names = [columns] if isinstance(columns, str) else columns
     _require_columns(frame, [*names, value, "context"])
     rows = []
-    for key, part in frame.groupby(names, sort=False, observed=True):
+    for key, part in frame.groupby(names, sort=False, observed=True, dropna=False):
         found = estimate(part[value].to_numpy(), part["context"].to_numpy())
         rows.append(dict(zip(names, key, strict=True)) | vars(found))
     return type(frame)(rows)

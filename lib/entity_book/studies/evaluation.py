@@ -13,6 +13,7 @@ import torch
 from entity_circuits import models, statistics
 from entity_circuits.arguments import integer, one_of
 from entity_circuits.circuits import Finding, criteria
+from entity_circuits.circuits.growth import besides
 from entity_circuits.heads import Circuit
 from entity_circuits.methods import ablation
 from entity_circuits.methods.ablation import Answers
@@ -165,8 +166,9 @@ def table(
 
 
 def kept_too(circuits: Iterable[Circuit | Kept], also: Kept | None) -> list[Circuit | Kept]:
-    """These circuits, each with the heads that are kept `also` at further places."""
-    return [{**ablation.kept(one), **also} if also else one for one in circuits]
+    """These circuits, each with the heads that are kept `also`."""
+    more = ablation.kept(also or {})
+    return [besides(one, more) for one in circuits]
 
 
 def _choices(part: Answers, full: Answers, chance: float) -> dict[str, float]:

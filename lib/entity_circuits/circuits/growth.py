@@ -82,6 +82,19 @@ def grown(circuit: Circuit, rankings: Mapping[Group, Sequence[Head]], scale: flo
     return Circuit(groups, {**circuit.about, "scale": scale}, circuit.positions)
 
 
+def besides(circuit: Circuit | Kept, also: Kept) -> dict[str, tuple[Head, ...]]:
+    """A circuit as places and heads, with those that are kept `also`: at a place that both have, the heads of both.
+
+    For example:
+
+        from entity_circuits.circuits import growth
+
+        print(growth.besides({"last": ["L3H5"]}, {"last": ["L2H1"], "prev": ["L0H0"]}))
+    """
+    whole = kept(circuit)
+    return whole | kept({place: (*whole.get(place, ()), *heads.of(some)) for place, some in also.items()})
+
+
 def growth(
     subject: Subject,
     circuit: Circuit,
@@ -106,7 +119,7 @@ def growth(
         means: what stands in place of every head that is not kept.
         scales: how many times as many heads each group has; at least one head is left.
         draws: random circuits of equal size, and as many of equal layer profile; 0: none.
-        also: heads that are kept in every circuit, at further places.
+        also: heads that are kept in every circuit beside its own, and not counted.
         seed: of the random circuits.
         method: "replay", or "definition": the same numbers from whole runs.
         store: keeps what is finished.
@@ -137,7 +150,7 @@ def growth(
             kinds[kind] = random_circuits(subject, larger, draws, layers=layers, seed=seed)  # type: ignore[arg-type]
         for kind, some in kinds.items():
             row: dict[str, object] = {"scale": scale, "kind": kind, "heads": size(larger), **letters}
-            planned.append((row, [{**one, **also} for one in some]))
+            planned.append((row, [besides(one, also) for one in some]))
     asked = [one for _, some in planned for one in some]
     answers = circuit_accuracy(subject, asked, prompts, means, method=method, store=store, name="growth")
     rows, start = [], 0

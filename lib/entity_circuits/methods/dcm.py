@@ -62,7 +62,7 @@ def learn(
         steps: the most that are made, in whole windows.
         tolerance: by how much averages of weights and of the loss may move in a mask that has converged.
         method: "replay" or "definition".
-        store: keeps what was learned.
+        store: keeps what was learned, unless from `Pairs`: no key says how these were recorded.
         executor: learns in another process (see `work`); the same mask.
 
     Maximises the mean logit of the target minus `penalty` times the sum of 1 - keep, one recorded batch a step, keep
@@ -128,7 +128,7 @@ def sweep(
         steps: the most that are made, in whole windows.
         tolerance: by how much averages of weights and of the loss may move in a mask that has converged.
         method: "replay" or "definition".
-        store: keeps finished masks.
+        store: keeps finished masks, unless they are learned from `Pairs` (see `learn`).
         executor: learns them in other processes (see `work`); the same masks.
         masks: how many of one position are learned together, and by one worker; all of them unless given. They share
             products, so that another number gives the same masks up to rounding.
@@ -176,7 +176,7 @@ def together(
         steps: the most that are made, in whole windows.
         tolerance: by how much averages of weights and of the loss may move in a mask that has converged.
         method: "replay" or "definition".
-        store: keeps finished masks.
+        store: keeps finished masks, unless they are learned from `Pairs` (see `learn`).
         executor: learns them in other processes (see `work`); the same masks.
         masks: how many of one position are learned together, and by one worker; all of them unless given. They share
             products, so that another number gives the same masks up to rounding.
@@ -217,6 +217,7 @@ def together(
         )
     recorded = next((one for one in (triples, validation) if isinstance(one, Pairs)), None)
     work.require(executor, subject, given=recorded)
+    store = store if recorded is None else None
     size = len(asked) if masks is None else integer("masks of a piece of work", masks)
     groups = [[i for i, one in enumerate(asked) if one.position == here] for here in {one.position: 0 for one in asked}]
     parts = [group[i : i + size] for group in groups for i in range(0, len(group), size)]
@@ -246,9 +247,9 @@ def _triples(given: Triples | Pairs) -> Triples:
 
 
 def _words(given: Triples | Pairs) -> list[object]:
-    """What masks depend on, of what they are learned or judged on: also how it was cut into batches, if it was."""
-    triples, batches = _triples(given), given.batches if isinstance(given, Pairs) else ()
-    return [triples, triples.targets, triples.desideratum, [len(batch) for batch in batches]]
+    """What masks depend on, of triples that they are learned or judged on."""
+    triples = _triples(given)
+    return [triples, triples.targets, triples.desideratum]
 
 
 @dataclass(eq=False)

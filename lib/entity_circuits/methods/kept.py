@@ -85,7 +85,10 @@ def live(subject: Subject, prompts: Prompts, circuits: Sequence[Kept]) -> tuple[
                     break
                 if bool(same.any()) and not torch.equal(masks[known], keep):
                     raise ValueError(f"{place!r} and {other!r} are the same token in some of the prompts")
-                column = column.masked_fill(same, -1)
+                if place == "last":  # answers are read there: it stays whole
+                    columns[known] = (other, there.masked_fill(same, -1))
+                else:
+                    column = column.masked_fill(same, -1)
             else:
                 columns.append((place, column))
                 masks.append(keep)

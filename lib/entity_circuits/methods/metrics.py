@@ -24,8 +24,8 @@ class Metric:
     `targets` names the tokens (n, k) whose logits are wanted. Of an outcome for these, `value` (variants, n) is the
     number and `correct` (variants, n) bool says whether the answer is right. With `log`, the number is the logarithm
     of a probability, so that relative changes are those of the probability. Without `vocabulary` the logits of the
-    targets are all that it needs, which saves a replay half of the work. A `value` that is no finite float for each
-    variant and prompt is refused (`number`), a `correct` that is no bool for each, too (`verdict`).
+    targets are all that it needs and can read, which saves a replay half of the work. A `value` that is no finite
+    float for each variant and prompt is refused (`number`), a `correct` that is no bool for each, too (`verdict`).
 
         from entity_circuits.methods import metrics
 
@@ -132,6 +132,21 @@ def wanted(metric: Metric, prompts: Prompts) -> Tensor:
     return torch.cat((targets, prompts.choice_ids), dim=1)
 
 
+class _Logits(Outcome):
+    """An outcome for a metric without `vocabulary`: whatever made it, there are the logits of its targets alone."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("top", "logprobs"):
+            raise ValueError(
+                f"a metric that reads `{name}` of an outcome needs the whole vocabulary: Metric(..., vocabulary=True)"
+            )
+        return super().__getattribute__(name)
+
+
+def _read(metric: Metric, outcome: Outcome) -> Outcome:
+    return outcome if metric.vocabulary else _Logits(**vars(outcome))
+
+
 def number(metric: Metric, outcome: Outcome, prompts: Prompts) -> Tensor:
     """(variants, n) finite floats: the metric's number. Raises `ValueError` for whatever else its `value` gives.
 
@@ -143,7 +158,7 @@ def number(metric: Metric, outcome: Outcome, prompts: Prompts) -> Tensor:
         p = toy.prompts("apple", "cup")
         print(metrics.number(metrics.LOG_PROBABILITY, runs.run(toy.subject(), p), p).shape)
     """
-    found = _fitting(metric, "value", metric.value(outcome, prompts), outcome)
+    found = _fitting(metric, "value", metric.value(_read(metric, outcome), prompts), outcome)
     if not (found.is_floating_point() and bool(torch.isfinite(found).all())):
         raise ValueError(f"the value of the metric {metric.name!r} has to be finite floats, not {found}")
     return found
@@ -160,7 +175,7 @@ def verdict(metric: Metric, outcome: Outcome, prompts: Prompts) -> Tensor:
         p = toy.prompts("apple", "cup")
         print(metrics.verdict(metrics.LOG_PROBABILITY, runs.run(toy.subject(), p), p))
     """
-    found = _fitting(metric, "correct", metric.correct(outcome, prompts), outcome)
+    found = _fitting(metric, "correct", metric.correct(_read(metric, outcome), prompts), outcome)
     if found.dtype != torch.bool:
         raise ValueError(f"the correct of the metric {metric.name!r} has to be bools, not {found.dtype}")
     return found

@@ -57,7 +57,8 @@ class Scores:
         """
         one_of("statistic", kind, Statistic)
         if kind == "median":
-            return self.per_example.nanmedian(-1).values
+            some = self.per_example  # torch's median is the lower of two in the middle
+            return (some.nanmedian(-1).values - (-some).nanmedian(-1).values) / 2
         gain, weight = self._parts(kind)
         return gain.nansum(-1) / torch.where(gain.isnan(), 0, weight).sum(-1)
 
@@ -95,7 +96,10 @@ class Scores:
         if kind != "ratio_of_means":
             return (self.change if kind == "mean_log" else self.per_example), torch.ones_like(self.logprob)
         if self.log:
-            return self.per_example * self.logprob.exp(), self.logprob.exp()
+            weight = self.logprob.exp()
+            if len(weight) and weight.max() < torch.finfo(weight.dtype).tiny:  # the ratio is that of any multiples
+                weight = (self.logprob - self.logprob.max()).exp()
+            return self.per_example * weight, weight
         if not float(self.logprob.sum()) > 0:
             raise ValueError("the mean of this metric is not positive before patching: rank by 'mean' instead")
         return self.change, self.logprob

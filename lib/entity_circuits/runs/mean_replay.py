@@ -78,7 +78,8 @@ def ablate(
     Args:
         subject: the model.
         prompts: n prompts, all of as many tokens as the means have positions.
-        slots: (n, S) int64, the positions at which some circuit keeps some head; -1 where a prompt has fewer.
+        slots: (n, S) int64, the positions at which some circuit keeps some head, `last` among them; no two are one
+            token; -1 where a prompt has fewer.
         keep: (circuits, layers, S, heads) bool: which heads each circuit keeps there; every other head, and every head
             at every other position, is at its mean.
         means: every head's mean output at every position.
@@ -88,8 +89,8 @@ def ablate(
         table: the keys and values of all these prompts; made unless given.
 
     Returns an `Outcome`, one variant a circuit, without gradients: the numbers of `runs.run` with all these means as
-    edits, from a fraction of the work. Raises `ValueError` for prompts that do not fit, `NotImplementedError` for a
-    model of another form (use the definition there).
+    edits, from a fraction of the work. Raises `ValueError` for prompts that do not fit, and slots that are missing or
+    twice, `NotImplementedError` for a model of another form (use the definition there).
 
         from entity_circuits import ablation, models, prompts
         from entity_circuits.runs import mean_replay
@@ -102,6 +103,7 @@ def ablate(
     """
     blocks.require(subject)
     means.require(prompts, subject)
+    _require_slots(prompts, slots)
     integer("batch", batch)
     finite("memory", memory, least=0.0, inside=True)
     targets = prompts.answer_ids[:, None] if targets is None else targets
@@ -152,8 +154,9 @@ def weighted(
     """
     blocks.require(subject)
     means.require(prompts, subject)
-    if bool((slots < 0).any()) or any(len(set(row)) < len(row) for row in slots.tolist()):
-        raise ValueError("every prompt needs a token at each slot, and no two slots may be the same token")
+    _require_slots(prompts, slots)
+    if bool((slots < 0).any()):
+        raise ValueError("every prompt needs a token at each slot: leave slots of -1 out")
     targets = prompts.answer_ids[:, None] if targets is None else targets
     with fast_float32(subject):
         table = Table(subject, prompts, means) if table is None else table
@@ -180,6 +183,14 @@ def weighted(
             z = by * torch.stack(own, dim=1) + (1 - by) * mean
             hidden = blocks.fed(subject, layer, hidden, blocks.attended(subject, layer, hidden, z))
         return blocks.readout(subject, hidden[None, :, last], targets, (), vocabulary=False).logits[0]
+
+
+def _require_slots(prompts: Prompts, slots: Tensor) -> None:
+    """A token in two slots would be heard twice, and answers are read off the slot of `last`."""
+    if any(len(set(row)) < len(row) for row in ([slot for slot in row if slot >= 0] for row in slots.tolist())):
+        raise ValueError("no two slots may be the same token of a prompt: give each position one slot")
+    if not bool((slots == prompts.last[:, None]).all(0).any()):
+        raise ValueError("one of the slots has to be the last token of every prompt: add `prompts.last` to them")
 
 
 def _hearing(slots: Tensor, width: int) -> tuple[Tensor, Tensor]:
