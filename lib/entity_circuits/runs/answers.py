@@ -23,7 +23,7 @@ from ..results import Store
 from ..tasks.prompts import Prompts, require_answers
 from . import choices
 from .finite import require_numbers
-from .prefix import Batch, batches
+from .prefix import Batch, batches, possible
 from .recording import require_room
 
 ROWS = 64  # rows of logits held at once: 64 x 151,936 x 4 bytes = 39 MB
@@ -121,7 +121,7 @@ def evaluate(
 def _answers(subject: Subject, prompts: Prompts, share_context: bool, batch: int) -> dict[str, Tensor]:
     """The tensors of a `Behaviour` by their names, and `computed`, the number of tokens."""
     _check_once(subject, prompts)
-    plan = list(batches(prompts, batch, share=share_context))
+    plan = list(batches(prompts, batch, share=share_context and possible(subject.model)))
     n = len(prompts)
     found = {
         "top": torch.empty(n, dtype=torch.long),
