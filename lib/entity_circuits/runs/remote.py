@@ -55,7 +55,7 @@ class Served:
     @property
     def dtype(self) -> torch.dtype:
         """That of its view."""
-        return next(self.model._module.parameters()).dtype  # type: ignore[no-any-return]
+        return next(self.model._module.parameters()).dtype
 
     def as_subject(self) -> Subject:
         """As a model at hand, which its view is, but for the weights: what a `Subject` is checked for, this is too."""
