@@ -269,3 +269,11 @@ def test_a_model_that_calls_no_part_of_itself_its_base_is_read_where_its_layers_
     some = wrap(transformers.Llama4ForCausalLM(config), tiny.tokenizer())
     assert some.model.base_model is some.model
     agrees(some, boxes.prompts(some, n=6, boxes=3))
+
+
+def test_a_hybrid_model_whose_states_cannot_be_shared_is_given_whole_prompts_by_itself():
+    kinds = {"layer_types": ["conv", "full_attention"] * 2, "block_auto_adjust_ff_dim": False}
+    made = transformers.Lfm2ForCausalLM(transformers.Lfm2Config(**{**tiny.SHAPE, **kinds}))
+    subject = wrap(made, tiny.tokenizer())
+    found = agrees(subject, boxes.prompts(subject, n=7), share_context=True)
+    assert found.tokens_computed == found.tokens_without_sharing

@@ -146,6 +146,39 @@ def test_what_cannot_run_elsewhere_is_refused_before_anything_is_sent():
             remote_paths.senders(there, base, source, 0, [0], position="last", **asked)
 
 
+def test_a_model_tried_here_is_held_to_what_a_run_of_it_is_held_to():
+    mine, there = here()
+    base, source = pair(mine)
+    tried = (
+        lambda: remote.run(there, base, [[]]),
+        lambda: remote_paths.senders(there, base, source, 0, [0], position="last"),
+    )
+    for change, said in (
+        (lambda: mine.model.train(), "training mode"),
+        (lambda: setattr(mine.model.eval().config, "max_position_embeddings", 16), "was made for 16 at most"),
+    ):
+        change()
+        for one in tried:
+            with pytest.raises(ValueError, match=said):
+                one()
+    mine.model.config.max_position_embeddings = 512
+    with pytest.raises(ValueError, match="targets are tokens from 0"):
+        remote.run(there, base, [[]], targets=torch.tensor([[9999]] * len(base)))
+
+
+def test_a_prompt_after_which_a_model_elsewhere_gives_no_numbers_is_named():
+    mine, there = here()
+    base, source = pair(mine)
+    with torch.no_grad():
+        mine.model.model.embed_tokens.weight[base.input_ids[1, 1]] = torch.nan
+    for one in (
+        lambda: remote.run(there, base, [[]]),
+        lambda: remote_paths.senders(there, base, source, 0, [0], position="last"),
+    ):
+        with pytest.raises(ValueError, match="NaN or infinite after the prompt"):
+            one()
+
+
 @pytest.mark.parametrize("family", ["Mistral", "Qwen2", "Qwen2Moe", "Gemma3", "Cohere2", "Llama"])
 def test_all_that_a_layer_hears_by_its_window_is_never_cut_neither_here_nor_elsewhere(family):
     mine = families.subject(family)

@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 import transformers
-from entity_circuits import runs
+from entity_circuits import knockout, runs
 from entity_circuits.models.subject import wrap
 from entity_circuits.runs import answers, definition, edits, replay
 from entity_circuits.runs.edits import Edit, Read
@@ -368,3 +368,86 @@ def test_a_model_whose_modules_were_changed_after_a_run_gives_once_wrapped_anew_
         edits = [Edit("z", 1, (0, 5), p.last, torch.zeros(2, 2, 8))]
         found.append([runs.run(subject, p, edits).logprob, *runs.record(subject, p).z])
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def without_numbers():
+    """A model and two prompts, after the second of which it gives no numbers: one word has no embedding."""
+    made = tiny.model("llama")
+    with torch.no_grad():
+        made.model.embed_tokens.weight[tiny.tokenizer()(" ball")["input_ids"][0]] = torch.nan
+    subject = wrap(made, tiny.tokenizer())
+    texts = ["The apple is in Box F. Box F contains the", "The ball is in Box G. Box G contains the"]
+    return subject, from_texts(subject, texts, [" apple", " ball"], positions={"object": [1, 1]})
+
+
+def replayed(subject, base, vocabulary=True):
+    z = torch.zeros(len(base), 1, subject.head_size)
+    return replay.replay(runs.record(subject, base), [[Edit("z", 1, (0,), base.last, z)]], vocabulary=vocabulary)
+
+
+SAYING = {
+    "evaluate": answers.evaluate,
+    "run": runs.run,
+    "replay": replayed,
+    "replay, no vocabulary": lambda subject, base: replayed(subject, base, vocabulary=False),
+    "recorded answers": lambda subject, base: replay.recorded_answers(runs.record(subject, base)),
+    "knockout": lambda subject, base: knockout.sweep(subject, base, conditions=["last->object"], starts=[0, 4]),
+}
+
+
+@pytest.mark.parametrize("says", SAYING)
+def test_a_prompt_after_which_the_logits_are_no_numbers_is_named_and_counts_as_no_answer(says):
+    subject, base = without_numbers()
+    SAYING[says](subject, base.select([0]))
+    with pytest.raises(ValueError, match=r"NaN or infinite after the prompt 'The ball is .*float16"):
+        SAYING[says](subject, base)
+    with pytest.raises(ValueError, match="NaN or infinite after the prompt 'The ball"):  # also as the first of all
+        SAYING[says](without_numbers()[0], base.select([1, 0]))
+
+
+def test_a_model_of_an_unknown_type_that_gives_no_numbers_is_told_so_and_not_that_it_does_not_do_what_edits_say():
+    subject, base = without_numbers()
+    subject.model.__class__ = type("Derived", (type(subject.model),), {})
+    edit = Edit("z", 1, (0,), base.last[[1]], torch.zeros(1, 1, subject.head_size))
+    with pytest.raises(ValueError, match="NaN or infinite after the prompt 'The ball"):
+        runs.run(subject, base.select([1]), [edit])
+
+
+def test_words_that_cannot_be_said_have_logits_of_minus_infinity_and_are_no_fault():
+    made = transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**tiny.SHAPE | {"num_key_value_heads": None}))
+    made.set_output_embeddings(torch.nn.Linear(64, len(tiny.words())))
+    with torch.no_grad():
+        made.get_output_embeddings().bias[8] = -torch.inf
+    subject = wrap(made, tiny.tokenizer())
+    base = boxes.prompts(subject, 3, boxes=3)
+    recording, words = runs.record(subject, base), torch.tensor([[8, 20]] * 3)
+    for found in (
+        runs.run(subject, base, targets=words),
+        replay.replay(recording, [[]], targets=words),
+        replay.replay(recording, [[]], targets=words, vocabulary=False),
+    ):
+        assert torch.isneginf(found.logits[..., 0]).all() and torch.isfinite(found.logits[..., 1]).all()
+
+
+def test_a_value_that_is_beyond_the_numbers_of_the_models_dtype_is_refused_before_it_becomes_infinity():
+    subject = tiny.subject("llama", dtype=torch.float16)
+    base = boxes.prompts(subject, 3, boxes=3)
+    edit = Edit("z", 1, (0,), base.last, torch.full((3, 1, subject.head_size), 1e6))
+    for made in (lambda: runs.run(subject, base, [edit]), lambda: runs.rerun(runs.record(subject, base), [[edit]])):
+        with pytest.raises(ValueError, match=r"is 1e\+06, and the float16 of the model ends at 6.55e\+04"):
+            made()
+
+
+ELSEWHERE = {
+    "OPT": {"ffn_dim": 96, "word_embed_proj_dim": 64},  # no layers where Llama has them
+    "Lfm2": {"layer_types": ["conv", "full_attention"] * 2, "block_auto_adjust_ff_dim": False},  # some of another kind
+}
+
+
+@pytest.mark.parametrize("family", ELSEWHERE)
+def test_a_model_whose_parts_are_elsewhere_is_refused_by_name_without_edits_too(family):
+    config = getattr(transformers, f"{family}Config")(**{**tiny.SHAPE, **ELSEWHERE[family]})
+    subject = wrap(getattr(transformers, f"{family}ForCausalLM")(config), tiny.tokenizer())
+    base = boxes.prompts(subject, 3, boxes=3)
+    with pytest.raises(RuntimeError, match=f"is a {family}ForCausalLM, which is not known here.*no attribute"):
+        runs.run(subject, base)

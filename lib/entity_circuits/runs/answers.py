@@ -22,7 +22,8 @@ from ..models.subject import Subject
 from ..results import Store
 from ..tasks.prompts import Prompts, require_answers
 from . import choices
-from .prefix import Batch, batches
+from .finite import require_numbers
+from .prefix import Batch, batches, possible
 from .recording import require_room
 
 ROWS = 64  # rows of logits held at once: 64 x 151,936 x 4 bytes = 39 MB
@@ -83,12 +84,14 @@ def evaluate(
         subject: the model.
         prompts: n of them.
         share_context: the tokens that all prompts of a context begin with go through the model once, and only the rest
-            of each prompt after it; the result is that of whole prompts up to rounding.
+            of each prompt after it; the result is that of whole prompts up to rounding. A model with layers that keep
+            no keys and values (of a hybrid one) is given whole prompts all the same.
         batch: the most prompts that are run together; a context is never split.
         store: keeps the answers for whoever asks the same again.
 
-    Raises `ValueError` for prompts that do not fit the model, `RuntimeError` if what is read so is not what the model
-    itself says after the first prompt. Paper: section 3, and the full-model column of Table 1.
+    Raises `ValueError` for prompts that do not fit the model or after which it gives no numbers, `RuntimeError` if what
+    is read so is not what the model itself says after the first prompt. Paper: section 3, and the full-model column of
+    Table 1.
 
         from entity_circuits import models, statistics, tasks
         from entity_circuits.runs import answers
@@ -118,7 +121,7 @@ def evaluate(
 def _answers(subject: Subject, prompts: Prompts, share_context: bool, batch: int) -> dict[str, Tensor]:
     """The tensors of a `Behaviour` by their names, and `computed`, the number of tokens."""
     _check_once(subject, prompts)
-    plan = list(batches(prompts, batch, share=share_context))
+    plan = list(batches(prompts, batch, share=share_context and possible(subject.model)))
     n = len(prompts)
     found = {
         "top": torch.empty(n, dtype=torch.long),
@@ -169,6 +172,7 @@ def _read(subject: Subject, hidden: Tensor, part: Prompts) -> dict[str, Tensor]:
     known = answers >= 0
     right = logits.gather(1, answers.clamp(min=0)[:, None])
     total = logits.logsumexp(1, keepdim=True)
+    require_numbers(subject, part, total[:, 0])
     return {
         "top": logits.argmax(1),
         "answer_logprob": (right - total).squeeze(1).masked_fill(~known, torch.nan),
@@ -194,6 +198,7 @@ def _check_once(subject: Subject, prompts: Prompts) -> None:
     with fast_float32(subject), torch.no_grad():
         ids = first.input_ids[:, : int(first.last) + 1].to(subject.device)
         own = subject.model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1].to(torch.float32)
+        require_numbers(subject, first, own.logsumexp(1))
         read = _logits(subject, _final(subject, first, next(batches(first, 1, share=False))))
     if not close(read, own, subject.dtype, subject.device):
         raise RuntimeError(

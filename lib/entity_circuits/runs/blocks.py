@@ -14,8 +14,10 @@ from ..arguments import boolean, one_of
 from ..models import forms
 from ..models.devices import where
 from ..models.subject import Subject
+from ..tasks.prompts import Prompts
 from .attention_inputs import AttentionInputs
 from .edits import TIED, Outcome
+from .finite import require_numbers
 
 Compared = Literal["q", "k"]
 """What an attention compares with each other."""
@@ -250,6 +252,7 @@ def readout(
     vocabulary: bool = True,
     rows: int = 2048,
     words: int = 4096,
+    prompts: Prompts | None = None,
 ) -> Outcome:
     """Logits of the targets, their log-probabilities and the most likely token; no row's logits are ever kept.
 
@@ -263,8 +266,9 @@ def readout(
         rows: how many rows go together.
         words: how many words of the vocabulary go together, few enough for the processor's cache; a running
             log-sum-exp joins them.
+        prompts: the n prompts, to name the one after which there are no numbers.
 
-    Returns an `Outcome`, float32 or better.
+    Returns an `Outcome`, float32 or better. Raises `ValueError` for logits that are NaN or infinite.
 
         from entity_circuits import runs, toy
         from entity_circuits.runs import blocks
@@ -290,7 +294,10 @@ def readout(
     chosen = torch.einsum("vnd,nkd->vnk", states.view(variants, n, width).to(wide), head.weight[wanted].to(wide))
     if head.bias is not None:
         chosen = chosen + head.bias[wanted]
-    chosen = forms.rescaled(subject.model, chosen).masked_fill(targets < 0, torch.nan)
+    chosen = forms.rescaled(subject.model, chosen)
+    if not vocabulary:
+        require_numbers(subject, prompts, chosen.clamp(min=0).sum(-1))  # a word that cannot be said has minus infinity
+    chosen = chosen.masked_fill(targets < 0, torch.nan)
     if not vocabulary:
         chosen = chosen.to(home)
         return Outcome(chosen, torch.full_like(chosen, torch.nan), torch.full((variants, n), -1, device=home), reads)
@@ -319,6 +326,7 @@ def readout(
     if rounded:  # the logits that the sum is over: one that is better than these could be more than all of them
         chosen = torch.cat(picked).view(chosen.shape).masked_fill(targets < 0, torch.nan)
     total = torch.cat(totals).view(variants, n, 1)
+    require_numbers(subject, prompts, total[..., 0])
     numbers = (chosen, (chosen - total).clamp(max=0), torch.cat(tops).view(variants, n))
     logits, logprobs, best = (one.to(home) for one in numbers)
     return Outcome(logits, logprobs, best, reads)

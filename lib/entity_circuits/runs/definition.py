@@ -8,7 +8,6 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
-from weakref import WeakSet
 
 import nnsight
 import torch
@@ -17,11 +16,13 @@ from tqdm.auto import tqdm
 
 from ..arguments import boolean, integer, of_kind, several
 from ..models import forms
-from ..models.precision import apart, close, fast_float32
+from ..models.precision import fast_float32
 from ..models.subject import Subject
 from ..tasks.prompts import Prompts
+from . import unknown
 from .attention_inputs import require_something_heard
-from .edits import TIED, Activation, Edit, Outcome, Read, check, heard_together, listed
+from .edits import TIED, Edit, Outcome, Read, check, heard_together, listed
+from .finite import require_numbers
 from .projected import projected_at, put_together, taken_apart
 from .recording import Recording, require_room, require_targets
 from .tracing import inputs_of, wrapped
@@ -50,7 +51,7 @@ def run(
         batch: prompts that go together.
 
     Returns an `Outcome` of one variant. Raises `ValueError`, before the model runs, for a layer, head, position or
-    shape that does not exist.
+    shape that does not exist, and after it has run for logits that are no numbers.
 
         from entity_circuits import models, prompts, runs
 
@@ -75,8 +76,9 @@ def run(
     if targets is not None:
         require_targets(subject, prompts, targets)
     require_something_heard(subject, prompts, edits)
+    unknown.require_parts(subject)
     if edits and not forms.of(subject.model).replay:
-        _check_once(subject, prompts)
+        unknown.check_once(subject, prompts, _forward)
     targets = prompts.answer_ids[:, None] if targets is None else targets
     grad = any(t is not None and t.requires_grad for edit in edits for t in (edit.value, edit.keep))
     parts = []
@@ -212,12 +214,13 @@ def _forward(
         taken = nnsight.save(taken)
     if logits.shape[1] != len(ends):
         what = f"it gives the logits of {logits.shape[1]} tokens where those of {len(ends)} are asked for"
-        raise _refusal(subject, f"{what} (logits_to_keep)")
+        raise unknown.refusal(subject, f"{what} (logits_to_keep)")
     final = logits[rows, torch.searchsorted(ends, prompts.last)]
     final = final.to(torch.promote_types(final.dtype, torch.float32))
     home, targets = targets.device, targets.to(final.device)
     chosen = final.gather(1, targets.clamp(min=0)).masked_fill(targets < 0, torch.nan)
     total = final.logsumexp(-1, keepdim=True)
+    require_numbers(subject, prompts, total[:, 0])
     tied = (final == final.amax(-1, keepdim=True)).sum(-1) > 1
     top = final.argmax(-1).masked_fill(tied, TIED)
     reads = tuple(taken[index][None] for index in range(len(read)))
@@ -277,69 +280,6 @@ def _ungrouped(subject: Subject, layers: set[int]) -> Iterator[None]:
     finally:
         for module, held in zip(modules, before, strict=True):
             vars(module).update(held)
-
-
-_CHECKED: WeakSet[Any] = WeakSet()
-
-
-def _check_once(subject: Subject, prompts: Prompts) -> None:
-    """Whether a model of an unknown type does what edits say: tried on the first prompt, once a model.
-
-    Its own keys and values in place of themselves must change nothing, what a head is forbidden to attend to must not
-    reach its output, and other queries, keys and values of some heads must leave what the other heads give out.
-    """
-    if subject.as_wrapped in _CHECKED:
-        return
-    first, heads = prompts.select(torch.tensor([0])), tuple(range(subject.heads))
-    last, early, targets = first.last, first.last // 2, first.input_ids[:, :8]
-
-    def forward(edits: list[Edit], read: list[Read]) -> Outcome:
-        return _forward(subject, first, edits, read, targets)
-
-    with torch.no_grad(), _as_refusal(subject):
-        places = [Read(site, layer, early) for layer in range(subject.layers) for site in ("k", "v")]
-        clean = forward([], places)
-        same = [Edit(at.site, at.layer, heads, early, value[0]) for at, value in zip(places, clean.reads, strict=True)]
-        moved = forward(same, []).logits
-        cut, z = Edit("score", 0, heads, last, key=early), [Read("z", 0, last)]
-        other = Edit("v", 0, heads, early, 1 - 2 * clean.reads[1][0])
-        leaked, held = (forward(edits, z).reads[0] for edits in ([cut, other], [cut]))
-        mixed, own = [], []
-        sites: tuple[Activation, ...] = ("q", "k", "v")
-        for layer in sorted({0, subject.layers // 2, subject.layers - 1}) if subject.heads > 1 else ():
-            out = [Read("z", layer, last)]
-            given = forward([], [*out, *(Read(site, layer, last) for site in sites)]).reads
-            changes = [
-                Edit(site, layer, heads[::2], last, 1 - 2 * value[0][:, ::2])
-                for site, value in zip(sites, given[1:], strict=True)
-            ]
-            mixed.append(forward(changes, out).reads[0][..., 1::2, :].cpu())
-            own.append(given[0][..., 1::2, :].cpu())
-    found = [("its own keys and values in place of themselves move its logits", moved, clean.logits)]
-    found.append(("a cut leaks, and moves the output of a head", leaked, held))
-    if mixed:
-        what = "queries, keys and values of some heads move what others give out"
-        found.append((what, torch.cat(mixed), torch.cat(own)))
-    for what, one, right in found:
-        if not close(one, right, subject.dtype, subject.device):
-            raise _refusal(subject, f"{what} by {apart(one, right):.2g} of their size")
-    _CHECKED.add(subject.as_wrapped)
-
-
-def _refusal(subject: Subject, what: str) -> RuntimeError:
-    kind = type(subject.model).__name__
-    return RuntimeError(
-        f"{subject.name} is a {kind}, which is not known here, and does not do what edits say: {what}. "
-        "Choose a model of a family of models.forms."
-    )
-
-
-@contextlib.contextmanager
-def _as_refusal(subject: Subject) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # whatever its code says of shapes that it does not expect
-        raise _refusal(subject, str(error).strip().splitlines()[-1]) from error
 
 
 def _chunks(n: int, size: int) -> list[slice]:

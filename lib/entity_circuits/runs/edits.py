@@ -46,6 +46,11 @@ class Shape(Protocol):
         """How many numbers a head's output has."""
         ...
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which it computes."""
+        ...
+
 
 @dataclass(frozen=True)
 class Edit:
@@ -168,7 +173,7 @@ class Outcome:
 def check(edit: Edit | Read, subject: Shape, prompts: Prompts) -> None:
     """Raise `ValueError` if an edit (or a read) names a layer, head or position that is not there, or does not fit.
 
-    The value of an edit is finite and of the right shape; `keep` is from 0 to 1.
+    The value of an edit is finite, in the dtype of the model too, and of the right shape; `keep` is from 0 to 1.
 
         from entity_circuits import edits, models, prompts
 
@@ -203,8 +208,12 @@ def check(edit: Edit | Read, subject: Shape, prompts: Prompts) -> None:
     if edit.value is None or tuple(edit.value.shape) != shape:
         got = None if edit.value is None else tuple(edit.value.shape)
         raise ValueError(f"the value of this {edit.site} edit must have shape {shape}, got {got}")
-    if not bool(torch.isfinite(edit.value).all()):
-        raise ValueError(f"the value of this {edit.site} edit of layer {edit.layer} has NaN or infinite numbers in it")
+    if not bool(torch.isfinite(edit.value.detach().to(subject.dtype)).all()):
+        large, end = float(edit.value.detach().abs().max()), torch.finfo(subject.dtype).max
+        raise ValueError(
+            f"the value of this {edit.site} edit of layer {edit.layer} has NaN or infinite numbers in it: the largest "
+            f"is {large:.3g}, and the {str(subject.dtype)[6:]} of the model ends at {end:.3g}"
+        )
     if edit.keep is not None and edit.keep.shape != (len(edit.heads),):
         raise ValueError(f"`keep` must be one number a head, {len(edit.heads)}, got shape {tuple(edit.keep.shape)}")
     if edit.keep is not None and not bool(((edit.keep >= 0) & (edit.keep <= 1)).all()):

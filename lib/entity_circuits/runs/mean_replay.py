@@ -182,7 +182,7 @@ def weighted(
             by, mean = weight[layer][None, :, :, None].to(device), means.z[layer, slots].to(device)
             z = by * torch.stack(own, dim=1) + (1 - by) * mean
             hidden = blocks.fed(subject, layer, hidden, blocks.attended(subject, layer, hidden, z))
-        return blocks.readout(subject, hidden[None, :, last], targets, (), vocabulary=False).logits[0]
+        return blocks.readout(subject, hidden[None, :, last], targets, (), vocabulary=False, prompts=prompts).logits[0]
 
 
 def _require_slots(prompts: Prompts, slots: Tensor) -> None:
@@ -283,7 +283,7 @@ def _climb(table: Table, prompts: Prompts, rows: Tensor, slots: Tensor, keep: Te
         together = blocks.fed(subject, layer, torch.cat(before), torch.cat(after))
         hidden = list(together.split([len(part) for part in after]))
         member = groups
-    outcome = blocks.readout(subject, hidden[0], targets, ())
+    outcome = blocks.readout(subject, hidden[0], targets, (), prompts=prompts)
     return Outcome(*(getattr(outcome, name)[member[0]] for name in Outcome.NUMBERS))
 
 

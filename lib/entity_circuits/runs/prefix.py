@@ -6,9 +6,11 @@ tokens continues from there once for each query: the same numbers, up to roundin
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from ..arguments import boolean
 from ..tasks.prompts import Prompts
@@ -25,6 +27,19 @@ class Batch:
     prefix: int
     spokesmen: Tensor
     context: Tensor
+
+
+def possible(model: Any) -> bool:
+    """Whether a run of this model can be continued for several prompts at once: what it keeps of tokens has rows.
+
+    The states of layers without attention (convolutions, recurrences) cannot be given to several prompts.
+
+        from entity_circuits import toy
+        from entity_circuits.runs import prefix
+
+        print(prefix.possible(toy.subject().model))  # True
+    """
+    return all(hasattr(layer, "batch_select_indices") for layer in DynamicCache(config=model.config).layers)
 
 
 def batches(prompts: Prompts, size: int, *, share: bool = True) -> Iterator[Batch]:

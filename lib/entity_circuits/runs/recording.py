@@ -15,9 +15,10 @@ from ..models import forms
 from ..models.subject import Subject
 from ..tasks.prompts import Prompts, rows_of
 from ..tasks.vocabulary import read_otherwise
-from . import attention_inputs, blocks
+from . import attention_inputs, blocks, unknown
 from . import prefix as sharing
 from .edits import Activation, Read, check_place
+from .projected import projected_at
 from .tracing import inputs_of, seen
 
 Table = Literal["residual", "z", "k", "v"]
@@ -179,6 +180,9 @@ def record(
         check_place("position to keep", position, prompts)
     require_room(subject, prompts)
     subject.require_unchanged()
+    form = forms.of(subject.model)
+    unknown.require_parts(subject, *(path for path, _ in projected_at(form)), form.out)
+    share_context = share_context and sharing.possible(subject.model)
     prompts = prompts.select(torch.arange(len(prompts)))  # its own: those given may be changed in place later
     plan, index = _planned(prompts, list(sharing.batches(prompts, batch, share=share_context)), positions)
     rows, size, places = int(index.max()) + 1, subject.head_size, subject.devices

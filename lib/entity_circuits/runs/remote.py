@@ -16,8 +16,11 @@ from torch import Tensor, nn
 
 from ..arguments import of_kind, several
 from ..models import forms
+from ..models.subject import Subject
 from ..tasks.prompts import Prompts
 from .edits import TIED, Edit, Outcome, Read, check, listed
+from .finite import require_numbers
+from .recording import require_room, require_targets
 
 SITES = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "z": "o_proj"}
 
@@ -48,6 +51,25 @@ class Served:
     def tokenizer(self) -> Any:
         """What prompts for it are made with."""
         return self.model.tokenizer
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of its view."""
+        return next(self.model._module.parameters()).dtype
+
+    def as_subject(self) -> Subject:
+        """As a model at hand, which its view is, but for the weights: what a `Subject` is checked for, this is too."""
+        module, words = self.model._module, getattr(self.model, "tokenizer", None)
+        shape = (self.layers, self.heads, self.kv_heads, self.head_size)
+        return Subject(type(module).__name__, module, words, *shape, fingerprint="")
+
+    def require(self, *each: Prompts) -> None:
+        """Raise `ValueError` for prompts that do not fit and, of a model that is run here, hooks or training mode."""
+        here = self.as_subject()
+        if self.remote == "local":
+            here.require_plain()
+        for prompts in each:
+            require_room(here, prompts)
 
 
 def served(model: Any, remote: bool | str = True) -> Served:
@@ -152,6 +174,9 @@ def _run(
         _require_simple(where, edit)
     for edits in variants:
         _require_something_heard(_windows(where, prompts.input_ids.shape[1]), edits)
+    where.require(prompts)
+    if targets is not None:
+        require_targets(where.as_subject(), prompts, targets)
     programs = [_plain(where, edits) for edits in variants]
     wanted = [{site: [(i, r.position) for i, r in enumerate(read) if (r.layer, r.site) == (at, site)] for site in SITES}
               for at in range(where.layers)]  # fmt: skip
@@ -195,11 +220,13 @@ def _run(
                 total = final.logsumexp(-1, keepdim=True)
                 alike = (final == final.amax(-1, keepdim=True)).sum(-1) > 1
                 top = final.argmax(-1).masked_fill(alike, tied)
-                found.append((chosen, (chosen - total).clamp(max=0), top, [taken[index] for index in range(count)]))
+                numbers = (chosen, (chosen - total).clamp(max=0), top)
+                found.append((*numbers, total[:, 0], [taken[index] for index in range(count)]))
         found, grads = nnsight.save(found), nnsight.save(grads)
-    numbers = [torch.stack([one[part] for one in found]) for part in range(3)]
-    reads_ = tuple(torch.stack(kind) for kind in zip(*(one[3] for one in found), strict=True))
-    return Outcome(numbers[0], numbers[1], numbers[2], reads_), tuple(grad.cpu() for grad in grads)
+    logits, logprobs, tops, totals = (torch.stack([one[part] for one in found]) for part in range(4))
+    require_numbers(where.as_subject(), prompts, totals)
+    reads_ = tuple(torch.stack(kind) for kind in zip(*(one[4] for one in found), strict=True))
+    return Outcome(logits, logprobs, tops, reads_), tuple(grad.cpu() for grad in grads)
 
 
 def inputs_of(prompts: Prompts) -> dict[str, Any]:

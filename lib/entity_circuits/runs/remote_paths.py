@@ -15,6 +15,7 @@ from ..arguments import one_of
 from ..heads import Head, by_layer, require
 from ..tasks.prompts import Prompts
 from ..tasks.rounds import Composition
+from .finite import require_numbers
 from .remote import SITES, Served, inputs_of
 
 
@@ -65,6 +66,7 @@ def senders(
     above = {at: list(some) for at, some in by_layer(receivers or ()).items() if at > layer}
     if receivers is not None and not above:
         raise ValueError(f"no receiver is above layer {layer}: nothing of these senders reaches them")
+    where.require(base, source)
     seen = None if reach == "all" else base.position(reach)
     model, heads, size, site = where.model, where.heads, where.head_size, SITES[composition or "q"]
     shared = 1 if composition in (None, "q") else heads // where.kv_heads
@@ -135,7 +137,8 @@ def senders(
                             block.self_attn.o_proj.input = z.flatten(-2)
                     found.append(logprob(model.output.logits[rows, spots], answers))
         found = nnsight.save(torch.stack(found).cpu())
-    return found  # noqa: RET504 (nnsight fills the name when the session ends)
+    require_numbers(where.as_subject(), base, found)
+    return found
 
 
 def _logprob() -> Callable[..., Tensor]:

@@ -56,8 +56,8 @@ def replay(
             token is -1.
         memory: bytes that bound a batch.
 
-    Returns an `Outcome` of all variants. Raises `ValueError` for impossible edits and `NotImplementedError` for a model
-    of another form. Paper: section 4.1 (`frozen` is pass 1 of path patching).
+    Returns an `Outcome` of all variants. Raises `ValueError` for impossible edits and for logits that are no numbers,
+    `NotImplementedError` for a model of another form. Paper: section 4.1 (`frozen` is pass 1 of path patching).
 
         from entity_circuits import models, prompts, replay, runs
 
@@ -121,7 +121,9 @@ def _replay(
                 seen = [Read(r.site, r.layer, r.position[rows]) for r in read]
                 walk = _frozen if frozen else _free
                 hidden, reads = walk(part, batch, layer, start[rows], seen, answer)
-                outcome = blocks.readout(recording.subject, hidden, targets[rows], reads, vocabulary)
+                outcome = blocks.readout(
+                    recording.subject, hidden, targets[rows], reads, vocabulary, prompts=part.prompts
+                )
                 parts.append((chunk, rows, outcome))
     return _assembled(parts, len(variants), len(recording))
 

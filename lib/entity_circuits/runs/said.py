@@ -58,4 +58,5 @@ def _check_once(recording: Recording) -> None:
 
 
 def _read_off(recording: Recording, targets: Tensor) -> Outcome:
-    return blocks.readout(recording.subject, recording.stream(-1, recording.prompts.last)[None], targets, ())
+    prompts = recording.prompts
+    return blocks.readout(recording.subject, recording.stream(-1, prompts.last)[None], targets, (), prompts=prompts)
