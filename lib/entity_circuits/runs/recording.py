@@ -180,11 +180,10 @@ def record(
         check_place("position to keep", position, prompts)
     require_room(subject, prompts)
     subject.require_unchanged()
-    form = forms.of(subject.model)
-    unknown.require_parts(subject, *(path for path, _ in projected_at(form)), form.out)
-    share_context = share_context and sharing.possible(subject.model)
+    unknown.require_parts(subject, *(path for path, _ in projected_at(forms.of(subject.model))))
     prompts = prompts.select(torch.arange(len(prompts)))  # its own: those given may be changed in place later
-    plan, index = _planned(prompts, list(sharing.batches(prompts, batch, share=share_context)), positions)
+    shared = share_context and sharing.possible(subject.model)
+    plan, index = _planned(prompts, list(sharing.batches(prompts, batch, share=shared)), positions)
     rows, size, places = int(index.max()) + 1, subject.head_size, subject.devices
 
     def tables(*shape: int, on: Sequence[torch.device] = places) -> list[Tensor]:
@@ -261,8 +260,7 @@ def require_room(subject: Subject, prompts: Prompts) -> None:
     looking at the longest of a batch (see `forms.rotates_alike_to`), padded on the left, or with tokens that it does
     not have, or has for other words: those of another vocabulary, whose numbers would be wrong without a word."""
     room = getattr(subject.model.config, "max_position_embeddings", None)
-    words = subject.model.get_input_embeddings().weight.shape[0]
-    width = prompts.input_ids.shape[1]
+    words, width = subject.model.get_input_embeddings().weight.shape[0], prompts.input_ids.shape[1]
     length, tokens = int(prompts.last.max()) + 1, (prompts.answer_ids, prompts.wrong_ids, prompts.choice_ids)
     highest = max(int(one.max()) for one in (prompts.input_ids, *tokens) if one is not None and one.numel())
     if room is not None and length > room:
