@@ -223,9 +223,15 @@ def test_places_that_overlap_keep_what_either_keeps_or_are_refused():
 
 
 def test_a_place_that_is_the_last_token_of_some_prompts_alone_keeps_the_same_there():
-    subject, prompts, means = setting(n=4)
-    ends = prompts.last - torch.tensor([0, 1, 0, 1])
-    named = Prompts(prompts.input_ids, prompts.last, prompts.answer_ids, prompts.contexts, positions={"end": ends})
+    subject, prompts, means = setting()
+    ends = prompts.last - torch.arange(len(prompts)) % 2
+    named = Prompts(
+        input_ids=prompts.input_ids,
+        last=prompts.last,
+        answer_ids=prompts.answer_ids,
+        contexts=prompts.contexts,
+        positions={"end": ends},
+    )
     some = drawn(subject, "last")["last"]
     both = [
         ablation.circuit_accuracy(subject, {"end": some, "last": some}, named, means, method=m).logprob

@@ -23,6 +23,8 @@ def require_numbers(subject: Subject, prompts: Prompts | None, seen: Tensor) -> 
         seen: (..., n): the log-sum-exp of the logits after each prompt, which is as they are where one of them is NaN
             or infinity. That of logits of which some are minus infinity (words that cannot be said) is a number.
 
+    For example:
+
         import torch
         from entity_circuits import toy
         from entity_circuits.runs import finite
