@@ -73,7 +73,7 @@ def of(
 ) -> Patched:
     """What is kept of these very models and heads; else it is measured now, with 20 random draws.
 
-        print(harm.shares(harm.of(base, tuned, ["L15H10", "L15H6"], contexts=2)))
+    print(harm.shares(harm.of(base, tuned, ["L15H10", "L15H6"], contexts=2)))
     """
     found = improvement.kept(base, tuned, folder())
     if found is not None and set(found.conditions[0].heads["last"]) == set(named(heads)):
