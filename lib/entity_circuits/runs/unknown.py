@@ -62,7 +62,7 @@ def check_once(subject: Subject, prompts: Prompts, run: Forward) -> None:
 
     with torch.no_grad():
         forward([], [])  # what is wrong with it without edits is said as it is
-    with torch.no_grad(), as_refusal(subject):
+    with torch.no_grad(), _as_refusal(subject):
         places = [Read(site, layer, early) for layer in range(subject.layers) for site in ("k", "v")]
         clean = forward([], places)
         same = [Edit(at.site, at.layer, heads, early, value[0]) for at, value in zip(places, clean.reads, strict=True)]
@@ -102,7 +102,7 @@ def refusal(subject: Subject, what: str) -> RuntimeError:
 
 
 @contextlib.contextmanager
-def as_refusal(subject: Subject) -> Iterator[None]:
+def _as_refusal(subject: Subject) -> Iterator[None]:
     """Inside, whatever goes wrong is told as the refusal of a model of an unknown type."""
     try:
         yield
