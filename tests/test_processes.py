@@ -69,6 +69,22 @@ def test_a_chapter_runs_in_this_interpreter_and_knows_no_settings_of_the_user(ho
     assert not list((house / "build" / "kernels").iterdir())
 
 
+TOLD = (
+    "import pathlib, ipykernel.connect\n"
+    "told = ipykernel.connect.get_connection_info(unpack=True)\n"
+    "pathlib.Path('told').write_text(told['transport'] + ' ' + told['ip'])"
+)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no sockets that are files")
+def test_chapters_side_by_side_never_want_the_same_port_of_the_network(house):
+    add(house, "01_one", PARAMETERS, TOLD)
+    assert ran(house) == ["01_one"]
+    transport, _, path = (house / "told").read_text().partition(" ")
+    assert transport == "ipc"
+    assert not Path(path).is_absolute(), "a path of more than a hundred bytes is none of a socket"
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_a_book_that_is_killed_takes_its_kernels_with_it_and_holds_no_lock(house):
     (house / "chapters" / "01_one.ipynb").write_text(notebook(SLEEPS))

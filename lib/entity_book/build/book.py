@@ -222,7 +222,8 @@ def _job(plan: Plan, name: str, found: str, terminal: bool) -> Job:
     read = str(findings.file(plan.root)) if name in plan.readers else ""
     peak = peaks.stated(plan.root, name)
     code, usual = plan.code(name), plan.usual(name)
-    return Job(name, str(plan.root), plan.given[name], plan.record(name, found), terminal, read, code, peak, usual)
+    root = str(plan.root.absolute())
+    return Job(name, root, plan.given[name], plan.record(name, found), terminal, read, code, peak, usual)
 
 
 def _execute(todo: list[Job], jobs: int) -> list[Run]:

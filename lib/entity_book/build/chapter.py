@@ -61,6 +61,7 @@ def run(job: Job, environment: dict[str, str]) -> Run:
     noted = own / "opened"
     told = {**kernel.environment(own), **opened.environment(noted, root), findings.VARIABLE: job.findings}
     os.environ.update({**environment, **told})
+    os.chdir(root)
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
     partial = executed.path(root, job.chapter).with_suffix(".partial.ipynb")
     try:
@@ -116,7 +117,7 @@ def _run(job: Job, own: Path, partial: Path) -> dict[str, float]:
             str(partial),
             parameters=job.parameters,
             kernel_name="python3",
-            kernel_manager_class=kernel.manager(),
+            kernel_manager_class=kernel.manager(own.relative_to(job.root)),
             cwd=job.root,
             progress_bar=False,
             start_timeout=120,

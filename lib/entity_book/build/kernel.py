@@ -15,12 +15,22 @@ if TYPE_CHECKING:
     from jupyter_client.manager import AsyncKernelManager
 
 
-def manager() -> "type[AsyncKernelManager]":
-    """What starts this kernel, and no other, for nbclient."""
+def manager(folder: Path) -> "type[AsyncKernelManager]":
+    """What starts this kernel, and no other, for nbclient.
+
+    They speak through sockets in that folder. A port of the network is looked for, given up, and bound by the kernel
+    a second later: of two chapters that start side by side, one may find its port taken. The folder is relative to
+    where both of them start, for the path of a socket may have a hundred bytes. Windows has no such sockets.
+    """
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
 
+    local = os.name != "nt"
+
     class Manager(AsyncKernelManager):
+        def __init__(self, **given: Any) -> None:
+            super().__init__(**({"transport": "ipc", "ip": str(folder / "kernel")} if local else {}), **given)
+
         @property
         def kernel_spec(self) -> KernelSpec:
             # -P: the folder that the kernel starts in comes on the path later, as IPython puts it there.
