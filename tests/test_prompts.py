@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import tiny
 import torch
-from entity_circuits import boxes, path_patching, prompts, results, runs
+from entity_circuits import boxes, path_patching, prompts, runs, values
 from entity_circuits.heads import Circuit, Head
 from entity_circuits.methods import ablation, cmap, dcm, interchange, kept, knockout, metrics
 from entity_circuits.results import Store
@@ -58,7 +58,7 @@ def test_prompts_whose_positions_have_other_names_are_other_prompts():
 def test_the_digest_of_prompts_about_boxes_is_that_of_the_files_of_data():
     p = boxes.prompts(SUBJECT, 6, 3)
     tensors = {k: v for k, v in vars(p).items() if torch.is_tensor(v)} | {f"at {k}": v for k, v in p.positions.items()}
-    assert p.digest == results.digest(*(tensors[name] for name in sorted(tensors)))
+    assert p.digest == values.digest(*(tensors[name] for name in sorted(tensors)))
 
 
 HAND_MADE = {

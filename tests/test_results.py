@@ -24,7 +24,7 @@ import platformdirs
 import pytest
 import tiny
 import torch
-from entity_circuits import digests, heads, places, results
+from entity_circuits import digests, heads, places, results, values
 from entity_circuits.heads import Circuit, Head
 from entity_circuits.methods import ablation, metrics
 from entity_circuits.tasks import boxes
@@ -124,9 +124,9 @@ def test_a_process_killed_while_writing_leaves_no_half_result(tmp_path):
 
 def test_code_and_tensors_are_part_of_what_identifies_a_result():
     one = torch.arange(4.0)
-    assert results.digest(one) == results.digest(one.clone())
-    assert results.digest(one) != results.digest(one.view(2, 2))
-    assert results.digest(one) != results.digest(one + 1e-6)
+    assert values.digest(one) == values.digest(one.clone())
+    assert values.digest(one) != values.digest(one.view(2, 2))
+    assert values.digest(one) != values.digest(one + 1e-6)
     one, other = "entity_circuits.heads", "entity_circuits.results"
     assert results.code(one) == results.code(one) != results.code(other)
 
@@ -262,7 +262,7 @@ class Plus(Times):
 def test_a_function_is_another_one_if_what_it_names_is():
     page = "def helper(x): return x * scale\ndef value(o, p): return helper(o) + math.pi + abs(scale)\n"
     one, same, scaled, other = (
-        results._plain(written(text, scale=scale)["value"])
+        values.plain(written(text, scale=scale)["value"])
         for text, scale in ((page, 1.0), (page, 1.0), (page, 2.0), (page.replace("x * scale", "x + scale"), 1.0))
     )
     assert one == same and len({json.dumps(x) for x in (one, scaled, other)}) == 3
@@ -272,10 +272,10 @@ def test_a_function_of_a_readers_module_is_another_one_if_that_is_changed():
     mine = ModuleType("mine")
     mine.scale, mine.other = 1.0, 5.0
     value = written("def value(o, p): return o * mine.scale", mine=mine)["value"]
-    one, mine.other = results._plain(value), 6.0
-    assert results._plain(value) == one
+    one, mine.other = values.plain(value), 6.0
+    assert values.plain(value) == one
     mine.scale = 2.0
-    assert results._plain(value) != one
+    assert values.plain(value) != one
 
 
 @pytest.mark.parametrize(
@@ -291,16 +291,16 @@ def test_what_a_function_imports_when_it_runs_counts_like_what_its_module_import
     name = package(tmp_path, metric=text, helpers="SCALE, OTHER = 1, 1\ndef value(x): return x * SCALE\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     value = importlib.import_module(f"{name}.metric").value
-    one, helpers = results._plain(value), importlib.import_module(f"{name}.helpers")
+    one, helpers = values.plain(value), importlib.import_module(f"{name}.helpers")
     helpers.OTHER = 7
-    assert results._plain(value) == one, "found again, also where its helpers were not yet imported"
+    assert values.plain(value) == one, "found again, also where its helpers were not yet imported"
     helpers.SCALE = 7
-    assert results._plain(value) != one
+    assert values.plain(value) != one
 
 
 def test_an_import_of_what_is_not_there_is_told_apart_and_found_again():
     text = "def value(o):\n    try: from {} import f\n    except ImportError: f = abs\n    return f(o)"
-    one, again, other = (results._plain(written(text.format(name))["value"]) for name in ("no_a", "no_a", "no_b"))
+    one, again, other = (values.plain(written(text.format(name))["value"]) for name in ("no_a", "no_a", "no_b"))
     assert one == again != other
 
 
@@ -308,30 +308,30 @@ def test_two_functions_that_name_other_things_of_one_module_depend_on_both():
     mine = ModuleType("mine")
     mine.a, mine.b = 1.0, 1.0
     pair = [written(f"def value(x): return x * mine.{name}", mine=mine)["value"] for name in "ab"]
-    one, mine.b = results._plain(pair), 2.0
-    assert results._plain(pair) != one
+    one, mine.b = values.plain(pair), 2.0
+    assert values.plain(pair) != one
 
 
 def test_functions_that_name_themselves_and_each_other_are_told_apart():
     page = "def a(x): return b(x - 1) if x else 0\ndef b(x): return a(x) + BY\n"
-    one, same, other = (results._plain(written(page, BY=by)["a"]) for by in (1, 1, 2))
+    one, same, other = (values.plain(written(page, BY=by)["a"]) for by in (1, 1, 2))
     assert one == same != other
     f, g = (written(f"def value(x): return x + {by}")["value"] for by in (1, 2))
-    assert results._plain([f, g, f]) != results._plain([f, g, g])
+    assert values.plain([f, g, f]) != values.plain([f, g, g])
 
 
 def test_what_a_function_names_and_nobody_can_tell_is_never_found_again():
     value = written("def value(o, p): return it(o)", it=object())["value"]
-    assert results._plain(value) != results._plain(value)
+    assert values.plain(value) != values.plain(value)
 
 
 def test_callables_of_two_classes_with_equal_fields_are_two():
-    assert results._plain(Times(2.0)) == results._plain(Times(2.0)) != results._plain(Plus(2.0))
+    assert values.plain(Times(2.0)) == values.plain(Times(2.0)) != values.plain(Plus(2.0))
     one, other = (
         written(f"@dataclass\nclass Mine:\n    by: int\n    def __call__(self, x): return x {sign} self.by")["Mine"](2)
         for sign in "+*"
     )
-    assert results._plain(one) == results._plain(type(one)(2)) != results._plain(other)
+    assert values.plain(one) == values.plain(type(one)(2)) != values.plain(other)
 
 
 @pytest.mark.parametrize("name", ["../mine", "a/b", "/etc/x", "..", "x" * 300, "é" * 200, "\0"])
@@ -621,4 +621,4 @@ def test_a_result_of_a_single_prompt_is_kept_whatever_its_strides(tmp_path):
     kept = results.Store(tmp_path).keep("column", {"n": 1}, lambda: compute)
     again = results.Store(tmp_path).keep("column", {"n": 1}, lambda: pytest.fail("it was not kept"))
     assert all(torch.equal(kept[name], value) and torch.equal(again[name], value) for name, value in compute.items())
-    assert results.digest(column) == results.digest(column.clone(memory_format=torch.contiguous_format))
+    assert values.digest(column) == values.digest(column.clone(memory_format=torch.contiguous_format))

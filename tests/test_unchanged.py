@@ -3,6 +3,7 @@
 import copy
 import functools
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import peft
 import pytest
@@ -16,6 +17,8 @@ from entity_circuits.models import unchanged
 from entity_circuits.models.subject import put_back
 from entity_circuits.runs import answers
 from entity_circuits.runs.mean_replay import Means
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.qwen2 import modeling_qwen2
 
 NAME = "model.layers.1.self_attn.v_proj.weight"
@@ -215,6 +218,11 @@ REPLACED = {
     "a forward of its own in the class Qwen2MLP": (modeling_qwen2.Qwen2MLP, "forward", lambda self, x: 0 * x),
     "a forward of its own in the class Linear": (torch.nn.Linear, "forward", lambda self, x: x @ self.weight.T),
     "a rotate_half of its own in transformers.models.qwen2": (modeling_qwen2, "rotate_half", lambda x: x),
+    "a __call__ of its own in the class Module": (
+        torch.nn.Module,
+        "__call__",
+        lambda self, *given, **options: given[0],
+    ),
 }
 
 
@@ -230,6 +238,99 @@ def test_code_put_into_transformers_or_torch_is_refused_while_it_is_there(says, 
         with pytest.raises(models.ModelCheckError, match=f"it has {says}"):
             models.wrap(tiny.model(layers=2), tiny.tokenizer())
     runs.run(subject, p)
+
+
+@pytest.mark.parametrize("registered", [ALL_ATTENTION_FUNCTIONS, ALL_MASK_ATTENTION_FUNCTIONS])
+def test_another_function_in_the_place_of_an_attention_of_transformers_is_refused(registered):
+    subject = tiny.subject(layers=2)
+    p = boxes.prompts(subject, n=2, boxes=2)
+    own = registered["sdpa"]
+    registered["sdpa"] = lambda *given, **options: own(*given, **options)
+    try:
+        with pytest.raises(ValueError, match="a function of its own for the attention 'sdpa' of transformers"):
+            runs.run(subject, p)
+    finally:
+        registered["sdpa"] = own
+    runs.run(subject, p)
+
+
+def norm_by(rule, scale=1.0, table=0.0):
+    """A model whose last norm is of a class written here: its rule is code, its scale a list, its table no buffer."""
+
+    class Norm(torch.nn.Module):
+        gain = 1.0
+
+        def __init__(self, inner):
+            super().__init__()
+            self.inner, self.scale, self.table = inner, [scale], torch.tensor([table])
+
+        def forward(self, x):
+            return rule(self.inner(x)) * self.scale[0] * self.gain + self.table
+
+    made = tiny.model(layers=2)
+    made.model.norm = Norm(made.model.norm)
+    return models.wrap(made, tiny.tokenizer(), fingerprint="the same weights")
+
+
+def test_a_module_of_the_readers_own_class_is_told_by_its_code_and_by_all_that_it_holds():
+    here = norm_by(torch.neg)
+    assert here.fingerprint == norm_by(torch.neg).fingerprint
+    others = [norm_by(torch.abs), norm_by(torch.neg, scale=2.0), norm_by(torch.neg, table=1.0), norm_by(lambda x: -x)]
+    others += [norm_by(lambda x: -1 * x), tiny.subject(layers=2)]
+    assert len({here.fingerprint, *(one.fingerprint for one in others)}) == 1 + len(others)
+
+
+def changed_list(norm):
+    norm.scale[0] = 2.0
+
+
+def changed_table(norm):
+    norm.table += 1
+
+
+def changed_class(norm):
+    type(norm).gain = 2.0
+
+
+def changed_code(norm):
+    type(norm).forward = lambda self, x: self.inner(x)
+
+
+@pytest.mark.parametrize("change", [changed_list, changed_table, changed_class, changed_code])
+def test_a_module_of_the_readers_own_class_that_changed_since_is_named(change):
+    subject = norm_by(torch.neg)
+    runs.record(subject, boxes.prompts(subject, n=2, boxes=2))
+    subject.require_unchanged()
+    change(subject.model.model.norm)
+    with pytest.raises(ValueError, match=r"^model\.norm of in memory was changed after"):
+        subject.require_unchanged()
+
+
+def test_what_a_module_holds_of_which_nothing_can_be_told_makes_each_wrapping_another(tmp_path):
+    subject = norm_by(torch.neg)
+    with (tmp_path / "log").open("w") as subject.model.model.norm.log:
+        first, second = (models.wrap(subject.model, subject.tokenizer, fingerprint="w") for _ in range(2))
+        first.require_unchanged()
+    assert first.fingerprint != second.fingerprint
+
+
+def test_several_threads_may_use_one_model():
+    subject = tiny.subject(layers=2)
+    p = boxes.prompts(subject, n=4, boxes=2)
+    recording = runs.record(subject, p)
+    zero = torch.zeros(4, 1, subject.head_size)
+    shared = runs.Edit("v", 1, (0,), p.last, zero)
+    asked = [
+        lambda: runs.run(subject, p, [shared]).logprob,
+        lambda: runs.record(subject, p).at("z", 1, p.last),
+        lambda: replay.replay(recording, [[runs.Edit("z", 0, (1,), p.last, zero)]]).logprob,
+        lambda: answers.evaluate(subject, p).object_logprob,
+    ]
+    alone = [one() for one in asked]
+    with ThreadPoolExecutor(len(asked)) as pool:
+        together = list(pool.map(lambda index: asked[index % len(asked)](), range(8 * len(asked))))
+    for index, one in enumerate(together):
+        torch.testing.assert_close(one, alone[index % len(asked)], rtol=0, atol=1e-6)
 
 
 def test_what_libraries_put_into_a_model_to_carry_it_is_not_foreign():

@@ -13,7 +13,7 @@ import pytest
 import tiny
 import torch
 from entity_book.training.finetune import Recipe
-from entity_circuits import boxes, cmap, desiderata, heads, places, results, runs
+from entity_circuits import boxes, cmap, desiderata, heads, places, runs, values
 from entity_circuits.arguments import each_of, finite, integer, one_of
 from entity_circuits.heads import Head
 
@@ -174,9 +174,9 @@ def test_numbers_of_numpy_are_numbers(reader):
     edit = runs.Edit("z", one, [three], base.last, torch.zeros(6, 1, 8))
     assert (edit.layer, edit.heads) == (1, (3,)) and type(edit.heads[0]) is type(edit.layer) is int
     assert type(Recipe("code", seed=one, steps=three).steps) is int
-    plain = results._plain({"k": 3, "share": 0.5, "log": True, "heads": [Head(1, 3)]})
+    plain = values.plain({"k": 3, "share": 0.5, "log": True, "heads": [Head(1, 3)]})
     theirs = {"k": three, "share": np.float64(0.5), "log": np.bool_(True), "heads": [Head(one, three)]}
-    assert results._plain(theirs) == plain and json.dumps(results._plain(theirs)) == json.dumps(plain)
+    assert values.plain(theirs) == plain and json.dumps(values.plain(theirs)) == json.dumps(plain)
 
 
 def test_a_mask_of_prompts_is_a_mask(reader):

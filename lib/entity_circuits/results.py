@@ -1,21 +1,16 @@
 """Named results on disk: tensors, written whole or not at all, found again only by everything that produced them."""
 
-import dis
 import hashlib
 import json
 import re
-import secrets
-import sys
-import sysconfig
 import warnings
-from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType, NoneType
+from types import NoneType
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -24,6 +19,7 @@ from torch import Tensor
 from . import places
 from .arguments import of_kind
 from .digests import code as code
+from .values import digest, plain
 
 _NO_NAME = re.compile(r"[/\\\0]")
 """What a file cannot have in its name, or is another folder; a place of prompts may be called so."""
@@ -152,39 +148,6 @@ def _digest_of(tensors: Mapping[str, Tensor]) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def digest(*tensors: Tensor) -> str:
-    """A hex digest of the shapes, dtypes and values of tensors.
-
-    For example:
-
-        import torch
-        from entity_circuits import results
-
-        assert results.digest(torch.ones(3)) != results.digest(torch.ones(3).double())
-    """
-    total = hashlib.sha256()
-    for tensor in tensors:
-        total.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        total.update(content(tensor).numpy().data)
-    return total.hexdigest()[:20]
-
-
-def content(tensor: Tensor) -> Tensor:
-    """The bytes of a tensor, as uint8 on the CPU.
-
-    For example:
-
-        import torch
-        from entity_circuits import results
-
-        print(results.content(torch.ones(2)))  # 4 bytes a number
-    """
-    plain = tensor.detach().cpu().contiguous()
-    if not plain.numel():
-        return torch.empty(0, dtype=torch.uint8)
-    return plain.as_strided((plain.numel(),), (1,)).view(torch.uint8)  # dimensions of one have any stride, and keep it
-
-
 def key(module: str, subject: Any, **asked: object) -> dict[str, object]:
     """What a stored result depends on, as JSON values: the `inputs` of `Store.keep`.
 
@@ -207,7 +170,7 @@ def key(module: str, subject: Any, **asked: object) -> dict[str, object]:
         if torch.is_autocast_enabled(one.device.type):
             raise ValueError("autocast is on: leave its block, and load with the dtype: models.load(..., dtype=...)")
     return {
-        **{name: _plain(value) for name, value in asked.items()},
+        **{name: plain(value) for name, value in asked.items()},
         "models": [one.fingerprint for one in subjects],
         "dtype": [str(one.dtype) for one in subjects],
         "device": [_devices(one) for one in subjects],
@@ -228,113 +191,3 @@ def _device(device: torch.device) -> str:
     if device.type == "cuda":
         return f"cuda {torch.cuda.get_device_name(device)} {torch.get_float32_matmul_precision()}"
     return f"cpu {torch.backends.cpu.get_cpu_capability()}" if device.type == "cpu" else device.type
-
-
-def _plain(value: object, met: dict[int, int] | None = None) -> object:
-    """A JSON value that differs where the value does; for one of which that is not known, one that no other has.
-
-    `met` numbers the functions and classes that were written down before: they may name themselves and each other.
-    """
-    met = {} if met is None else met
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, Tensor):
-        return digest(value)
-    if isinstance(value, np.generic):  # a number is the same number, whoever made it
-        return value.item()
-    if isinstance(value, FunctionType | BuiltinFunctionType | type):
-        return _plain_code(value, met)
-    if isinstance(own := getattr(value, "digest", None), str):
-        return own
-    if isinstance(value, Mapping):
-        return {str(name): _plain(one, met) for name, one in sorted(value.items())}
-    if is_dataclass(value) and (callable(value) or type(value).__str__ is object.__str__):
-        plain = {one.name: _plain(getattr(value, one.name), met) for one in fields(value)}
-        return {"of": _plain_code(type(value), met), **plain} if callable(value) else plain
-    if isinstance(value, Set):
-        return sorted((_plain(one, met) for one in value), key=json.dumps)
-    if isinstance(value, Sequence):
-        return [_plain(one, met) for one in value]
-    if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist(), met)
-    if is_dataclass(value) or isinstance(value, torch.dtype | torch.device | Path):
-        return str(value)
-    return secrets.token_hex()
-
-
-def _plain_code(made: Any, met: dict[int, int]) -> object:
-    """What a function or class does, as far as it can be told: its code, what it has from around it, and, unless it was
-    installed, what its module holds by the names in its code."""
-    name = f"{made.__module__} {made.__qualname__}"
-    if id(made) in met:
-        return f"{name} {met[id(made)]}"
-    met[id(made)] = len(met)
-    if isinstance(made, FunctionType):
-        parts = _parts_of(made.__code__)
-        kept = [_plain(cell.cell_contents, met) for cell in made.__closure__ or ()]
-        given = [_plain(one, met) for one in (*(made.__defaults__ or ()), *(made.__kwdefaults__ or {}).values())]
-        named = {one for part in parts for one in part.co_names}
-        around = {}
-        if not _installed(made.__module__):
-            imported = _imported(parts, made.__globals__)
-            around = _around(named | imported.keys(), made.__globals__ | imported, met, set())
-        return [made.__module__, [_plain_part(part) for part in parts], kept, given, around]
-    if _installed(made.__module__):
-        return name
-    if not isinstance(made, type):
-        return secrets.token_hex()
-    own = {key: one for key, one in sorted(vars(made).items()) if key == "__call__" or not key.startswith("__")}
-    plain = {key: _plain(getattr(one, "__func__", getattr(one, "fget", one)), met) for key, one in own.items()}
-    return [name, plain, _plain(made.__bases__, met)]
-
-
-def _imported(parts: list[CodeType], space: dict[str, Any]) -> dict[str, object]:
-    """What code imports when it runs, by how it asks for it; None for what is not there."""
-    found: dict[str, object] = {}
-    for part in parts:
-        steps = [step for step in dis.get_instructions(part) if step.opname != "EXTENDED_ARG"]
-        for level, names, step in zip(steps, steps[1:], steps[2:], strict=False):
-            if step.opname == "IMPORT_NAME":
-                asked = f"import {step.argval} {names.argval} {level.argval}"
-                try:
-                    found[asked] = __import__(step.argval, space, None, names.argval or (), level.argval)
-                except ImportError:
-                    found[asked] = None
-    return found
-
-
-def _around(named: set[str], space: Mapping[str, object], met: dict[int, int], seen: set[int]) -> dict[str, object]:
-    """What a module holds by these names, also those of them that are looked up in another module of the reader's.
-
-    `seen` are the modules in which these very names were looked up before: modules may name each other.
-    """
-    found: dict[str, object] = {}
-    for name in sorted(named & space.keys()):
-        one = space[name]
-        if not isinstance(one, ModuleType):
-            found[name] = _plain(one, met)
-        elif _installed(one.__name__) or id(one) in seen:
-            found[name] = one.__name__
-        else:
-            seen.add(id(one))
-            found[name] = _around(named, vars(one), met, seen)
-    return found
-
-
-def _installed(module: str | None) -> bool:
-    """Whether a module came with Python or a package, or is of this one, whose code is in every key."""
-    top, file = str(module).partition(".")[0], getattr(sys.modules.get(str(module)), "__file__", None)
-    if top in (__name__.partition(".")[0], *sys.builtin_module_names):
-        return True
-    known = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    return top != "__main__" and file is not None and any(Path(file).is_relative_to(folder) for folder in known)
-
-
-def _parts_of(made: CodeType) -> list[CodeType]:
-    """A piece of code, and those in it."""
-    return [made, *(part for one in made.co_consts if isinstance(one, CodeType) for part in _parts_of(one))]
-
-
-def _plain_part(made: CodeType) -> object:
-    constants = [repr(one) for one in made.co_consts if not isinstance(one, CodeType)]
-    return [made.co_code.hex(), constants, *made.co_names]

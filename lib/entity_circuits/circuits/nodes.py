@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .. import results
+from .. import results, values
 from ..arguments import finite, integer, of_kind, several
 from ..heads import Head
 from ..methods import chosen
@@ -176,7 +176,7 @@ def find(
         with tqdm(desc="nodes left out", unit="step", disable=None, leave=False) as bar:
             while True:
                 left = int(keep.sum())
-                step = {**inputs, "step": int(left), "keep": results.digest(keep)}
+                step = {**inputs, "step": int(left), "keep": values.digest(keep)}
                 found = results.at(store).keep("nodes-step", step, lambda keep=keep: asked.step(keep))  # type: ignore[misc]
                 path.append(left)
                 right.append(found["right"])

@@ -23,6 +23,7 @@ from .. import heads
 from ..arguments import one_of
 from ..heads import Head
 from ..models import forms
+from ..models.alone import ALONE
 from ..models.precision import fast_float32
 from ..models.subject import Subject
 from ..results import Store
@@ -256,6 +257,7 @@ def _received_in_passes(
     mlps = [forms.part(block, form.mlp) for block, _ in layers]
     path, sites = next((path, sites) for path, sites in projected_at(form) if composition in sites)
 
+    @ALONE
     def run(before: Sequence[Any], after: Sequence[Any]) -> None:
         with ExitStack() as hooks, fast_float32(subject), torch.no_grad():
             for module, hook in before:

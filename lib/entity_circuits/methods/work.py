@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from .. import results
+from .. import results, values
 from ..arguments import of_kind
 from ..models.loading import specified
 from ..models.subject import Subject
@@ -194,7 +194,7 @@ class _Packer(pickle.Pickler):
     def reducer_override(self, thing: Any) -> Any:
         if not isinstance(thing, Tensor):
             return NotImplemented
-        return _tensor, (results.content(thing).numpy().tobytes(), thing.dtype, tuple(thing.shape), str(thing.device))
+        return _tensor, (values.content(thing).numpy().tobytes(), thing.dtype, tuple(thing.shape), str(thing.device))
 
 
 class _Unpacker(pickle.Unpickler):

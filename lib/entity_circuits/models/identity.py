@@ -2,11 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
 import torch
+
+from .. import values
 
 BOOKKEEPING = frozenset(
     {
@@ -21,6 +23,9 @@ nor on any `*_version`. Everything else counts, also what is not known yet."""
 
 _OF_EVERY_MODULE = frozenset({*vars(torch.nn.Module()), "name_or_path"})
 """Attributes of a module that say nothing of what it computes."""
+
+_OF_A_CARRIER = ("_hf_", "_old_forward", "_is_hf_", "_nnsight", "__nnsight")
+"""How names begin that accelerate, transformers and nnsight leave in a module."""
 
 _PLAIN = (bool, int, float, str)
 
@@ -40,7 +45,8 @@ def fingerprint(model: Any, tokenizer: Any, weights: str | None = None) -> str:
     tokenizer vocabulary, merges, normalisers and special tokens. How a model would generate text (its
     `generation_config`) does not count: nothing in the engine does, and the book's trainings say themselves how.
     Hooks are not seen: a model with any is refused (see `unchanged`). The same digest in every process and on every
-    machine.
+    machine; of a module whose class no package brought, the code and all that it holds count too, and where that cannot
+    be told, as of an open file, no two digests are the same.
 
         from entity_circuits import models
         from entity_circuits.models.identity import fingerprint
@@ -58,6 +64,8 @@ def fingerprint(model: Any, tokenizer: Any, weights: str | None = None) -> str:
         json.dumps(computing(config), sort_keys=True, default=str),
         _tokens(tokenizer),
     ]
+    if own := written_here(model):
+        parts.append(json.dumps(own, sort_keys=True))
     return combine(*parts)
 
 
@@ -107,6 +115,34 @@ def settings(module: Any) -> dict[str, bool | int | float | str]:
     held = vars(module)
     own = sorted(held.keys() - _OF_EVERY_MODULE)
     return {name: held[name] for name in own if isinstance(held[name], _PLAIN) and not name.startswith("_")}
+
+
+def written_here(model: Any, unknown: Callable[[object], str] = values.nothing_else) -> dict[str, object]:
+    """What the modules are whose classes no package brought, by their paths: code, and all that they hold but weights.
+
+    `unknown` stands for what cannot be told (see `values.plain`).
+
+    For example:
+
+        from entity_circuits import toy
+        from entity_circuits.models import identity
+
+        print(identity.written_here(toy.subject().model))  # {}
+    """
+    modules = dict(model.named_modules())
+    own = {kind for kind in set(map(type, modules.values())) if not values.installed(kind.__module__)}
+    return {
+        path: values.plain([type(module), _held(module)], unknown)
+        for path, module in modules.items()
+        if type(module) in own
+    }
+
+
+def _held(module: Any) -> dict[str, object]:
+    """What a module holds of its own: no weights and no other modules, nor what carries the model."""
+    own = vars(module).keys() - _OF_EVERY_MODULE - {"forward", "generation_config"}
+    found = {name: vars(module)[name] for name in own if not name.startswith(_OF_A_CARRIER)}
+    return {name: computing(one) if hasattr(one, "to_dict") else one for name, one in found.items()}
 
 
 def combine(*parts: str) -> str:

@@ -19,7 +19,8 @@ from .identity import combine
 from .naming import CONVERT, HUB_ID
 from .registry import named, registry, shipped
 from .specification import Specification
-from .subject import ATTENTION, Subject, check, wrap
+from .subject import Subject, check, wrap
+from .unchanged import ATTENTION
 from .weights import FetchError
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)

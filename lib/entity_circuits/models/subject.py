@@ -9,12 +9,10 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from . import devices, forms, modules, unchanged
+from .alone import ALONE
 from .forms import Form
 from .identity import fingerprint as _fingerprint
 from .specification import Specification
-
-ATTENTION = ("sdpa", "eager")
-"""The implementations of attention that heed an edited mask."""
 
 TOKENS = 24
 """How many tokens, from all over the vocabulary, a model is tried on."""
@@ -54,9 +52,10 @@ class Subject:
     weights: unchanged.State | None = field(default=None, repr=False, compare=False)
     specification: Specification | None = field(default=None, repr=False, compare=False)
 
+    @ALONE
     def require_unchanged(self) -> None:
         """Raise `ValueError` that names what is not as it was when the model was wrapped: a weight, a buffer, a module,
-        a plain setting of one, a field of the config; and as `require_plain` does. It takes milliseconds."""
+        a setting of one, its own code, a field of the config; and as `require_plain` does. It takes milliseconds."""
         self.require_plain()
         if self.weights is not None and (name := unchanged.changed(self.weights, unchanged.seen(self.model))):
             raise ValueError(
@@ -64,6 +63,7 @@ class Subject:
                 "are of another model now. Wrap it anew: models.wrap(model, tokenizer)"
             )
 
+    @ALONE
     def require_plain(self) -> None:
         """Raise `ValueError` for a hook, a `forward` put into a module, or training mode: every run does so."""
         if what := unchanged.foreign(self.model):
@@ -181,9 +181,8 @@ def put_back(subject: Subject) -> None:
 def _require_words(model: Any, tokenizer: Any, name: str) -> None:
     rows = model.get_input_embeddings().weight.shape[0]
     if beyond := sorted((number, word) for word, number in tokenizer.get_vocab().items() if number >= rows):
-        what = (
-            f"its {len(beyond)} last words, from {beyond[0][1]!r} ({beyond[0][0]}), are beyond the {rows} rows of the "
-        )
+        number, word = beyond[0]
+        what = f"its {len(beyond)} last words, from {word!r} ({number}), are beyond the {rows} rows of the "
         raise ModelCheckError(name, "tokenizer", what + "embedding. It belongs to another model: take this one's own.")
 
 
@@ -246,7 +245,7 @@ def _check_settings(subject: Subject, form: Form) -> None:
         what = f"sliding_window is {window} in its config: give the number of tokens that a layer with a window hears"
         raise ModelCheckError(subject.name, "settings", what)
     used = getattr(config, "_attn_implementation", None)
-    if used not in ATTENTION:
+    if used not in unchanged.ATTENTION:
         what = f"its attention is run by {used!r}, which does not heed edited masks: load it with attention='sdpa'"
         raise ModelCheckError(subject.name, "attention", what)
     if used == "sdpa" and form.caps and config.attn_logit_softcapping:
@@ -324,6 +323,7 @@ def _outputs(subject: Subject) -> list[Any]:
     return [forms.part(layer, f"{form.attention}.{form.out}") for layer in form.blocks(subject.model)]
 
 
+@ALONE
 def _observe(
     subject: Subject, ids: torch.Tensor, edit: Callable[[torch.Tensor], torch.Tensor] | None = None
 ) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:

@@ -4,11 +4,12 @@ A fingerprint is of a model as it was. PyTorch counts the changes of each tensor
 edit of a single number; what goes by `.data` is not counted, as where PEFT merges an adapter, so some numbers of every
 tensor are compared, too. Missed is only an edit by `.data` that leaves all of these as they are. Beside the weights a
 model is its buffers (what is in them: some rotations write the same into theirs in each run), the classes and plain
-settings of its modules, and its config: these are compared whole.
+settings of its modules, its config, and the code of classes that no package brought, with what their modules hold:
+these are compared whole.
 
 Hooks, of one module or of all at once, and a `forward` put into a module are in no fingerprint, nor is training mode,
-nor code that was put into transformers or torch: a forward into a class, a function into the module of a family. A
-model with any of them is refused.
+nor code that was put into transformers or torch: a method into a class, a function into the module of a family or in
+the place of an implementation of attention. A model with any of them is refused.
 """
 
 import functools
@@ -21,8 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.modules import module as every_module
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .identity import BOOKKEEPING, settings
+from .identity import BOOKKEEPING, settings, written_here
 
 SAMPLE = 16
 """How many numbers of each tensor are kept, evenly spread."""
@@ -32,6 +35,9 @@ SMALL = 256
 
 CARRIERS = frozenset({"accelerate", "nnsight", "torch", "transformers"})
 """Whose hooks and forwards only carry a model: they move it between devices, compile it, or look into it."""
+
+ATTENTION = ("sdpa", "eager")
+"""The implementations of attention that heed an edited mask."""
 
 PYTHON = sys.stdlib_module_names
 """What the code of a model takes functions from, beside its own library."""
@@ -43,7 +49,7 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 @dataclass(frozen=True, eq=False)
 class State:
     """What is known of one model: by name each tensor's shape, dtype and count of changes, and some numbers of all;
-    by name each module's class and settings; the config.
+    by name each module's class and settings; the config; what no package brought.
 
     `model` is its `id`: counts of changes are compared within one model, and not with a copy of it.
     """
@@ -53,6 +59,7 @@ class State:
     numbers: Tensor
     modules: Mapping[str, tuple[type, Mapping[str, Any]]]
     config: Mapping[str, str]
+    own: Mapping[str, object]
 
 
 def seen(model: Any) -> State:
@@ -78,7 +85,8 @@ def seen(model: Any) -> State:
     some = [_some(one.detach()) for one in tensors.values()]
     config = vars(model.config) if hasattr(model, "config") else {}
     numbers = torch.cat(some or [torch.zeros(0)]).double()  # on the CPU, since not every device has float64
-    return State(id(model), told, numbers, modules, {name: repr(value) for name, value in config.items()})
+    own = written_here(model, unknown=lambda one: f"{type(one).__name__} {id(one)}")
+    return State(id(model), told, numbers, modules, {name: repr(value) for name, value in config.items()}, own)
 
 
 def changed(before: State, now: State) -> str:
@@ -109,6 +117,8 @@ def changed(before: State, now: State) -> str:
             return path
         if name := _apart(plain, other):
             return f"{path}.{name}"
+    if name := _apart(before.own, now.own):
+        return name
     name = min(now.modules.keys() - before.modules.keys(), default="")
     return name or (f"config.{field}" if (field := _apart(before.config, now.config)) else "")
 
@@ -152,21 +162,38 @@ def _replaced(kinds: Iterable[type]) -> str:
         held = vars(sys.modules.get(kind.__module__, object))
         if not _is_of(kind.__module__, CARRIERS) or held.get(kind.__name__) is not kind:  # a class of the user's own
             continue
-        if "forward" in vars(kind) and not _carries(vars(kind)["forward"]):
-            return f"a forward of its own in the class {kind.__name__}"
-        if kind.__module__.startswith("transformers.models."):
-            for name, one in held.items():
-                if isinstance(one, FunctionType) and not _is_of(one.__globals__["__name__"], CARRIERS | PYTHON):
-                    return f"a {name} of its own in {kind.__module__}"
+        if name := _strange(vars(kind), held):
+            return f"a {name} of its own in the class {kind.__name__}"
+        if kind.__module__.startswith("transformers.models.") and (name := _strange(held, held)):
+            return f"a {name} of its own in {kind.__module__}"
+    for registered in (ALL_ATTENTION_FUNCTIONS, ALL_MASK_ATTENTION_FUNCTIONS):
+        if name := _strange({name: registered[name] for name in ATTENTION if name in registered}, {}):
+            return f"a function of its own for the attention {name!r} of transformers"
+    return ""
+
+
+def _strange(held: Mapping[str, Any], home: Mapping[str, Any]) -> str:
+    """The name of a function of these that is neither of Python nor of a library that computes or carries models.
+
+    `home` is all of the module that most of them are from, which spares a look at each.
+    """
+    for name, one in held.items():
+        asked = one.__globals__ is not home if type(one) is FunctionType else name == "forward"
+        if asked and not _is_of(_where(one), CARRIERS | PYTHON):
+            return name
     return ""
 
 
 def _carries(function: Any) -> bool:
     """Whether a hook or a forward is of a library that only carries the model, whatever name it goes by."""
+    return _is_of(_where(function), CARRIERS)
+
+
+def _where(function: Any) -> object:
+    """The module that what is called was written in."""
     while type(function) in (functools.partial, MethodType):
         function = function.func if isinstance(function, functools.partial) else function.__func__
-    where = function.__globals__["__name__"] if isinstance(function, FunctionType) else type(function).__module__
-    return _is_of(where, CARRIERS)
+    return function.__globals__.get("__name__") if isinstance(function, FunctionType) else type(function).__module__
 
 
 def _is_of(module: object, packages: Set[str]) -> bool:

@@ -17,6 +17,7 @@ from transformers import DynamicCache
 from .. import results
 from ..arguments import boolean, integer, of_kind
 from ..models import forms
+from ..models.alone import ALONE
 from ..models.precision import apart, close, fast_float32
 from ..models.subject import Subject
 from ..results import Store
@@ -142,6 +143,7 @@ def _answers(subject: Subject, prompts: Prompts, share_context: bool, batch: int
     return found
 
 
+@ALONE
 def _final(subject: Subject, prompts: Prompts, batch: Batch) -> Tensor:
     """(rows, width): the normed residual at `last`, contiguous. Rows of one context share the run of its prefix.
 
@@ -182,6 +184,7 @@ def _read(subject: Subject, hidden: Tensor, part: Prompts) -> dict[str, Tensor]:
     }
 
 
+@ALONE
 def _logits(subject: Subject, hidden: Tensor) -> Tensor:
     head = subject.model.get_output_embeddings()
     return forms.rescaled(subject.model, head(hidden.to(head.weight.device))).to(torch.float32)
@@ -190,6 +193,7 @@ def _logits(subject: Subject, hidden: Tensor) -> Tensor:
 _CHECKED: WeakSet[Any] = WeakSet()
 
 
+@ALONE
 def _check_once(subject: Subject, prompts: Prompts) -> None:
     """Compare the logits that are read here with the model's own, after the first prompt, once a model."""
     if subject.as_wrapped in _CHECKED:

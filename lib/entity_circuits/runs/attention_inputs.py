@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models import forms
+from ..models.alone import ALONE
 from ..models.subject import Subject
 from ..tasks.prompts import Prompts
 from .edits import Edit
@@ -86,6 +87,7 @@ def require_something_heard(subject: Subject, prompts: Prompts, edits: Sequence[
                 )
 
 
+@ALONE
 def _observed(subject: Subject, width: int) -> tuple[AttentionInputs, ...]:
     form, places = forms.of(subject.model), subject.devices
     given: list[AttentionInputs] = []

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..arguments import boolean, one_of
 from ..models import forms
+from ..models.alone import ALONE
 from ..models.devices import where
 from ..models.subject import Subject
 from ..tasks.prompts import Prompts
@@ -49,6 +50,7 @@ def parts(subject: Subject, layer: int) -> tuple[Any, Any]:
     return block, forms.part(block, form.attention)
 
 
+@ALONE
 def read_by_attention(subject: Subject, layer: int, hidden: Tensor) -> Tensor:
     """What the attention of a layer reads of the residual (..., width): its norm, where the family has one there.
 
@@ -64,6 +66,7 @@ def read_by_attention(subject: Subject, layer: int, hidden: Tensor) -> Tensor:
     return forms.part(parts(subject, layer)[0], name)(hidden) if name else hidden
 
 
+@ALONE
 def project(subject: Subject, layer: int, site: str, x: Tensor, apart: bool = True) -> Tensor:
     """q, k or v of what the attention reads, before any rotary embedding.
 
@@ -115,6 +118,7 @@ def joined(subject: Subject, slices: dict[str, Tensor]) -> Tensor:
     return torch.cat([one.flatten(-2) for one in each], dim=-1)
 
 
+@ALONE
 def rotated(
     subject: Subject, layer: int, site: Compared, x: Tensor, given: AttentionInputs, positions: slice | Tensor
 ) -> Tensor:
@@ -153,6 +157,7 @@ def rotated(
     return turned if some is x else torch.cat((turned, x[..., size:]), dim=-1)
 
 
+@ALONE
 def attended(subject: Subject, layer: int, hidden: Tensor, z: Tensor) -> Tensor:
     """The residual (..., width) with what a layer's attention adds to it, given its z (..., heads, head_size).
 
@@ -172,6 +177,7 @@ def attended(subject: Subject, layer: int, hidden: Tensor, z: Tensor) -> Tensor:
     return hidden + _behind(block, form.after_attention, out)
 
 
+@ALONE
 def fed(subject: Subject, layer: int, hidden: Tensor, middle: Tensor, rows: int = 2048) -> Tensor:
     """The residual behind a layer: with what its MLP adds.
 
@@ -210,6 +216,7 @@ def _behind(block: Any, norm: str, out: Tensor) -> Tensor:
     return out if multiplier is None else out * multiplier
 
 
+@ALONE
 def embedded(subject: Subject, ids: Tensor, positions: Tensor) -> Tensor:
     """The residual (..., width) before the first layer, of tokens (...,) at positions (...,), by the model itself.
 
@@ -244,6 +251,7 @@ class _Reached(Exception):
         self.hidden = hidden
 
 
+@ALONE
 def readout(
     subject: Subject,
     hidden: Tensor | None,

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from ..arguments import boolean, integer, of_kind, several
 from ..models import forms
+from ..models.alone import ALONE
 from ..models.precision import fast_float32
 from ..models.subject import Subject
 from ..tasks.prompts import Prompts
@@ -164,6 +165,7 @@ def _resolved(subject: Subject, prompts: Prompts, edits: list[Edit]) -> list[Edi
     return edits
 
 
+@ALONE
 def _forward(
     subject: Subject, prompts: Prompts, edits: Sequence[Edit], read: Sequence[Read], targets: Tensor
 ) -> Outcome:

@@ -7,12 +7,14 @@ import torch
 from torch import Tensor
 
 from ..models import forms
+from ..models.alone import ALONE
 from ..models.precision import fast_float32
 from ..models.subject import Subject
 from ..tasks.prompts import Prompts
 from .projected import projected_at, taken_apart
 
 
+@ALONE
 def seen(subject: Subject, inputs: dict[str, Any], kept: Tensor) -> dict[str, list[Tensor]]:
     """One traced forward pass: of the tokens where `kept` is true the input of each layer and the output of the last,
     and each layer's keys, values and z, in lists by layer."""
@@ -61,6 +63,7 @@ class _View:
         return _View, ()
 
 
+@ALONE
 def wrapped(subject: Subject) -> Any:
     """The nnsight view of a model, made once for these modules at these places (each view leaves hooks behind): one
     of what was there before would look into other layers."""

@@ -13,9 +13,9 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import Tensor
 
-from .. import results
 from ..arguments import integer, of_kind, several
 from ..models.subject import Subject
+from ..values import digest
 from . import spots
 from .vocabulary import Words, ends_in_space, require_one_beginning, words_of
 
@@ -83,7 +83,7 @@ class Prompts:
         """A hex digest of all that a run of these prompts depends on: tokens, answers, contexts and positions."""
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
         tensors |= {f"at {name}": value for name, value in self.positions.items()}
-        found = results.digest(*(tensors[name] for name in sorted(tensors)))
+        found = digest(*(tensors[name] for name in sorted(tensors)))
         # Positions that are fields of a task's own class have their names from it; files of `data/` rely on that.
         of_the_task = {one.name for one in fields(self)} - {one.name for one in fields(Prompts)}
         named = sorted(set(self.positions) - of_the_task)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .. import results
+from ..values import digest
 from .prompts import Prompts, rows_of
 
 
@@ -36,7 +36,7 @@ class Triples:
     @property
     def digest(self) -> str:
         """A hex digest of both prompts and all candidates: the same for every candidate that is made the target."""
-        return " ".join((self.base.digest, self.source.digest, results.digest(self.candidates)))
+        return " ".join((self.base.digest, self.source.digest, digest(self.candidates)))
 
     def select(self, rows: Tensor | Sequence[int]) -> "Triples":
         """These rows, in this order; or, given (n,) bools, those that are true."""
