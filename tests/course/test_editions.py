@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import nbformat
@@ -51,10 +52,14 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def kernel():
-    """One for all notebooks, because the model is loaded once then; each begins without names, in its own folder."""
-    manager = KernelManager(kernel_name="python3")
-    yield manager
-    manager.shutdown_kernel(now=True)
+    """One for all notebooks, because the model is loaded once then; each begins without names, in its own folder.
+
+    On a socket that is a file: a port that is free now may be another process's before the kernel has it.
+    """
+    with tempfile.TemporaryDirectory() as sockets:
+        manager = KernelManager(kernel_name="python3", transport="ipc", ip=f"{sockets}/kernel")
+        yield manager
+        manager.shutdown_kernel(now=True)
 
 
 def notebook(folder, path):
