@@ -218,10 +218,10 @@ REPLACED = {
     "a forward of its own in the class Qwen2MLP": (modeling_qwen2.Qwen2MLP, "forward", lambda self, x: 0 * x),
     "a forward of its own in the class Linear": (torch.nn.Linear, "forward", lambda self, x: x @ self.weight.T),
     "a rotate_half of its own in transformers.models.qwen2": (modeling_qwen2, "rotate_half", lambda x: x),
-    "a __call__ of its own in the class Module": (
-        torch.nn.Module,
-        "__call__",
-        lambda self, *given, **options: given[0],
+    "a get_input_embeddings of its own in the class Qwen2Model": (
+        transformers.Qwen2Model,
+        "get_input_embeddings",
+        lambda self: self.embed_tokens,
     ),
 }
 

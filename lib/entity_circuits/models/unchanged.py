@@ -162,7 +162,8 @@ def _replaced(kinds: Iterable[type]) -> str:
         held = vars(sys.modules.get(kind.__module__, object))
         if not _is_of(kind.__module__, CARRIERS) or held.get(kind.__name__) is not kind:  # a class of the user's own
             continue
-        if name := _strange(vars(kind), held):
+        # Who counts or times all modules does so by `Module`, which computes nothing.
+        if kind is not torch.nn.Module and (name := _strange(vars(kind), held)):
             return f"a {name} of its own in the class {kind.__name__}"
         if kind.__module__.startswith("transformers.models.") and (name := _strange(held, held)):
             return f"a {name} of its own in {kind.__module__}"
