@@ -183,6 +183,16 @@ def test_a_dataset_read_back_gives_equal_prompts(template):
     assert tuple(dataset["text"]) == prompts.texts
 
 
+def test_a_place_or_choice_of_ones_own_stays_beside_those_of_the_boxes():
+    prompts = boxes.prompts(reader(), n=8, boxes=4)
+    own = replace(
+        prompts, positions={**prompts.positions, "first": 0 * prompts.last}, choice_ids=prompts.object_ids[:, :2]
+    )
+    assert own.position("first").tolist() == [0] * 8 and own.choice_ids.shape == (8, 2)
+    assert torch.equal(own.position("query"), prompts.query) and own.digest != prompts.digest
+    assert own.select([1, 3]).choice_ids.shape == (2, 2)
+
+
 def test_noise_prompts_survive_the_dataset_too():
     source = boxes.noise(reader(), boxes.prompts(reader(), n=14))
     assert same(source, boxes.from_dataset(reader(), boxes.to_dataset(source)))

@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -60,6 +61,14 @@ def test_a_stored_circuit_comes_back_with_its_scores_to_six_digits(discovery, tm
             assert np.allclose(loaded.scores[statistic][group], exact, atol=5.1e-7, rtol=0, equal_nan=True)
     assert np.isnan(loaded.scores["mean"]["structure_reader"]).any()
     assert [path.name for path in (tmp_path / "one").iterdir()] == ["tiny.json"]
+
+
+def test_scores_however_small_keep_the_order_by_which_their_heads_were_chosen(discovery, tmp_path):
+    scores = {name: replace(one, change=one.change * 1e-8) for name, one in discovery.scores.items()}
+    found = circuits.save(replace(discovery, scores=scores), tmp_path / "small.json", command=COMMAND)
+    for again in (found, circuits.load(tmp_path / "small.json")):
+        for group, one in scores.items():
+            assert list(again.rankings("mean")[group]) == list(one.ranking("mean"))
 
 
 def test_the_file_says_all_that_it_came_from_and_is_strict_json(discovery, tmp_path):

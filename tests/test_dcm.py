@@ -164,11 +164,17 @@ def test_what_one_head_carries_is_found_among_all(pairs, position):
         z[name] = torch.cat(rows, dim=1)
     z[position][planted.layer, :, planted.head] *= -8
     words = torch.arange(SUBJECT.model.config.vocab_size).expand(len(pairs), -1)
-    one = replace(pairs, z=z, triples=replace(pairs.triples, candidates=words))
+    one = replace(
+        pairs,
+        z=z,
+        triples=replace(pairs.triples, candidates=words, targets=words[:, 0], names=tuple(map(str, words[0].tolist()))),
+    )
     plain, patched = interchange.outcomes(one, [(), (planted,)], position).logits[..., 1:]
     gain, targets = (patched - plain).max(-1)
     assert gain.min() > 0.05
-    one = replace(pairs, z=z, triples=replace(pairs.triples, targets=targets))
+    one = replace(
+        pairs, z=z, triples=replace(pairs.triples, targets=targets, candidates=targets[:, None], names=("gains most",))
+    )
     mask = dcm.learn(SUBJECT, None, one, one, position=position, penalty=0.05, steps=20)
     assert mask.settled == (planted,)
     weights = dict(zip(mask.heads, mask.keep.tolist(), strict=True))  # later heads may undo some of the patch
@@ -262,6 +268,18 @@ def test_without_gradients_the_same_mask_is_learned(pairs, judge):
     with torch.no_grad():
         there = dcm.learn(SUBJECT, GROUP, pairs, judge, **asked)
     assert torch.equal(there.trace, dcm.learn(SUBJECT, GROUP, pairs, judge, **asked).trace)
+
+
+def test_a_mask_towards_a_candidate_by_its_name_is_of_that_candidate(pairs, judge, tmp_path):
+    def renamed(one, first, second):
+        return replace(one.triples, names=(first, second, *one.triples.names[2:]))
+
+    asked = [dcm.Asked(None, "last", target="one")]
+    masks = [
+        dcm.together(SUBJECT, asked, renamed(pairs, *names), renamed(judge, *names), steps=3, store=tmp_path)[0]
+        for names in (("one", "two"), ("two", "one"))
+    ]
+    assert not torch.equal(masks[0].logit, masks[1].logit)
 
 
 def test_a_mask_keeps_to_its_bounds_and_tells_its_story(pairs, judge):

@@ -186,6 +186,13 @@ def test_answers_are_named_by_the_candidate_they_are():
     assert triples.kinds(tops) == ["base", "position", "object", "label", "other"]
 
 
+def test_prompts_that_a_template_rewrites_do_not_come_back_from_a_dataset():
+    sources = (desiderata.triples(reader(), name, n=8).source for name in ADDITIONAL)
+    rewritten = next(one for one in sources if any(type(template) is not boxes.Template for template in one.templates))
+    with pytest.raises(ValueError, match="template that is rewritten"):
+        boxes.from_dataset(reader(), boxes.to_dataset(rewritten))
+
+
 def test_the_dataset_holds_both_prompts_and_all_answers():
     triples = desiderata.triples(reader(), "label", n=8, split="evaluation")
     dataset = desiderata.to_dataset(triples)

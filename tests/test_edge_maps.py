@@ -1,5 +1,8 @@
 """Claims: a map's table has its pairs with intervals, and its ceiling is what two halves of the contexts share."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from entity_circuits import edges, statistics
@@ -81,6 +84,15 @@ def test_one_seed_gives_one_ceiling():
 def test_ceilings_that_would_say_nothing_are_refused(change, asked, message):
     with pytest.raises(ValueError, match=message):
         edges.ceiling(change, **asked)
+
+
+def test_maps_that_do_not_repeat_themselves_promise_nothing_and_equal_ones_have_no_ceiling():
+    noise = torch.randn(3, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rest = Scores(noise - noise.mean(-1, keepdim=True), torch.zeros(4), torch.ones(4).bool(), torch.arange(4))
+    found = edges.ceiling(edges.Edges(SENDERS, RECEIVERS, rest))  # what one half has, the other has the opposite of
+    assert found.half < 0 and math.isnan(found.whole)
+    with pytest.raises(ValueError, match="the same for all pairs"):
+        edges.ceiling(edges.Edges(SENDERS, RECEIVERS, replace(rest, change=torch.ones(3, 3, 4, dtype=torch.float64))))
 
 
 def test_two_pairs_have_no_correlation():

@@ -148,6 +148,29 @@ def answered() -> Any:
     return ablation.full_model(s(), p())
 
 
+def alike() -> Any:
+    """Candidates of which all are the target."""
+    return pairs().targets[:, None].repeat(1, 4)
+
+
+def two() -> Any:
+    """What two circuits answer."""
+    return {"two": replace(answered(), correct=answered().correct.repeat(2, 1))}
+
+
+def elsewhere() -> Any:
+    """A circuit whose value fetchers act at another place."""
+    circuit = replace(finding().circuit, positions={"value_fetcher": "prev"})
+    return replace(finding(), circuit=circuit)
+
+
+def mask(position: str) -> Any:
+    """What was learned at a position."""
+    none = torch.zeros(1)
+    looks = pd.DataFrame({"step": [0], "heads": [0], "accuracy": [0.0]})
+    return dcm.Mask((Head(0, 0),), position, "object", 0.1, None, none, none[None], none, looks, (), 0.0, True)
+
+
 NOBODY = ThreadPoolExecutor(1)
 ENDED = ThreadPoolExecutor(1)
 ENDED.shutdown()
@@ -286,6 +309,19 @@ WORDS: list[Case] = [
     ("a curve of too few rows", "a row of prompts for each", lambda: curve.areas([[1]], [0], [1], [0])),
     ("a curve beyond all nodes", "size", lambda: curve.areas([[1]], [0], [1], [0], sizes=(2.0,))),
     ("a curve from nothing to nothing", "as good as nothing", lambda: curve.areas([[1]], [1], [1], [0], sizes=(1.0,))),
+    ("a curve between equal sums", "good as nothing", lambda: curve.areas([[1]], [0.3], [0.1 + 0.2], [0], (1.0,))),
+    ("a curve of no numbers", "finite", lambda: curve.areas([[math.nan]], [0], [1], [0], sizes=(1.0,))),
+    ("a group called n", "'n'", lambda: statistics.by(pd.DataFrame({"n": [1], "context": [0], "correct": [1]}), "n")),
+    ("a row of several circuits", "'two' are several", lambda: criteria.faithfulness_table(two(), two(), 0.1)),
+    ("groups at two places", "'prev' in the other", lambda: circuits.compare(finding(), elsewhere())),
+    ("a share of two positions", "differ in penalty", lambda: dcm.chosen([mask("last"), mask("query")])),
+    ("a target that is no candidate", "one of the pair's", lambda: replace(pairs(), targets=pairs().targets + 1)),
+    ("a pair without a target", "targets", lambda: replace(pairs(), targets=torch.full((3,), -1))),
+    ("candidates that are one", "are one token", lambda: replace(pairs(), candidates=alike())),
+    ("fewer names than candidates", "one for each", lambda: replace(pairs(), names=("base",))),
+    ("a candidate called other", "'other'", lambda: replace(pairs(), names=("other", *pairs().names[1:]))),
+    ("choices that are no objects", "among a prompt's objects", lambda: replace(p(), choice_ids=p().choice_ids + 1)),
+    ("about of no JSON", "about", lambda: rounds.Experiment(p(), source(), (), {"seed": np.int64(3)})),
     ("composition in capitals", "'Q'", lambda: received(composition="Q")),
     ("reach of a sweep", "'Query'", lambda: received(reach="Query")),
     ("reach of a discovery", "'Query'", lambda: path_patching.discover(s(), n=6, boxes=3, reach="Query")),

@@ -261,6 +261,13 @@ def window(model):
 
 CHANGED = {
     "a number": lambda model: model.model.layers[1].mlp.up_proj.weight.data[3, 5].add_(1),  # unseen by torch's count
+    "all signs": lambda model: model.model.layers[1].self_attn.o_proj.weight.data.neg_(),
+    "two heads": lambda model: model.model.layers[0].self_attn.q_proj.weight.data.copy_(
+        model.model.layers[0].self_attn.q_proj.weight.data.roll(8, 0)
+    ),
+    "the order of a row": lambda model: model.model.layers[0].mlp.down_proj.weight.data.copy_(
+        model.model.layers[0].mlp.down_proj.weight.data.flip(1)
+    ),
     "the rotation": lambda model: model.model.rotary_emb.inv_freq.mul_(0.1),
     "the windows": window,
     "the attention": lambda model: model.set_attn_implementation("eager"),
@@ -277,6 +284,17 @@ def test_a_base_that_was_changed_after_it_was_loaded_is_not_shared(qwen, tmp_pat
     assert all(map(torch.equal, again.model.state_dict().values(), alone.model.state_dict().values()))
     assert again.fingerprint == alone.fingerprint
     assert torch.equal(logits(again), logits(alone))
+
+
+def test_a_change_of_the_base_is_one_of_what_shares_its_memory(qwen, tmp_path):
+    make_adapter(tmp_path / "adapter", tiny.model())
+    base = models.load(str(qwen))
+    tuned = models.load(str(qwen), adapter=str(tmp_path / "adapter"))
+    with torch.no_grad():
+        base.model.model.layers[1].mlp.up_proj.weight[3, 5] += 1
+    for subject in (base, tuned):
+        with pytest.raises(ValueError, match=r"layers\.1\.mlp\.up_proj\.weight of .* was changed"):
+            subject.require_unchanged()
 
 
 def test_a_pair_loads_its_base_and_its_adapter_by_their_names(qwen, tmp_path, monkeypatch):

@@ -1,6 +1,6 @@
 """Claims about prompts of any task: positions are found where the words are, or it is said what cannot be found."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import tiny
@@ -29,6 +29,36 @@ def made(subject=SUBJECT, texts=TEXTS, names=NAMES, **changed):
         "choices": [(f" {one}", f" {other}") for one, other in names],
     }
     return prompts.from_texts(subject, texts, [f" {one}" for one, _ in names], **{**given, **changed})
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Own(prompts.Prompts):
+    """Prompts of a class of one's own, with a place that is no tensor."""
+
+    verb: tuple[int, ...] = ()
+
+    def _named(self, name):
+        return torch.tensor(self.verb)[:, None] if name == "verb" else super()._named(name)
+
+
+def test_what_a_class_of_ones_own_holds_is_part_of_its_prompts():
+    one, same, other = (Own(**vars(made()), verb=verb) for verb in ((1, 1, 1, 1), (1, 1, 1, 1), (2, 2, 2, 2)))
+    assert one.digest == same.digest != other.digest
+    assert one.select([0, 1]).digest != other.select([0, 1]).digest
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_a_metric_in_another_dtype_than_the_model_s_is_taken_everywhere(dtype):
+    def value(outcome, _):
+        return outcome.logits[..., 0].to(dtype)
+
+    own = metrics.Metric("own", lambda p: p.answer_ids[:, None], value, metrics.top)
+    subject = tiny.subject()
+    p, source = made(subject), made(subject, texts=TEXTS[::-1], names=NAMES[::-1])
+    path_patching.discover(subject, p, source, rounds=ROUNDS, metric=own, statistic="mean")
+    circuit, means = {"last": [Head(1, 2)]}, ablation.means(subject, prompts=p)
+    ablation.circuit_accuracy(subject, circuit, p, means, metric=own)
+    ablation.full_without(subject, [circuit], p, means, metric=own)
 
 
 ROUNDS = [

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,28 @@ def test_path_patching_elsewhere_is_the_definition_bit_for_bit(family, kind):
     literal = path_patching.patched(*both, 0, (0, 3), **asked, method="definition")
     assert torch.equal(remote_paths.senders(there, base, source, 0, [0, 3], **KINDS[kind]), literal)
     assert not torch.equal(literal[0], literal[1])
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"position": "query"}, "position must be 'last'"),
+        (
+            {"position": "query", "receivers": [Head(3, 0)], "composition": "q", "reach": "last"},
+            "composition='k' or 'v'",
+        ),
+        ({"position": "query", "receivers": [Head(3, 0)], "composition": "v", "reach": "prev"}, "comes before it"),
+        ({"position": "last", "answers": False}, "no right answer"),
+    ],
+)
+def test_a_path_that_does_not_exist_is_refused_elsewhere_as_here(asked, says, monkeypatch):
+    mine, there = here()
+    base, source = pair(mine)
+    if not asked.pop("answers", True):
+        base = replace(base, answer_ids=torch.full_like(base.answer_ids, -1))
+    monkeypatch.setattr(type(there.model), "session", None)
+    with pytest.raises(ValueError, match=says):
+        remote_paths.senders(there, base, source, 0, [0], **asked)
 
 
 def test_the_gradients_of_a_mask_are_those_taken_here():

@@ -334,6 +334,50 @@ def test_callables_of_two_classes_with_equal_fields_are_two():
     assert values.plain(one) == values.plain(type(one)(2)) != values.plain(other)
 
 
+OWN = {
+    "a method of a dataclass": ("@dataclass\nclass W:\n    k: float\n    def of(self, x): return x * 2{}", "W(2.0)"),
+    "a property": ("@dataclass\nclass W:\n    k: float\n    @property\n    def of(self): return 2{}", "W(2.0)"),
+    "what is made after the fields": (
+        "@dataclass\nclass W:\n    k: float\n    def __post_init__(self): self.j = self.k{}",
+        "W(2.0)",
+    ),
+    "how a class begins": ("class W:\n    def __init__(self): self.k = 2{}", "W"),
+    "an operator": ("class W:\n    def __mul__(self, x): return 2 * x{}", "W"),
+    "an item": ("class W:\n    def __class_getitem__(cls, x): return 2 * x{}", "W"),
+    "a named tuple's method": (
+        "from typing import NamedTuple\nclass W(NamedTuple):\n    k: float\n    def of(self): return 2{}",
+        "W(1.0)",
+    ),
+    "a mapping's method": ("class W(dict):\n    def of(self): return 2{}", "W(k=1)"),
+    "a number's method": ("class W(float):\n    def of(self): return 2{}", "W(1.0)"),
+    "a default that is made": (
+        "from dataclasses import field\n@dataclass\nclass W:\n    k: list = field(default_factory=lambda: [2{}])",
+        "W",
+    ),
+    "a digest of its own": ("class W:\n    digest = 'v1'\n    def of(self): return 2{}", "W()"),
+    "what a function carries": ("def f(x): return f.k * x\nf.k = 2{}", "f"),
+    "the order of a dict": ("def f(x): return next(iter(D))\nD = dict(a=1) if 2{} == 2 else 0", "f"),
+}
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_what_a_readers_own_class_does_and_holds_is_told(kind):
+    page, named = OWN[kind]
+    text = page + "\ndef value(o): return HELP\nHELP = " + named
+    one, same, other = (values.plain(written(text.format(more))["value"]) for more in ("", "", " + 5"))
+    assert one == same != other
+
+
+def test_keys_of_a_mapping_are_told_by_kind_and_order():
+    tables = [{1: 2.0}, {"1": 2.0}, {1: 2.0, "a": 3.0}, {"a": 3.0, 1: 2.0}]
+    assert len({json.dumps(values.plain(table)) for table in tables}) == len(tables)
+
+
+def test_code_that_looks_names_up_by_itself_is_never_found_again():
+    value = written("K = 2\ndef value(o): return globals()['K'] * o")["value"]
+    assert values.plain(value) != values.plain(value)
+
+
 @pytest.mark.parametrize("name", ["../mine", "a/b", "/etc/x", "..", "x" * 300, "é" * 200, "\0"])
 def test_no_name_of_a_result_leaves_the_folder_or_is_too_long(tmp_path, name):
     store = results.Store(tmp_path / "inside")

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import importlib
 import multiprocessing
 import time
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -220,6 +221,21 @@ def test_a_metric_that_no_worker_could_have_is_refused(pair, prompts):
     own = metrics.Metric("own", lambda p: p.answer_ids[:, None], lambda o, _: o.logprob, metrics.top)
     with pytest.raises(ValueError, match="cannot be sent"):
         path_patching.sweep(pair[0], *prompts, **LAST, metric=own, executor=Nobody())
+
+
+def test_a_metric_that_is_another_one_in_the_worker_is_refused(pair, prompts, tmp_path, monkeypatch):
+    (tmp_path / "own_metric.py").write_text(
+        "from entity_circuits.methods import metrics\nSCALE = 1.0\n"
+        "def targets(p): return p.answer_ids[:, None]\ndef value(o, p): return SCALE * o.logits[..., 0]\n"
+        "METRIC = metrics.Metric('own', targets, value, metrics.top)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = importlib.import_module("own_metric")
+    sent = work.packed(own.METRIC)
+    assert work.unpacked(sent) == own.METRIC
+    monkeypatch.setattr(own, "SCALE", 3.0)  # as where the work was asked for the module stayed what it was
+    with pytest.raises(ValueError, match="value of own_metric is another one in the worker"):
+        work.unpacked(sent)
 
 
 @pytest.mark.parametrize("fact", ["code", "torch", "device", "transformers"])

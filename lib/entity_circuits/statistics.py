@@ -6,7 +6,7 @@
 from __future__ import annotations  # what hands over a finding needs neither torch nor pandas, which are slow to import
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Literal
 
@@ -271,6 +271,8 @@ def by(frame: pd.DataFrame, columns: str | list[str], value: str = "correct") ->
     """
     names = [columns] if isinstance(columns, str) else columns
     _require_columns(frame, [*names, value, "context"])
+    if taken := sorted({*names} & {one.name for one in fields(Estimate)}):
+        raise ValueError(f"{taken[0]!r} is a column of the answer: give the group another name")
     rows = []
     for key, part in frame.groupby(names, sort=False, observed=True, dropna=False):
         found = estimate(part[value].to_numpy(), part["context"].to_numpy())

@@ -7,8 +7,9 @@ import secrets
 import sys
 import sysconfig
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, field, fields, is_dataclass
-from functools import cache
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from functools import cache, cached_property
+from inspect import isdatadescriptor
 from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any
@@ -16,6 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+DYNAMIC = frozenset({"globals", "eval", "exec", "import_module"})
+"""What code that calls it goes by cannot be told from its names."""
 
 
 def nothing_else(_: object) -> str:
@@ -94,7 +98,7 @@ def content(tensor: Tensor) -> Tensor:
 
 
 def _plain(value: object, walk: _Walk) -> object:
-    if value is None or isinstance(value, bool | int | float | str):
+    if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, Tensor):
         return digest(value)
@@ -102,18 +106,36 @@ def _plain(value: object, walk: _Walk) -> object:
         return value.item()
     if isinstance(value, FunctionType | BuiltinFunctionType | type):
         return _plain_code(value, walk)
+    if installed(type(value).__module__):
+        return _plain_content(value, walk)
+    # Of a class of the reader's, what its methods do counts, and what an instance holds beside what makes it one.
+    told = {one.name for one in fields(value)} if is_dataclass(value) else set()
+    told |= {
+        name for kind in type(value).__mro__ for name, one in vars(kind).items() if isinstance(one, cached_property)
+    }
+    held = getattr(value, "__dict__", {})
+    beside = {name: _plain(held[name], walk) for name in sorted(held.keys() - told)}
+    return {"of": _plain_code(type(value), walk), "content": _plain_content(value, walk), "beside": beside}
+
+
+def _plain_content(value: object, walk: _Walk) -> object:
+    """What a value holds, whatever else its class does."""
+    for base in (bool, int, float, str):
+        if isinstance(value, base):
+            return base.__str__(value) if base is str else base(value)
     if isinstance(own := getattr(value, "digest", None), str):
         return own
     if isinstance(value, Mapping):
-        return {str(name): _plain(one, walk) for name, one in sorted(value.items())}
-    if is_dataclass(value) and (callable(value) or type(value).__str__ is object.__str__):
+        return [[_plain(name, walk), _plain(one, walk)] for name, one in value.items()]
+    known = installed(type(value).__module__)
+    if is_dataclass(value) and (callable(value) or not known or type(value).__str__ is object.__str__):
         plain = {one.name: _plain(getattr(value, one.name), walk) for one in fields(value)}
         return {"of": _plain_code(type(value), walk), **plain} if callable(value) else plain
     if isinstance(value, Set):
         return sorted((_plain(one, walk) for one in value), key=json.dumps)
     if isinstance(value, Sequence):
         return [_plain(one, walk) for one in value]
-    if isinstance(value, np.ndarray | np.generic):
+    if isinstance(value, np.ndarray):
         return _plain(value.tolist(), walk)
     if is_dataclass(value) or isinstance(value, torch.dtype | torch.device | Path):
         return str(value)
@@ -123,27 +145,63 @@ def _plain(value: object, walk: _Walk) -> object:
 def _plain_code(made: Any, walk: _Walk) -> object:
     """What a function or class does, as far as it can be told: its code, what it has from around it, and, unless it was
     installed, what its module holds by the names in its code."""
-    name = f"{made.__module__} {made.__qualname__}"
+    home = "__main__" if made.__module__ == "__mp_main__" else made.__module__  # the script of a pool, in its workers
+    name = f"{home} {made.__qualname__}"
     if id(made) in walk.met:
         return f"{name} {walk.met[id(made)]}"
     walk.met[id(made)] = len(walk.met)
     if isinstance(made, FunctionType):
         parts = _parts_of(made.__code__)
+        if not DYNAMIC.isdisjoint(_looked_up(parts)):
+            return walk.unknown(made)
         kept = [_plain(cell.cell_contents, walk) for cell in made.__closure__ or ()]
         given = [_plain(one, walk) for one in (*(made.__defaults__ or ()), *(made.__kwdefaults__ or {}).values())]
         named = {one for part in parts for one in part.co_names}
-        around = {}
+        around, beside = {}, {}
         if not installed(made.__module__):
             imported = _imported(parts, made.__globals__)
             around = _around(named | imported.keys(), made.__globals__ | imported, walk, set())
-        return [made.__module__, [_plain_part(part) for part in parts], kept, given, around]
-    if installed(made.__module__):
+            beside = {one: _plain(vars(made)[one], walk) for one in sorted(vars(made))}
+        return [home, [_plain_part(part) for part in parts], kept, given, around, beside]
+    if installed(made.__module__) or (isinstance(made, BuiltinFunctionType) and made.__module__):  # none of an object
         return name
     if not isinstance(made, type):
         return walk.unknown(made)
-    own = {key: one for key, one in sorted(vars(made).items()) if key == "__call__" or not key.startswith("__")}
-    plain = {key: _plain(getattr(one, "__func__", getattr(one, "fget", one)), walk) for key, one in own.items()}
+    plain = {key: _plain(one, walk) for key, one in sorted(_own(made).items())}
     return [name, plain, _plain(made.__bases__, walk)]
+
+
+def _own(made: type) -> dict[str, object]:
+    """What a class of the reader's says itself: its methods and values, not what Python writes into every class."""
+    found: dict[str, object] = {}
+    for key, one in vars(made).items():
+        inner = getattr(one, "__func__", getattr(one, "fget", getattr(one, "func", one)))
+        if isinstance(inner, FunctionType) and not _written(inner):
+            found |= {} if key.startswith("__") else {key: f"{inner.__module__} {inner.__qualname__}"}
+        elif isinstance(inner, FunctionType) or not (key.startswith("__") or _slot(inner)):
+            found[key] = inner
+        if key == "__dataclass_fields__":
+            made_by = {name: field_.default_factory for name, field_ in getattr(made, key).items()}
+            found[key] = {name: how for name, how in made_by.items() if how is not MISSING}
+    return found
+
+
+def _slot(one: object) -> bool:
+    """Whether this is where instances hold a field, as in a class with slots or a named tuple."""
+    return isdatadescriptor(one) and type(one).__module__ in ("builtins", "_collections")
+
+
+def _written(method: FunctionType) -> bool:
+    """Whether a method was written by the reader, and not by what makes dataclasses and named tuples."""
+    home = str(method.__globals__.get("__name__"))
+    made = method.__code__.co_qualname.startswith("__create_fn__") or home.startswith("namedtuple_")
+    return not (made or installed(home))
+
+
+def _looked_up(parts: list[CodeType]) -> set[str]:
+    """The names that code looks up by themselves, and not in something else."""
+    steps = (step for part in parts for step in dis.get_instructions(part))
+    return {str(step.argval) for step in steps if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
 
 
 def _imported(parts: list[CodeType], space: dict[str, Any]) -> dict[str, object]:
@@ -206,5 +264,6 @@ def _parts_of(made: CodeType) -> list[CodeType]:
 
 
 def _plain_part(made: CodeType) -> object:
-    constants = [repr(one) for one in made.co_consts if not isinstance(one, CodeType)]
+    plain = (sorted(one, key=repr) if isinstance(one, frozenset) else one for one in made.co_consts)
+    constants = [repr(one) for one in plain if not isinstance(one, CodeType)]
     return [made.co_code.hex(), constants, *made.co_names]

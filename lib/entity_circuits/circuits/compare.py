@@ -24,8 +24,9 @@ def compare(one: Finding, other: Finding, statistic: Statistic | None = None) ->
     probability that they share as many or more, all exact (hypergeometric). `layer_chance` and `layer_p` are the same
     for random sets with the layers of the real ones, the harder test: groups of two models may sit in the same layers
     without being the same. `spearman` is the rank correlation of the scores over the `ranked` heads with a path in
-    both. `statistic` is the one that ranked in `one` unless given. Raises `ValueError` for models of different shapes
-    or a score that one of them lacks. Paper: how much the circuits of base and fine-tuned models overlap.
+    both. `statistic` is the one that ranked in `one` unless given. Raises `ValueError` for models of different shapes,
+    a score that one of them lacks, or a group at two places. Paper: how much the circuits of base and fine-tuned models
+    overlap.
 
         from entity_circuits import circuits
 
@@ -34,6 +35,10 @@ def compare(one: Finding, other: Finding, statistic: Statistic | None = None) ->
     """
     one_of("statistic", statistic, Statistic | None)
     tables = _scores(one, other, statistic)
+    for group in one.circuit.groups.keys() & other.circuit.groups.keys():
+        places = [found.circuit.position(group) for found in (one, other)]
+        if places[0] != places[1]:
+            raise ValueError(f"the heads of {group} act at {places[0]!r} in one and at {places[1]!r} in the other")
     rows, distributions = [], []
     for group in _groups(one, other):
         sets = [_members(found, group) for found in (one, other)]

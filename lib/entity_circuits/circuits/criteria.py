@@ -90,13 +90,15 @@ def faithfulness_table(circuits: Mapping[str, Answers], against: Mapping[str, An
         ceiling = ablation.circuit_accuracy(subject, ablation.all_heads(subject), p, means)
         print(criteria.faithfulness_table({"direct head": direct}, {"ceiling": ceiling}, chance=0.5))
     """
+    if several := [name for name, one in {**circuits, **against}.items() if len(one) != 1]:
+        raise ValueError(f"a row is of one circuit, and {several[0]!r} are several: give them one by one")
     rows = []
     for name, answers in circuits.items():
         for other, whole in against.items():
             found = faithfulness(answers.correct[0], whole.correct[0], answers.contexts, chance=chance)
             named = {"circuit": name, "against": other, "other": found.full.value}
-            choice = answers.choice().cells("choice")
-            rows.append({**named, **found.cells(), **choice, "contexts": found.circuit.contexts})
+            choice = {**answers.choice().cells("choice"), "contexts": found.circuit.contexts}
+            rows.append({**named, **found.cells(), **choice})
     return pd.DataFrame(rows)
 
 
@@ -240,11 +242,9 @@ class Minimality:
             found = criteria.minimality(subject, circuit, p, ablation.means(subject, prompts=p))
             print(found.kept(0.01))
         """
-        table = self.table()
-        table = table[table["ratio"] >= threshold]
-        rows = zip(table["place"], table["head"], strict=True)
+        table = self.table().query("ratio >= @threshold")
         found: dict[str, set[Head]] = {place: set() for place in self.places.values()}
-        for place, head in rows:
+        for place, head in zip(table["place"], table["head"], strict=True):
             found[place].add(Head.parse(head))
         return {place: tuple(sorted(some)) for place, some in found.items()}
 

@@ -33,8 +33,8 @@ def areas(
 
     Returns `CPR`, `CMD`, and f by the name of its size ("0.05"). Areas are by trapezoids, from f(0) = 0 to the largest
     size. All are ratios of means, and have the intervals of such (`intervals.of_ratios`); that of CMD is for the sides
-    of 1 on which the points lie. Raises `ValueError` for other shapes, and where the whole model is exactly as good as
-    nothing.
+    of 1 on which the points lie. Raises `ValueError` for other shapes, for numbers that are not finite, and where the
+    whole model is as good as nothing.
 
         from entity_circuits.circuits import curve
 
@@ -50,7 +50,9 @@ def areas(
     groups = numbered(contexts)
     if not low.shape == high.shape == groups.shape:
         raise ValueError("nothing, the whole model and the contexts are of the same prompts as the curve")
-    if low.sum() == high.sum():
+    if not all(np.isfinite(one).all() for one in (table, low, high)):
+        raise ValueError("a curve needs finite numbers of every prompt")
+    if abs((high - low).sum()) <= len(groups) * np.finfo(float).eps * (np.abs(high) + np.abs(low)).sum():
         raise ValueError("the whole model is as good as nothing here: there is no curve between them")
     step = np.diff([0.0, *shares])
     weight = (step + np.append(step[1:], 0)) / 2  # of each point in the sum of trapezoids

@@ -95,8 +95,7 @@ def finding(discovery: Discovery, *, command: str) -> Finding:
     kinds: dict[Statistic, None] = dict.fromkeys(("mean", ranked))
     scores = {
         kind: {
-            group: found.statistic(kind).double().cpu().numpy().round(DIGITS)
-            for group, found in discovery.scores.items()
+            group: _rounded(found.statistic(kind).double().cpu().numpy()) for group, found in discovery.scores.items()
         }
         for kind in kinds
     }
@@ -106,9 +105,10 @@ def finding(discovery: Discovery, *, command: str) -> Finding:
 def save(discovery: Discovery | Finding, path: Path, *, command: str = "") -> Finding:
     """Write the circuit of a discovery and all its scores to a JSON file, whole or not at all, and give back both.
 
-    Scores are rounded to six digits; a head without a path has null. `command` is what one types to make the file
-    again; a `Finding` (such as a pruned circuit with the scores it came from) brings its own. Raises `ValueError`
-    without one, or if the parts do not fit together. `Circuit.from_json` reads the file, too.
+    Scores are rounded to six digits, or to more where heads would change their order; a head without a path has null.
+    `command` is what one types to make the file again; a `Finding` (such as a pruned circuit with the scores it came
+    from) brings its own. Raises `ValueError` without one, or if the parts do not fit together. `Circuit.from_json`
+    reads the file, too.
 
         from pathlib import Path
 
@@ -267,7 +267,17 @@ def _check(found: Finding) -> None:
 
 
 def _rows(table: np.ndarray) -> list[list[float | None]]:
-    return [[None if math.isnan(x) else round(float(x), DIGITS) + 0.0 for x in row] for row in table]
+    return [[None if math.isnan(x) else float(x) + 0.0 for x in row] for row in _rounded(table)]
+
+
+def _rounded(table: np.ndarray) -> np.ndarray:
+    """A table of scores to six digits, or to as many more as it takes to leave its heads in their order."""
+    order, rounded = np.argsort(table, axis=None, kind="stable"), table.round(DIGITS)
+    for digits in range(DIGITS + 1, 18):
+        if np.array_equal(np.argsort(rounded, axis=None, kind="stable"), order):
+            break
+        rounded = table.round(digits)
+    return rounded
 
 
 def _on_one_line(match: re.Match[str]) -> str:

@@ -249,7 +249,7 @@ def _triples(given: Triples | Pairs) -> Triples:
 def _words(given: Triples | Pairs) -> list[object]:
     """What masks depend on, of triples that they are learned or judged on."""
     triples = _triples(given)
-    return [triples, triples.targets, triples.desideratum]
+    return [triples, triples.targets, triples.desideratum, triples.names]
 
 
 @dataclass(eq=False)

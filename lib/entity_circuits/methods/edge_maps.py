@@ -138,4 +138,7 @@ def ceiling(
         one, other = (edges.where(half).statistic(kind)[known].double().cpu().numpy() for half in halves)
         found.append(spearman(one, other) if correlation == "spearman" else float(np.corrcoef(one, other)[0, 1]))
     half, (low, high) = float(np.mean(found)), np.quantile(found, [0.025, 0.975]).tolist()
-    return Ceiling(half, low, high, 2 * half / (1 + half), size, int(known.sum()))
+    if not np.isfinite(found).all():
+        raise ValueError("a map that is the same for all pairs, or not a number, has no correlation with another")
+    whole = 2 * half / (1 + half) if half > 0 else float("nan")
+    return Ceiling(half, low, high, whole, size, int(known.sum()))

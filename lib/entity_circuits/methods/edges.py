@@ -29,6 +29,8 @@ from ..models.subject import Subject
 from ..results import Store
 from ..runs import blocks
 from ..runs.edits import Edit
+from ..runs.paths import Reach as Reach
+from ..runs.paths import check
 from ..runs.projected import projected_at, taken_apart
 from ..runs.recording import Recording
 from ..runs.replay import Method
@@ -37,8 +39,6 @@ from ..runs.tracing import inputs_of, no_logits
 from ..tasks.prompts import Prompts
 from ..tasks.rounds import Composition
 from . import metrics, work
-from .checks import Reach as Reach
-from .checks import check
 from .edge_maps import Ceiling as Ceiling
 from .edge_maps import Edges as Edges
 from .edge_maps import ceiling as ceiling

@@ -140,7 +140,8 @@ def curve(masks: Sequence[Mask]) -> pd.DataFrame:
 def chosen(masks: Sequence[Mask]) -> pd.DataFrame:
     """One row a penalty and head: what share of the masks (one a seed) took it.
 
-    `selected` and `settled` are these shares, from 0 to 1.
+    `selected` and `settled` are these shares, from 0 to 1. Raises `ValueError` for masks of several positions, heads or
+    targets, which are no seeds of one another.
 
         from entity_circuits import dcm, desiderata, models
 
@@ -148,6 +149,9 @@ def chosen(masks: Sequence[Mask]) -> pd.DataFrame:
         t, v = (desiderata.triples(subject, "object", n=7, split=split) for split in ("training", "pruning"))
         print(dcm.chosen(dcm.sweep(subject, ["L3H5"], t, v, position="last", penalties=[0.01], steps=20)))
     """
+    if len(kinds := {(mask.position, mask.desideratum, mask.heads) for mask in masks}) > 1:
+        told = ", ".join(f"{target} at {place}" for place, target, _ in sorted(kinds))
+        raise ValueError(f"a share is of masks that differ in penalty and seed alone; these are of {told}")
     rows = [
         {
             "penalty": mask.penalty,

@@ -148,9 +148,10 @@ def _read(metric: Metric, outcome: Outcome) -> Outcome:
 
 
 def number(metric: Metric, outcome: Outcome, prompts: Prompts) -> Tensor:
-    """(variants, n) finite floats: the metric's number. Raises `ValueError` for whatever else its `value` gives.
+    """(variants, n) finite floats of the dtype of the logits: the metric's number.
 
-    NaN is not among them: in tables of scores it says that there is no path. For example:
+    Raises `ValueError` for whatever else its `value` gives, also for NaN: in tables of scores it says that there is no
+    path. For example:
 
         from entity_circuits import runs, toy
         from entity_circuits.methods import metrics
@@ -161,7 +162,7 @@ def number(metric: Metric, outcome: Outcome, prompts: Prompts) -> Tensor:
     found = _fitting(metric, "value", metric.value(_read(metric, outcome), prompts), outcome)
     if not (found.is_floating_point() and bool(torch.isfinite(found).all())):
         raise ValueError(f"the value of the metric {metric.name!r} has to be finite floats, not {found}")
-    return found
+    return found.to(outcome.logits.dtype)
 
 
 def verdict(metric: Metric, outcome: Outcome, prompts: Prompts) -> Tensor:

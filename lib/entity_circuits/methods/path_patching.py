@@ -21,6 +21,8 @@ from ..heads import POSITIONS, Circuit, Group, Head
 from ..models.subject import Subject
 from ..results import Store
 from ..runs.edits import Edit, Read
+from ..runs.paths import Reach as Reach
+from ..runs.paths import check
 from ..runs.recording import Recording
 from ..runs.replay import Method
 from ..runs.replay import executor as way
@@ -29,8 +31,6 @@ from ..tasks.rounds import Composition, Experiment, Round
 from ..tasks.rounds import check as check_rounds
 from . import metrics, work
 from . import stages as stages_
-from .checks import Reach as Reach
-from .checks import check
 from .metrics import LOG_PROBABILITY, Metric
 from .recorded import Recorded, Runs
 from .scores import MEANS
@@ -292,7 +292,7 @@ def discover(
         ranking = scores[one.name].ranking(statistic)
         whole = [head for head in ranking if examples[head.layer, head.head] == len(base)]
         found[one.name] = tuple(whole[: sizes[one.name]])
-    about = {"model": subject.name, "fingerprint": subject.fingerprint, "n": len(base), **given.about}
+    about = {**given.about, "model": subject.name, "fingerprint": subject.fingerprint, "n": len(base)}
     about |= {"statistic": statistic, **({"reach": reach} if reach else {}), **({"stages": seen} if seen[1:] else {})}
     about |= {} if read is LOG_PROBABILITY else {"metric": read.name}
     own = {r.name: r.position for r in rounds if POSITIONS.get(r.name) != r.position}

@@ -87,7 +87,7 @@ class Scores:
                 continue
             rows = (known == seen).all(1)
             values = flat[rows][:, seen] / (1 if weight is None else weight[seen].mean())
-            cells = statistics.intervals(values, self.contexts[seen], statistic=average)
+            cells = statistics.intervals(values, self.contexts[seen], statistic=average, signed=True)
             low.ravel()[rows.numpy()], high.ravel()[rows.numpy()] = cells.low, cells.high
         return low, high
 

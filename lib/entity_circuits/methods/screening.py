@@ -10,10 +10,10 @@ from ..arguments import of_kind, one_of
 from ..heads import Head
 from ..runs import replay
 from ..runs.edits import Edit, Outcome, Read
+from ..runs.paths import Reach, check
 from ..runs.recording import Recording
 from ..tasks.prompts import require_answers
 from ..tasks.rounds import Composition
-from .checks import Reach, check
 
 
 def screen(

@@ -6,7 +6,9 @@ refuses if its model, its code or anything else that changes bits is not what it
 back. Neither weights nor recordings are ever sent.
 """
 
+import importlib
 import io
+import json
 import pickle
 import socket
 import threading
@@ -14,8 +16,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, Executor, Future
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache, partial, reduce
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -192,6 +195,9 @@ class _Packer(pickle.Pickler):
         return thing.specification
 
     def reducer_override(self, thing: Any) -> Any:
+        if isinstance(thing, FunctionType | type) and not values.installed(thing.__module__):
+            named = (thing.__module__, thing.__qualname__)
+            return (_the_same, (*named, _told(thing))) if _found(*named) is thing else NotImplemented
         if not isinstance(thing, Tensor):
             return NotImplemented
         return _tensor, (values.content(thing).numpy().tobytes(), thing.dtype, tuple(thing.shape), str(thing.device))
@@ -200,6 +206,30 @@ class _Packer(pickle.Pickler):
 class _Unpacker(pickle.Unpickler):
     def persistent_load(self, specification: Any) -> Any:
         return specified(specification)
+
+
+def _found(module: str, name: str) -> Any:
+    """What is called so in a module; None if nothing is."""
+    try:
+        return reduce(getattr, name.split("."), importlib.import_module(module))
+    except (ImportError, AttributeError):
+        return None
+
+
+def _told(thing: Any) -> str:
+    """What a function or class of the reader's does, as far as that can be told."""
+    return json.dumps(values.plain(thing, unknown=lambda one: type(one).__name__))
+
+
+def _the_same(module: str, name: str, told: str) -> Any:
+    """A function or class, sent by its name; `ValueError` for what is another one here than where it was sent."""
+    thing = _found(module, name)
+    if thing is None or _told(thing) != told:
+        raise ValueError(
+            f"{name} of {module} is another one in the worker than where the work was asked for: its code, or what it "
+            "reads of its module. Workers read a module from its file, once: write it there, and start them anew"
+        )
+    return thing
 
 
 def _tensor(content: bytes, dtype: torch.dtype, shape: tuple[int, ...], device: str) -> Tensor:

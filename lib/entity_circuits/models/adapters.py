@@ -135,10 +135,13 @@ def _give_memory_of_its_own(model: Any, path: Path) -> None:
 
     with safe_open(path / "adapter_model.safetensors", framework="pt") as opened:
         parts = {key.removeprefix("base_model.model.") for key in opened.keys()}  # noqa: SIM118 (not a dict)
+    own: dict[int, torch.nn.Parameter] = {}  # by the shared one, whose changes are counted with those of the base
     for name, weight in model.named_parameters():
         within = f"{name.rpartition('.')[0]}."
         if any(part.startswith(within) for part in parts):
-            weight.data = weight.data.clone()
+            own[id(weight)] = torch.nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)
+    for module in model.modules():  # tied ones stay so
+        module._parameters.update({name: own.get(id(one), one) for name, one in module._parameters.items()})
 
 
 def _require_all_taken(unmerged: Any, path: Path, told: list[warnings.WarningMessage], name: str) -> None:

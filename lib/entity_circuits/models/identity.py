@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import torch
@@ -28,6 +29,8 @@ _OF_A_CARRIER = ("_hf_", "_old_forward", "_is_hf_", "_nnsight", "__nnsight")
 """How names begin that accelerate, transformers and nnsight leave in a module."""
 
 _PLAIN = (bool, int, float, str)
+
+_COMPUTING = (*_PLAIN, torch.Tensor, FunctionType, BuiltinFunctionType)
 
 _OF_A_CALL = ("padding", "truncation")
 """What a tokenizer was last called with; it is no part of it."""
@@ -103,7 +106,8 @@ def hash_weights(model: Any) -> str:
 
 
 def settings(module: Any) -> dict[str, bool | int | float | str]:
-    """The plain values of a module that its computation may use, sorted by their names.
+    """The values of a module that its computation may use, sorted by their names: a tensor that is no buffer stands by
+    its digest, a function by that of its code.
 
     For example:
 
@@ -114,7 +118,12 @@ def settings(module: Any) -> dict[str, bool | int | float | str]:
     """
     held = vars(module)
     own = sorted(held.keys() - _OF_EVERY_MODULE)
-    return {name: held[name] for name in own if isinstance(held[name], _PLAIN) and not name.startswith("_")}
+    found = {name: held[name] for name in own if isinstance(held[name], _COMPUTING) and not name.startswith("_")}
+    return {name: one if isinstance(one, _PLAIN) else _digest(one) for name, one in found.items() if name != "forward"}
+
+
+def _digest(one: Any) -> str:
+    return values.digest(one) if isinstance(one, torch.Tensor) else combine(json.dumps(values.plain(one)))
 
 
 def written_here(model: Any, unknown: Callable[[object], str] = values.nothing_else) -> dict[str, object]:
@@ -141,7 +150,7 @@ def written_here(model: Any, unknown: Callable[[object], str] = values.nothing_e
 def _held(module: Any) -> dict[str, object]:
     """What a module holds of its own: no weights and no other modules, nor what carries the model."""
     own = vars(module).keys() - _OF_EVERY_MODULE - {"forward", "generation_config"}
-    found = {name: vars(module)[name] for name in own if not name.startswith(_OF_A_CARRIER)}
+    found = {name: vars(module)[name] for name in sorted(own) if not name.startswith(_OF_A_CARRIER)}
     return {name: computing(one) if hasattr(one, "to_dict") else one for name, one in found.items()}
 
 

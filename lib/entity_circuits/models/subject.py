@@ -241,8 +241,8 @@ def _check_settings(subject: Subject, form: Form) -> None:
             raise ModelCheckError(subject.name, "settings", f"{what}. Choose one without.")
     window = getattr(config, "sliding_window", None)
     slides = "sliding_attention" in (getattr(config, "layer_types", None) or ())
-    if (slides and window is None) or (window is not None and window < 1):
-        what = f"sliding_window is {window} in its config: give the number of tokens that a layer with a window hears"
+    if (slides and window is None) or (window is not None and window < 2):
+        what = f"sliding_window is {window} in its config: give how many tokens a layer with a window hears, 2 or more"
         raise ModelCheckError(subject.name, "settings", what)
     used = getattr(config, "_attn_implementation", None)
     if used not in unchanged.ATTENTION:

@@ -1,8 +1,8 @@
 """Whether a model is still the one that was wrapped: told in milliseconds, without reading all of its weights.
 
 A fingerprint is of a model as it was. PyTorch counts the changes of each tensor in place (`_version`), which sees an
-edit of a single number; what goes by `.data` is not counted, as where PEFT merges an adapter, so some numbers of every
-tensor are compared, too. Missed is only an edit by `.data` that leaves all of these as they are. Beside the weights a
+edit of a single number; what goes by `.data` is not counted, as where PEFT merges an adapter, so a row and a column of
+every tensor are compared, too. Missed is only an edit by `.data` that leaves both as they are. Beside the weights a
 model is its buffers (what is in them: some rotations write the same into theirs in each run), the classes and plain
 settings of its modules, its config, and the code of classes that no package brought, with what their modules hold:
 these are compared whole.
@@ -27,8 +27,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .identity import BOOKKEEPING, settings, written_here
 
-SAMPLE = 16
-"""How many numbers of each tensor are kept, evenly spread."""
+COLUMN = 512
+"""How many numbers of one column of each tensor are kept at most, evenly spread; of one row, all are."""
 
 SMALL = 256
 """A tensor of no more numbers is kept whole."""
@@ -108,7 +108,7 @@ def changed(before: State, now: State) -> str:
     numbers = [one.numbers.view(torch.int64) for one in (before, now)]  # so that NaN is itself
     alike = torch.equal(*numbers)
     for name, told in before.tensors.items():
-        some = slice(begin, begin := begin + (size if (size := told[0].numel()) <= SMALL else SAMPLE))
+        some = slice(begin, begin := begin + _many(told[0]))
         if told[:whole] != now.tensors[name][:whole] or not (alike or torch.equal(*(one[some] for one in numbers))):
             return name
     for path, (kind, plain) in before.modules.items():
@@ -208,5 +208,17 @@ def _apart(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def _some(weight: Tensor) -> Tensor:
-    flat = weight.reshape(-1)
-    return flat.cpu() if len(flat) <= SMALL else flat[:: len(flat) // SAMPLE][:SAMPLE].cpu()
+    """Of a large tensor one row and one column, so that no head, and no stripe of either kind, is changed unseen."""
+    if weight.numel() <= SMALL:
+        return weight.reshape(-1).cpu()
+    rows = weight.reshape(-1, weight.shape[-1])
+    column = rows[:: -(-len(rows) // COLUMN), rows.shape[1] // 2]
+    return torch.cat((rows[len(rows) // 2], column)).cpu()
+
+
+def _many(shape: torch.Size) -> int:
+    """How many numbers `_some` takes of a tensor."""
+    if shape.numel() <= SMALL:
+        return shape.numel()
+    rows = shape.numel() // shape[-1]
+    return shape[-1] + -(-rows // -(-rows // COLUMN))

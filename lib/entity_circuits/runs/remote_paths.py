@@ -11,11 +11,11 @@ import nnsight
 import torch
 from torch import Tensor
 
-from ..arguments import one_of
 from ..heads import Head, by_layer, require
-from ..tasks.prompts import Prompts
+from ..tasks.prompts import Prompts, require_answers
 from ..tasks.rounds import Composition
 from .finite import require_numbers
+from .paths import check
 from .remote import SITES, Served, inputs_of
 
 
@@ -56,13 +56,9 @@ def senders(
         where = remote.served(toy.subject().model, "local")
         print(remote_paths.senders(where, toy.prompts("apple"), toy.prompts("cup"), 0, [0, 1], position="last"))
     """
-    one_of("composition", composition, Composition | None)
-    if (receivers is None) != (composition is None):
-        raise ValueError("receivers and the composition through which they hear are given together")
-    if len(base) != len(source):
-        raise ValueError(f"each base prompt has its source: {len(base)} and {len(source)} are given")
+    check(where.as_subject(), base, source, position, receivers, composition, reach)
+    require_answers(base)
     require([Head(layer, number) for number in numbers], where.layers, where.heads, "as a sender")
-    require(receivers or (), where.layers, where.heads, "as a receiver")
     above = {at: list(some) for at, some in by_layer(receivers or ()).items() if at > layer}
     if receivers is not None and not above:
         raise ValueError(f"no receiver is above layer {layer}: nothing of these senders reaches them")

@@ -11,7 +11,7 @@ import itertools
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -330,6 +330,8 @@ def to_dataset(prompts: Prompts) -> "Dataset":
 def from_dataset(subject: Subject, dataset: "Dataset") -> Prompts:
     """Prompts for this model from a dataset written by `to_dataset`; the text is written anew from the worlds."""
     rows = dataset.to_list()
+    if other := sorted({name for row in rows for name in row["template"]} - {one.name for one in fields(Template)}):
+        raise ValueError(f"these prompts are of a template that is rewritten ({other[0]}): draw them from their seed")
     return from_worlds(
         subject,
         [World(tuple(row["objects"]), tuple(row["labels"])) for row in rows],

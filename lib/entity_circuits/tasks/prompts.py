@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..arguments import integer, of_kind, several
 from ..models.subject import Subject
-from ..values import digest
+from ..values import digest, installed, plain
 from . import spots
 from .vocabulary import Words, ends_in_space, require_one_beginning, words_of
 
@@ -86,7 +86,10 @@ class Prompts:
         found = digest(*(tensors[name] for name in sorted(tensors)))
         # Positions that are fields of a task's own class have their names from it; files of `data/` rely on that.
         of_the_task = {one.name for one in fields(self)} - {one.name for one in fields(Prompts)}
-        named = sorted(set(self.positions) - of_the_task)
+        named: list[object] = [*sorted(set(self.positions) - of_the_task)]
+        if not installed(type(self).__module__):  # what else a reader's own class holds, and what it says of places
+            held = {name: value for name, value in vars(self).items() if name not in {**tensors, "positions": 0}}
+            named.append(plain([type(self), held]))
         return hashlib.sha256(json.dumps([found, named]).encode()).hexdigest()[: len(found)] if named else found
 
     def position(self, name: str) -> Tensor:

@@ -1,5 +1,6 @@
 """What a task asks of path patching: rounds of senders, each listening to the heads found before, and their prompts."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -48,12 +49,21 @@ class Round:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a discovery is made on: base prompts, a source prompt for each, the rounds, and how they were drawn."""
+    """What a discovery is made on: base prompts, a source prompt for each, the rounds, and how they were drawn.
+
+    `about` says that, and is kept with the circuit: `ValueError` for what JSON does not know.
+    """
 
     base: Prompts
     source: Prompts
     rounds: tuple[Round, ...]
     about: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        try:
+            json.dumps(dict(self.about))
+        except TypeError as error:
+            raise ValueError(f"about: plain numbers, texts and lists of them, to be kept as JSON: {error}") from error
 
 
 def check(rounds: tuple[Round, ...]) -> None:
