@@ -230,7 +230,7 @@ class Minimality:
         return pd.DataFrame(rows)
 
     def kept(self, threshold: float = 0.01) -> dict[str, tuple[Head, ...]]:
-        """The heads whose ratio is at least the threshold, by place: one threshold for every model (B6).
+        """Of the parts looked at, the heads whose ratio is at least the threshold, by place: one for every model (B6).
 
         For example:
 

@@ -25,7 +25,8 @@ class Metric:
     number and `correct` (variants, n) bool says whether the answer is right. With `log`, the number is the logarithm
     of a probability, so that relative changes are those of the probability. Without `vocabulary` the logits of the
     targets are all that it needs and can read, which saves a replay half of the work. A `value` that is no finite
-    float for each variant and prompt is refused (`number`), a `correct` that is no bool for each, too (`verdict`).
+    float for each variant and prompt is refused (`number`), a `correct` that is no bool for each, too (`verdict`). Both
+    look at one prompt at a time: prompts come in chunks, and what one of them reads of others would change with these.
 
         from entity_circuits.methods import metrics
 
