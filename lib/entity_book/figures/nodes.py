@@ -3,7 +3,7 @@
 import altair as alt
 import pandas as pd
 
-from .charts import BLUE, GREEN, NEUTRAL, PURPLE, VERMILLION, marked
+from .charts import BLUE, GREEN, INFORMATION, NEUTRAL, PURPLE, VERMILLION, marked
 from .parts import by_name, drawn, estimates, level, numbers, panels, spoken
 
 WIDTH, HEIGHT = 300, 240
@@ -88,7 +88,7 @@ def harmful(table: pd.DataFrame) -> alt.LayerChart:
     """What ablating each head does to log p(right object), a mark a model. Rows of `node_tables.harmful`."""
     names = list(dict.fromkeys(table["model"]))
     shapes = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross")
-    colours = (NEUTRAL, BLUE, VERMILLION, GREEN, PURPLE, BLUE)
+    colours = (NEUTRAL, BLUE, VERMILLION, GREEN, PURPLE, INFORMATION["position"])
     styles = {name: (colour, shape) for name, colour, shape in zip(names, colours, shapes, strict=False)}
     colour, shape = marked("model:N", styles, orient="top", columns=3)
     base = alt.Chart(table).encode(

@@ -45,7 +45,8 @@ def helping(field: str, bound: float, title: str, *, gain: bool) -> alt.Color:
     From `-bound` to `bound`; `gain` says whether it is the numbers above 0 that help.
     """
     scale = alt.Scale(scheme="redblue", domain=[-bound, bound], reverse=not gain)
-    legend = alt.Legend(title=f"{title}: blue helps, red harms", orient="top", gradientLength=180, format=".2f")
+    words = f"{title}: blue helps, red harms"
+    legend = alt.Legend(title=words, titleLimit=0, orient="top", gradientLength=180, format=".2f")
     return alt.Color(field, scale=scale, legend=legend)
 
 
