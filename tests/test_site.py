@@ -364,9 +364,11 @@ def test_a_page_is_in_sound_markup_and_without_what_it_does_not_use():
     sig = '<dl>\n<dd><em class="sig-param"><span class="n"><span class="pre">x</span></span></em>,</dd>\n</dl>'
     made = finish.page(f'<dt class="sig sig-object py"><span class="p">(</span>{sig}<span class="p">)</span></dt>')
     assert made == (
-        '<dt class="sig sig-object py">(<div class="sig-list">\n'
-        '<div><em class="sig-param"><span class="n">x</span></em>,</div>\n</div>)</dt>'
+        '<dt class="sig sig-object py">(<div class="sig-list">\n<div><em class="sig-param">x</em>,</div>\n</div>)</dt>'
     )
+    link = '<a class="reference internal" href="../a.html#b.c" title="{}">c</a>'
+    assert finish.page(link.format("b.c")) == link.format("b.c").replace(' title="b.c"', "")
+    assert finish.page(link.format("C")) == link.format("C")
     listed = "<dl>\n<dd>words</dd>\n</dl>"
     assert finish.page(listed) == listed
     assert (

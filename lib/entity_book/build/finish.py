@@ -34,6 +34,8 @@ _WORDS = (
     (re.compile(r'<div role="list" class="citation-list">'), '<div class="citation-list">'),
     # A box around each word of code, which only says that it may not be broken: style sheets say that here.
     (re.compile(r'<span class="pre">([^<]*)</span>'), r"\1"),
+    # What stands in the address of a link, once more.
+    (re.compile(r'(<a class="reference internal" href="[^"#]*#([^"]+)") title="\2"'), r"\1"),
     # The picture below a chart is seen until the chart is drawn: far down the page that is before anyone comes there.
     (re.compile(r'<img (?!loading)(?=[^>]*class="book-chart-static")'), '<img loading="lazy" '),
 )
@@ -109,4 +111,4 @@ def _signature(text: str) -> str:
     """A signature whose parameters, a line each, are no list of words and their meanings; commas without a colour."""
     text = _LIST.sub(lambda found: f'<div class="sig-list">\n{found[1]}</div>', text)
     text = text.replace("<dd>", "<div>").replace("</dd>", "</div>")
-    return re.sub(r'<span class="[wpo]">([^<]*)</span>', r"\1", text)
+    return re.sub(r'<span class="[wpon]">([^<]*)</span>', r"\1", text)
