@@ -125,6 +125,7 @@ def test_no_code_imports_what_no_import_statement_names():
     known = {LIB / "entity_circuits" / "__init__.py", LIB / "entity_book" / "build" / "used.py"}  # tables; pages alone
     known |= {
         LIB / "entity_circuits" / "methods" / "workers.py",
+        LIB / "entity_circuits" / "methods" / "work.py",  # what a reader's function is where it was sent to
         LIB / "entity_circuits" / "values.py",  # what a reader's own function imports, as calling it does
         LIB / "entity_book" / "course" / "editions.py",
         LIB / "entity_book" / "build" / "pdf.py",

@@ -148,11 +148,6 @@ def answered() -> Any:
     return ablation.full_model(s(), p())
 
 
-def alike() -> Any:
-    """Candidates of which all are the target."""
-    return pairs().targets[:, None].repeat(1, 4)
-
-
 def two() -> Any:
     """What two circuits answer."""
     return {"two": replace(answered(), correct=answered().correct.repeat(2, 1))}
@@ -315,12 +310,8 @@ WORDS: list[Case] = [
     ("a row of several circuits", "'two' are several", lambda: criteria.faithfulness_table(two(), two(), 0.1)),
     ("groups at two places", "'prev' in the other", lambda: circuits.compare(finding(), elsewhere())),
     ("a share of two positions", "differ in penalty", lambda: dcm.chosen([mask("last"), mask("query")])),
-    ("a target that is no candidate", "one of the pair's", lambda: replace(pairs(), targets=pairs().targets + 1)),
-    ("a pair without a target", "targets", lambda: replace(pairs(), targets=torch.full((3,), -1))),
-    ("candidates that are one", "are one token", lambda: replace(pairs(), candidates=alike())),
     ("fewer names than candidates", "one for each", lambda: replace(pairs(), names=("base",))),
     ("a candidate called other", "'other'", lambda: replace(pairs(), names=("other", *pairs().names[1:]))),
-    ("choices that are no objects", "among a prompt's objects", lambda: replace(p(), choice_ids=p().choice_ids + 1)),
     ("about of no JSON", "about", lambda: rounds.Experiment(p(), source(), (), {"seed": np.int64(3)})),
     ("composition in capitals", "'Q'", lambda: received(composition="Q")),
     ("reach of a sweep", "'Query'", lambda: received(reach="Query")),

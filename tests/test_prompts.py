@@ -61,6 +61,17 @@ def test_a_metric_in_another_dtype_than_the_model_s_is_taken_everywhere(dtype):
     ablation.full_without(subject, [circuit], p, means, metric=own)
 
 
+def test_a_target_that_stands_twice_is_chosen_and_one_that_is_no_candidate_has_no_number():
+    base, source = made(), made(texts=TEXTS[::-1], names=NAMES[::-1])
+    top = runs.run(SUBJECT, base).top[0]
+    two = torch.stack((top, base.answer_ids, top), dim=1)
+    pairs = triples.Triples("said", base, source, top, two, ("said", "base", "again"))
+    nothing = interchange.patch(SUBJECT, [], pairs, position="last")
+    assert nothing["hit"].all() and nothing["chosen"].all()
+    missed = interchange.patch(SUBJECT, [], replace(pairs, targets=top + 1), position="last")
+    assert missed["target_logprob"].isna().all() and not missed["chosen"].any()
+
+
 ROUNDS = [
     Round("movers", "last", share=3 / 32),
     Round("inhibitors", "last", into="movers", through="q", share=3 / 32),

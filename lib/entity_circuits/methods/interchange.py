@@ -247,10 +247,10 @@ def patch(
     Returns one row a set and triple: `patched` and `size` (of the set), `desideratum`, `at`, `prompt`, `context`; what
     the task says of both prompts (`base_asked` and `source_asked`); `base_right` and `source_right`, whether each
     prompt by itself is answered rightly; the `answer` as the name of a candidate or `other`, whether it is the target
-    (`hit`), and `target_logprob`. `bystander` is 1/k where the answer is one of the k choices of the base that no
-    hypothesis predicts, else 0: its mean is how often one such answer is said, the floor of a patch that only confuses.
-    `chosen` says whether the target is more likely than every other candidate, whatever else is said; `among` whether
-    the answer is one of the choices of either prompt at all.
+    (`hit`), and `target_logprob`, NaN for a target that is no candidate. `bystander` is 1/k where the answer is one of
+    the k choices of the base that no hypothesis predicts, else 0: its mean is how often one such answer is said, the
+    floor of a patch that only confuses. `chosen` says whether the target is more likely than every other candidate,
+    whatever else is said; `among` whether the answer is one of the choices of either prompt at all.
     `statistics.by(table, "patched", "hit")` gives accuracies with intervals. Raises `ValueError` before any model runs.
     Paper: section 5.
 
@@ -320,7 +320,9 @@ def tabulate(
     others = triples.source.choice_ids
     known = torch.cat((objects, triples.candidates, objects if others is None else others.to(column.device)), dim=1)
     rows = torch.arange(len(triples), device=column.device)
-    target = torch.arange(triples.candidates.shape[1], device=column.device) == column[:, None]
+    aim = triples.targets[:, None]
+    target = (triples.candidates == aim) & (aim >= 0)  # all that are this token, if it is a candidate at all
+    missed = ~target.any(1)
     tables = [
         pd.DataFrame(
             {
@@ -330,7 +332,7 @@ def tabulate(
                 "answer": pd.Categorical(triples.kinds(answers.top[index]), [*triples.names, "other"]),
                 "hit": (answers.top[index] == triples.targets).tolist(),
                 "bystander": _share(unforeseen, objects == answers.top[index][:, None]),
-                "target_logprob": answers.logprobs[index, rows, column].tolist(),
+                "target_logprob": answers.logprobs[index, rows, column].masked_fill(missed, torch.nan).tolist(),
                 "chosen": _ahead(answers.logprobs[index], target).tolist(),
                 "among": (known == answers.top[index][:, None]).any(1).tolist(),
             }

@@ -30,6 +30,9 @@ _OF_A_CARRIER = ("_hf_", "_old_forward", "_is_hf_", "_nnsight", "__nnsight")
 
 _PLAIN = (bool, int, float, str)
 
+TENSOR = "tensor "
+"""How a setting begins that stands for a tensor."""
+
 _COMPUTING = (*_PLAIN, torch.Tensor, FunctionType, BuiltinFunctionType)
 
 _OF_A_CALL = ("padding", "truncation")
@@ -117,13 +120,13 @@ def settings(module: Any) -> dict[str, bool | int | float | str]:
         print(settings(models.load("qwen2.5-coder-0.5b").model.model.norm))
     """
     held = vars(module)
-    own = sorted(held.keys() - _OF_EVERY_MODULE)
+    own = sorted(name for name in held.keys() - _OF_EVERY_MODULE if not hasattr(torch.nn.Module, name))
     found = {name: held[name] for name in own if isinstance(held[name], _COMPUTING) and not name.startswith("_")}
-    return {name: one if isinstance(one, _PLAIN) else _digest(one) for name, one in found.items() if name != "forward"}
+    return {name: one if isinstance(one, _PLAIN) else _digest(one) for name, one in found.items()}
 
 
 def _digest(one: Any) -> str:
-    return values.digest(one) if isinstance(one, torch.Tensor) else combine(json.dumps(values.plain(one)))
+    return TENSOR + values.digest(one) if isinstance(one, torch.Tensor) else combine(json.dumps(values.plain(one)))
 
 
 def written_here(model: Any, unknown: Callable[[object], str] = values.nothing_else) -> dict[str, object]:
@@ -149,7 +152,8 @@ def written_here(model: Any, unknown: Callable[[object], str] = values.nothing_e
 
 def _held(module: Any) -> dict[str, object]:
     """What a module holds of its own: no weights and no other modules, nor what carries the model."""
-    own = vars(module).keys() - _OF_EVERY_MODULE - {"forward", "generation_config"}
+    own = {name for name in vars(module).keys() - _OF_EVERY_MODULE if not hasattr(torch.nn.Module, name)}
+    own.discard("generation_config")
     found = {name: vars(module)[name] for name in sorted(own) if not name.startswith(_OF_A_CARRIER)}
     return {name: computing(one) if hasattr(one, "to_dict") else one for name, one in found.items()}
 

@@ -25,7 +25,7 @@ from torch.nn.modules import module as every_module
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .identity import BOOKKEEPING, settings, written_here
+from .identity import BOOKKEEPING, TENSOR, settings, written_here
 
 COLUMN = 512
 """How many numbers of one column of each tensor are kept at most, evenly spread; of one row, all are."""
@@ -115,6 +115,8 @@ def changed(before: State, now: State) -> str:
         here, other = now.modules.get(path, (None, {}))
         if here is not kind:
             return path
+        # Some rotations keep a table when they are first asked for it.
+        other = {name: one for name, one in other.items() if name in plain or not str(one).startswith(TENSOR)}
         if name := _apart(plain, other):
             return f"{path}.{name}"
     if name := _apart(before.own, now.own):

@@ -11,6 +11,7 @@ import nnsight
 import torch
 from torch import Tensor
 
+from ..arguments import one_of
 from ..heads import Head, by_layer, require
 from ..tasks.prompts import Prompts, require_answers
 from ..tasks.rounds import Composition
@@ -56,6 +57,7 @@ def senders(
         where = remote.served(toy.subject().model, "local")
         print(remote_paths.senders(where, toy.prompts("apple"), toy.prompts("cup"), 0, [0, 1], position="last"))
     """
+    one_of("composition", composition, Composition | None)
     check(where.as_subject(), base, source, position, receivers, composition, reach)
     require_answers(base)
     require([Head(layer, number) for number in numbers], where.layers, where.heads, "as a sender")

@@ -36,11 +36,11 @@ class Prompts(AnyPrompts):
 
     def __post_init__(self) -> None:
         named = {"query": self.query, "prev": self.prev, "object": self.object}
-        choices = self.object_ids if self.choice_ids is None else self.choice_ids
+        choices = self.choice_ids  # some of the objects, if they are told; those of other objects are no longer meant
+        if choices is None or not bool((choices[:, :, None] == self.object_ids[:, None]).any(-1).all()):
+            choices = self.object_ids
         vars(self).update(positions={**self.positions, **named}, choice_ids=choices)  # the same, by the general names
         super().__post_init__()
-        if not bool((choices[:, :, None] == self.object_ids[:, None]).any(-1).all()):
-            raise ValueError("choice_ids: among a prompt's objects an answer is chosen; None takes all of them")
 
     def require_form(self, other: AnyPrompts, what: str = "source") -> None:
         """As for any prompts; and prompts about boxes are about equally many."""
