@@ -120,7 +120,7 @@ def _plain(value: object, walk: _Walk) -> object:
 
 def _plain_content(value: object, walk: _Walk) -> object:
     """What a value holds, whatever else its class does."""
-    for base in (bool, int, float, str):
+    for base in (int, float, str):
         if isinstance(value, base):
             return base.__str__(value) if base is str else base(value)
     if isinstance(own := getattr(value, "digest", None), str):

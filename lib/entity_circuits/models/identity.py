@@ -119,10 +119,14 @@ def settings(module: Any) -> dict[str, bool | int | float | str]:
 
         print(settings(models.load("qwen2.5-coder-0.5b").model.model.norm))
     """
-    held = vars(module)
-    own = sorted(name for name in held.keys() - _OF_EVERY_MODULE if not hasattr(torch.nn.Module, name))
-    found = {name: held[name] for name in own if isinstance(held[name], _COMPUTING) and not name.startswith("_")}
+    held = ((name, vars(module)[name]) for name in _own_names(module) if not name.startswith("_"))
+    found = {name: one for name, one in held if isinstance(one, _COMPUTING)}
     return {name: one if isinstance(one, _PLAIN) else _digest(one) for name, one in found.items()}
+
+
+def _own_names(module: Any) -> list[str]:
+    """What a module holds beside what every module does, and beside methods put over those of all (accelerate's)."""
+    return sorted(name for name in vars(module).keys() - _OF_EVERY_MODULE if not hasattr(torch.nn.Module, name))
 
 
 def _digest(one: Any) -> str:
@@ -152,9 +156,8 @@ def written_here(model: Any, unknown: Callable[[object], str] = values.nothing_e
 
 def _held(module: Any) -> dict[str, object]:
     """What a module holds of its own: no weights and no other modules, nor what carries the model."""
-    own = {name for name in vars(module).keys() - _OF_EVERY_MODULE if not hasattr(torch.nn.Module, name)}
-    own.discard("generation_config")
-    found = {name: vars(module)[name] for name in sorted(own) if not name.startswith(_OF_A_CARRIER)}
+    own = (name for name in _own_names(module) if not name.startswith(_OF_A_CARRIER) and name != "generation_config")
+    found = {name: vars(module)[name] for name in own}
     return {name: computing(one) if hasattr(one, "to_dict") else one for name, one in found.items()}
 
 
